@@ -1,0 +1,246 @@
+"""Files that survive: atomic writes, strict reads, digests, manifests.
+
+A write goes to a temporary file in the same folder, is flushed and synced, then renamed over the
+old file; the old one is whole until the new one is. A read refuses duplicate keys, NaN and
+infinities, more than `max_bytes`, and nesting that would overflow the stack.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from edgenas.errors import ArtifactError, EdgenasError, ResourceError, SpecError
+
+MANIFEST = "manifest.json"
+MANIFEST_SCHEMA = "edgenas.manifest/1"
+MAX_JSON_BYTES = 64 * 2**20
+
+
+@contextlib.contextmanager
+def io_errors(path: Path, doing: str) -> Iterator[None]:
+    """Turns an `OSError` about `path` into `ResourceError`; `SpecError` where it is missing."""
+    try:
+        yield
+    except EdgenasError:
+        raise
+    except OSError as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+            raise SpecError(f"cannot {doing} {path}: {error.strerror}") from error
+        hints = {
+            errno.ENOSPC: "free some disk space, then repeat the command",
+            errno.EROFS: "choose a folder that can be written",
+            errno.EACCES: "choose a folder that you may write, or change its permissions",
+        }
+        hint = hints.get(error.errno or 0, "")
+        raise ResourceError(
+            f"cannot {doing} {path}: {error.strerror or error}", hint=hint
+        ) from error
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Writes `path` whole or not at all, making its folder where needed.
+
+    Raises:
+        ResourceError: disk full, read-only folder, no permission; the old file is untouched.
+    """
+    payload = data.encode() if isinstance(data, str) else data
+    with io_errors(path, "write"), replacing(path) as temporary:
+        temporary.write_bytes(payload)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; what the caller writes there replaces `path` on leaving.
+
+    The suffixes are those of `path`, since exporters read them. On an error nothing is left.
+    """
+    with io_errors(path, "write"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name.split('.')[0]}-", suffix="".join(path.suffixes), dir=path.parent
+        )
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes `value` as JSON: sorted keys, two spaces, one final newline."""
+    write_atomic(path, to_json(value))
+
+
+def to_json(value: object) -> str:
+    """The text that `write_json` writes.
+
+    Raises:
+        ValueError: for NaN and infinities, which JSON does not have.
+    """
+    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_json(path: Path, *, schema: str, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The object in `path`, whose key `schema` must read `schema` (such as `edgenas.front/1`).
+
+    Raises:
+        ArtifactError: not JSON, cut off, duplicate keys, NaN, too large, another schema.
+    """
+    value = parse_json(_read(path, max_bytes), origin=str(path))
+    found = value.get("schema") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or found is None:
+        raise ArtifactError(
+            f"{path}: not an edgenas file: it has no schema; {schema!r} is expected"
+        )
+    check_schema(str(found), schema, origin=str(path))
+    return value
+
+
+def check_schema(found: str, expected: str, *, origin: str) -> None:
+    """Compares two schema names of the form `edgenas.<kind>/<version>`."""
+    if found == expected:
+        return
+    kind, _, version = found.partition("/")
+    wanted_kind, _, wanted = expected.partition("/")
+    if kind == wanted_kind and version.isdigit() and int(version) > int(wanted):
+        raise ArtifactError(
+            f"{origin}: schema {found!r} is newer than {expected!r}",
+            hint="upgrade: pip install --upgrade edgenas",
+        )
+    raise ArtifactError(f"{origin}: schema {found!r}; {expected!r} is expected")
+
+
+def parse_json(data: bytes, *, origin: str) -> Any:
+    """Strict JSON: see the module's text. `origin` names the source in messages."""
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, value in items:
+            if key in result:
+                raise ArtifactError(
+                    f"{origin}: key {key!r} stands twice: {result[key]!r}, {value!r}"
+                )
+            result[key] = value
+        return result
+
+    def constant(name: str) -> NoReturn:
+        raise ArtifactError(f"{origin}: {name} is not a number")
+
+    def number(text: str) -> float:
+        value = float(text)
+        if value in (float("inf"), float("-inf")):
+            raise ArtifactError(f"{origin}: {text} is out of range")
+        return value
+
+    try:
+        return json.loads(
+            data, object_pairs_hook=pairs, parse_constant=constant, parse_float=number
+        )
+    except json.JSONDecodeError as error:
+        raise ArtifactError(
+            f"{origin}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{origin}: not UTF-8 text at byte {error.start}") from error
+    except RecursionError as error:
+        raise ArtifactError(f"{origin}: nested too deeply") from error
+
+
+def read_toml(path: Path, *, max_bytes: int = 2**20) -> dict[str, Any]:
+    """The table in `path`.
+
+    Raises:
+        SpecError: missing, too large, not UTF-8, not TOML (with line and column).
+    """
+    try:
+        return tomllib.loads(_read(path, max_bytes).decode())
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path}: not UTF-8 text at byte {error.start}") from error
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of the file, as 64 hexadecimal digits."""
+    with io_errors(path, "read"), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: object) -> str:
+    """First 12 hexadecimal digits of the SHA-256 of `value` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def derive_seed(root: int, *parts: str | int) -> int:
+    """A 63-bit seed for one purpose: the hash of the list (root, *parts), never glued strings.
+
+    >>> derive_seed(0, "train", 1, 11) == derive_seed(0, "train", 11, 1)
+    False
+    """
+    text = json.dumps([root, *parts])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def write_manifest(folder: Path) -> None:
+    """Writes the SHA-256 of every other file below `folder` into its `manifest.json`."""
+    files = {
+        path.relative_to(folder).as_posix(): sha256_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST and not path.name.startswith(".")
+    }
+    write_json(folder / MANIFEST, {"schema": MANIFEST_SCHEMA, "files": files})
+
+
+def check_manifest(folder: Path) -> Mapping[str, str]:
+    """The manifest's files and digests, after comparing each with the file.
+
+    Raises:
+        ArtifactError: a file is missing or differs.
+    """
+    files = read_json(folder / MANIFEST, schema=MANIFEST_SCHEMA)["files"]
+    for name, expected in files.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ArtifactError(f"{folder / MANIFEST}: {name!r} lies outside the folder")
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing, but {MANIFEST} lists it")
+        if sha256_file(path) != expected:
+            raise ArtifactError(f"{path} was changed: its SHA-256 differs from {MANIFEST}")
+    return dict(files)
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    with io_errors(path, "read"):
+        if path.stat().st_size > max_bytes:
+            raise ArtifactError(f"{path}: larger than {max_bytes} bytes, refused unread")
+        return path.read_bytes()
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

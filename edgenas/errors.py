@@ -1,0 +1,115 @@
+"""Everything edgenas raises on purpose.
+
+Each class has the exit code that the command line ends with, and each error may carry a `hint`:
+the next command or edit that mends it.
+
+    EdgenasError                      1
+    ├── UsageError (ValueError)       2   what was typed
+    ├── SpecError (ValueError)        3   what a file says
+    │   ├── ArtifactError             3   a file that a machine wrote: truncated, tampered, too new
+    │   ├── DataError                 3   a data set: empty class, corrupt image, wrong shape
+    │   └── MissingUnitsError         3   units that a table neither holds nor can predict
+    ├── DeviceError                   4   not there, not trusted, hangs
+    │   └── MeasurementError          4   a device answered, but not with a usable timing
+    ├── VerificationError             5   a gate was not met
+    ├── ResourceError (OSError)       6   disk, memory, permission
+    ├── InfeasibleError               7   no architecture meets the bounds
+    ├── ExportError                   8   a format that cannot be written here
+    └── Interrupted                 130   stopped by the user (143: by SIGTERM); resumable
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EdgenasError(Exception):
+    """What edgenas raises on purpose; `hint` names the next step."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(EdgenasError, ValueError):
+    """What was typed makes no sense."""
+
+    exit_code = 2
+
+
+class SpecError(EdgenasError, ValueError):
+    """A file or a value inside it is wrong."""
+
+    exit_code = 3
+
+
+class ArtifactError(SpecError):
+    """A file that edgenas wrote is damaged, tampered with or of another version."""
+
+
+class DataError(SpecError):
+    """A data set cannot be used as it is."""
+
+
+class MissingUnitsError(SpecError):
+    """Units that a latency table neither holds nor can predict; never counted as 0 ms."""
+
+
+class DeviceError(EdgenasError):
+    """A device cannot be reached, trusted or used."""
+
+    exit_code = 4
+
+
+class MeasurementError(DeviceError):
+    """A device answered without a usable timing."""
+
+
+class VerificationError(EdgenasError):
+    """An exported file or a budget did not pass its gate."""
+
+    exit_code = 5
+
+
+class ResourceError(EdgenasError, OSError):
+    """Disk, memory or permissions do not suffice."""
+
+    exit_code = 6
+
+
+class InfeasibleError(EdgenasError):
+    """No architecture meets the bounds."""
+
+    exit_code = 7
+
+
+class ExportError(EdgenasError):
+    """A format cannot be written, or not here."""
+
+    exit_code = 8
+
+
+class Interrupted(EdgenasError):
+    """Work was stopped by a signal, and can be resumed."""
+
+    exit_code = 130
+
+    def __init__(self, message: str, *, hint: str = "", exit_code: int = 130) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = exit_code
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A phrase that names the known spelling closest to `name`, or all of them where none is close.
+
+    >>> nearest("kernal", ["kernel", "depth"])
+    "did you mean 'kernel'?"
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"known: {', '.join(names)}" if names else "none is known"

@@ -1,0 +1,18 @@
+"""Search spaces: architectures, operators, and the lowering from one to the other."""
+
+from edgenas.spaces.architecture import Architecture, Choice
+from edgenas.spaces.ops import KEY_VERSION, Lowering, Node, OpSpec, Shape, chain, conv
+from edgenas.spaces.space import SearchSpace
+
+__all__ = [
+    "KEY_VERSION",
+    "Architecture",
+    "Choice",
+    "Lowering",
+    "Node",
+    "OpSpec",
+    "SearchSpace",
+    "Shape",
+    "chain",
+    "conv",
+]

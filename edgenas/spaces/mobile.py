@@ -1,0 +1,397 @@
+"""`mobile/1`: a MobileNetV3-like once-for-all family.
+
+Elastic are the input resolution and, for each stage, the block's kind (inverted residual with a
+depthwise convolution, or fused with a dense one), the width, the depth, and for each block the
+kernel and the expansion. Activation and squeeze-excite are settings of the family: ReLU6 without
+squeeze-excite, the default, is safe for int8 and for microcontrollers.
+
+Blocks: MobileNetV2 (arXiv:1801.04381), MobileNetV3 (arXiv:1905.02244), Fused-MBConv of
+EfficientNetV2 (arXiv:2104.00298); elasticity: once-for-all (arXiv:1908.09791).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from edgenas.errors import SpecError, nearest
+from edgenas.spaces.architecture import Architecture, Choice, split_line
+from edgenas.spaces.ops import ACTIVATIONS, Lowering, OpSpec, Shape, chain, conv
+from edgenas.spaces.space import read_choice
+
+NAME = "mobile/1"
+KINDS = ("inverted", "fused")
+
+Variant = Literal["int8", "full"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A run of blocks with one width; the first block has the stride."""
+
+    stride: int
+    widths: tuple[int, ...]
+    """Output channels."""
+    depths: tuple[int, ...]
+    """Numbers of blocks."""
+    kernels: tuple[int, ...] = (3, 5, 7)
+    """Of the depthwise convolution; a fused block always has the smallest."""
+    expands: tuple[int, ...] = (2, 3, 4)
+    """Hidden channels as a multiple of the block's input channels."""
+    kinds: tuple[str, ...] = ("inverted",)
+
+    def __post_init__(self) -> None:
+        for name in ("widths", "depths", "kernels", "expands"):
+            values = getattr(self, name)
+            if not values or list(values) != sorted(set(values)) or values[0] < 1:
+                raise SpecError(f"stage: {name} {values} must be ascending, positive, not empty")
+        if any(k % 2 == 0 for k in self.kernels) or self.stride not in (1, 2):
+            raise SpecError(
+                f"stage: kernels {self.kernels} must be odd, stride {self.stride} 1 or 2"
+            )
+        if not self.kinds or sorted(set(self.kinds), key=KINDS.index) != list(self.kinds):
+            raise SpecError(f"stage: kinds {self.kinds} must be some of {KINDS}, in this order")
+
+
+@dataclass(frozen=True, slots=True)
+class MobileSpace:
+    """The family with its choices, for images of `in_channels` and for `n_classes`.
+
+    Genes: `r`; for stage i `s<i>.kind`, `s<i>.width`, `s<i>.depth`; for its block j
+    `s<i>.<j>.kernel` (not for fused blocks) and `s<i>.<j>.expand`. A gene with one value is none.
+    """
+
+    resolutions: tuple[int, ...]
+    stages: tuple[Stage, ...]
+    stem_width: int
+    head_width: int
+    in_channels: int = 3
+    n_classes: int = 10
+    stem_stride: int = 2
+    activation: str = "relu6"
+    squeeze_excite: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.stages or not self.resolutions:
+            raise SpecError(f"{NAME}: stages and resolutions must not be empty")
+        if list(self.resolutions) != sorted(set(self.resolutions)) or self.resolutions[0] < 8:
+            raise SpecError(f"{NAME}: resolutions {self.resolutions} must be ascending, from 8 up")
+        if self.activation not in ACTIVATIONS:
+            raise SpecError(f"{NAME}: activation: {nearest(self.activation, ACTIVATIONS)}")
+        if self.in_channels < 1 or self.n_classes < 2:
+            raise SpecError(
+                f"{NAME}: {self.in_channels} channels, {self.n_classes} classes: "
+                "at least 1 channel and 2 classes are needed"
+            )
+
+    @property
+    def name(self) -> str:
+        """Name and version of the family."""
+        return NAME
+
+    @property
+    def digest(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 over the whole setting."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def genes(self) -> dict[str, tuple[Choice, ...]]:
+        """Every choice with more than one value."""
+        genes: dict[str, tuple[Choice, ...]] = {"r": self.resolutions}
+        for i, stage in enumerate(self.stages, 1):
+            genes |= {
+                f"s{i}.kind": stage.kinds,
+                f"s{i}.width": stage.widths,
+                f"s{i}.depth": stage.depths,
+            }
+            for j in range(1, stage.depths[-1] + 1):
+                genes[f"s{i}.{j}.kernel"] = stage.kernels
+                genes[f"s{i}.{j}.expand"] = stage.expands
+        return {name: values for name, values in genes.items() if len(values) > 1}
+
+    @property
+    def size(self) -> int:
+        """The number of distinct architectures."""
+        total = len(self.resolutions)
+        for s in self.stages:
+            blocks = 0
+            for kind in s.kinds:
+                options = len(s.expands) * (len(s.kernels) if kind == "inverted" else 1)
+                blocks += sum(options**depth for depth in s.depths)
+            total *= blocks * len(s.widths)
+        return total
+
+    def architecture(self, params: Mapping[str, Choice]) -> Architecture:
+        """The canonical architecture; inactive choices are ignored and may be missing."""
+        genes = self.genes
+        if unknown := sorted(set(params) - set(genes)):
+            raise SpecError(f"{NAME}: no choice {unknown[0]!r}; {nearest(unknown[0], genes)}")
+        choices: list[tuple[str, Choice]] = []
+        for name, value, allowed in self._active(params):
+            if len(allowed) == 1:
+                continue
+            if value is None:
+                raise SpecError(f"{NAME}: choice {name!r} is missing; one of {allowed}")
+            if value not in allowed:
+                raise SpecError(f"{NAME}: {name}={value!r} is not one of {allowed}")
+            choices.append((name, value))
+        return Architecture(NAME, tuple(choices))
+
+    def parse(self, line: str) -> Architecture:
+        """The architecture that `line` (its `str`) names."""
+        family, texts = split_line(line)
+        if family != NAME:
+            raise SpecError(f"architecture {line!r} belongs to {family!r}, not to {NAME!r}")
+        genes = self.genes
+        params: dict[str, Choice] = {}
+        for name, text in texts.items():
+            value = read_choice(name, text, genes.get(name, ()))
+            if value is None:
+                raise SpecError(f"architecture {line!r}: {name}={text} is no choice of this space")
+            params[name] = value
+        return self.architecture(params)
+
+    def sample(self, rng: random.Random) -> Architecture:
+        """A random architecture, every gene drawn uniformly."""
+        return self.architecture({n: rng.choice(values) for n, values in self.genes.items()})
+
+    def smallest(self) -> Architecture:
+        """Every choice at its cheapest."""
+        return self.architecture({name: values[0] for name, values in self.genes.items()})
+
+    def largest(self) -> Architecture:
+        """Every choice at its dearest."""
+        return self.architecture({name: values[-1] for name, values in self.genes.items()})
+
+    def in_chw(self, arch: Architecture) -> Shape:
+        """Shape of the input image."""
+        r = self.resolution(arch)
+        return self.in_channels, r, r
+
+    def resolution(self, arch: Architecture) -> int:
+        """Height and width of the input image."""
+        return int(arch.params.get("r", self.resolutions[0]))
+
+    def lower(self, arch: Architecture) -> Lowering:
+        """Stem, blocks, head; unit names are `stem`, `s<i>.<j>`, `head`."""
+        values = {name: v for name, v, _ in self._active(arch.params)}
+        in_chw = self.in_chw(arch)
+        stem = self._stem(in_chw[1])
+        ops: list[tuple[str, OpSpec]] = [("stem", stem)]
+        for i, stage in enumerate(self.stages, 1):
+            kind, width = str(values[f"s{i}.kind"]), int(values[f"s{i}.width"] or 0)
+            for j in range(1, int(values[f"s{i}.depth"] or 0) + 1):
+                kernel = values.get(f"s{i}.{j}.kernel", stage.kernels[0])
+                ops.append(
+                    (
+                        f"s{i}.{j}",
+                        self._block(
+                            kind,
+                            ops[-1][1].out_chw,
+                            width,
+                            int(kernel or 0),
+                            int(values[f"s{i}.{j}.expand"] or 0),
+                            stage.stride if j == 1 else 1,
+                        ),
+                    )
+                )
+        ops.append(("head", self._head(ops[-1][1].out_chw)))
+        return chain(in_chw, ops)
+
+    def units(self) -> tuple[OpSpec, ...]:
+        """All distinct units, in a fixed order."""
+        found: dict[OpSpec, None] = {}
+        for r in self.resolutions:
+            stem = self._stem(r)
+            found[stem] = None
+            shapes = [stem.out_chw]
+            for stage in self.stages:
+                firsts = [op for s in shapes for op in self._options(stage, s, stage.stride)]
+                found |= dict.fromkeys(firsts)
+                shapes = list(dict.fromkeys(op.out_chw for op in firsts))
+                if stage.depths[-1] > 1:
+                    found |= dict.fromkeys(
+                        op for s in shapes for op in self._options(stage, s, 1) if op.out_chw == s
+                    )
+            found |= dict.fromkeys(self._head(s) for s in shapes)
+        return tuple(found)
+
+    def to_table(self) -> dict[str, object]:
+        """The setting as a table of a run file."""
+        return {"family": NAME, **asdict(self)}
+
+    def _active(
+        self, params: Mapping[str, Choice]
+    ) -> Iterator[tuple[str, Choice | None, tuple[Choice, ...]]]:
+        """Active choices as (name, value, allowed); a choice with one value has that value."""
+
+        def read(name: str, allowed: tuple[Choice, ...]) -> Choice | None:
+            return params.get(name) if len(allowed) > 1 else allowed[0]
+
+        yield "r", read("r", self.resolutions), self.resolutions
+        for i, stage in enumerate(self.stages, 1):
+            kind = read(f"s{i}.kind", stage.kinds)
+            depth = read(f"s{i}.depth", stage.depths)
+            yield f"s{i}.kind", kind, stage.kinds
+            yield f"s{i}.width", read(f"s{i}.width", stage.widths), stage.widths
+            yield f"s{i}.depth", depth, stage.depths
+            for j in range(1, int(depth or 0) + 1):
+                if kind != "fused":
+                    name = f"s{i}.{j}.kernel"
+                    yield name, read(name, stage.kernels), stage.kernels
+                name = f"s{i}.{j}.expand"
+                yield name, read(name, stage.expands), stage.expands
+
+    def _stem(self, r: int) -> OpSpec:
+        return conv(
+            self.in_channels, self.stem_width, r, r, 3, s=self.stem_stride, act=self.activation
+        )
+
+    def _block(
+        self, kind: str, in_chw: Shape, width: int, kernel: int, expand: int, stride: int
+    ) -> OpSpec:
+        cin, h, w = in_chw
+        hidden = cin * expand
+        return OpSpec.of(
+            kind,
+            act=self.activation,
+            cin=cin,
+            hidden=hidden,
+            cout=width,
+            h=h,
+            w=w,
+            k=kernel,
+            s=stride,
+            se=_squeezed(hidden) if self.squeeze_excite else 0,
+            skip=int(stride == 1 and cin == width),
+        )
+
+    def _options(self, stage: Stage, in_chw: Shape, stride: int) -> Iterator[OpSpec]:
+        for kind, width, expand in itertools.product(stage.kinds, stage.widths, stage.expands):
+            for kernel in stage.kernels if kind == "inverted" else stage.kernels[:1]:
+                yield self._block(kind, in_chw, width, kernel, expand, stride)
+
+    def _head(self, in_chw: Shape) -> OpSpec:
+        c, h, w = in_chw
+        return OpSpec.of(
+            "head",
+            act=self.activation,
+            cin=c,
+            hidden=self.head_width,
+            cout=self.n_classes,
+            h=h,
+            w=w,
+        )
+
+
+def _squeezed(hidden: int) -> int:
+    """Bottleneck of squeeze-excite: a quarter, a multiple of 8, at least 8 (arXiv:1905.02244)."""
+    return max(8, math.ceil(hidden / 32) * 8)
+
+
+def default_space(
+    *, image_size: int, in_channels: int, n_classes: int, variant: Variant = "int8"
+) -> MobileSpace:
+    """The family's own choices for images of about `image_size` pixels.
+
+    `variant` "int8" has ReLU6 and no squeeze-excite; "full" has hard-swish and squeeze-excite.
+    """
+    if image_size <= 40:
+        space = SMALL
+    elif image_size <= 112:
+        space = replace(MEDIUM, resolutions=tuple(r for r in (48, 64, 80, 96) if r <= image_size))
+    else:
+        space = LARGE
+    space = replace(space, in_channels=in_channels, n_classes=n_classes)
+    if variant == "full":
+        space = replace(space, activation="hswish", squeeze_excite=True)
+    return space
+
+
+def from_table(table: Mapping[str, Any], *, in_channels: int, n_classes: int) -> MobileSpace:
+    """The space that a run file's `[space]` table describes; `to_table` writes such a one.
+
+    Raises:
+        SpecError: for unknown, missing or ill-typed keys, with the nearest known one.
+    """
+    known = {f.name for f in fields(MobileSpace)}
+    stage_keys = {f.name for f in fields(Stage)}
+    values: dict[str, Any] = {"in_channels": in_channels, "n_classes": n_classes}
+    for key, value in table.items():
+        if key == "family":
+            continue
+        if key not in known:
+            raise SpecError(f"space.{key}: unknown key; {nearest(key, known)}")
+        if key in ("in_channels", "n_classes") and value != values[key]:
+            raise SpecError(f"space.{key} is {value}, but the data has {values[key]}")
+        values[key] = _frozen(value)
+    try:
+        stages = []
+        for i, stage in enumerate(table["stages"], 1):
+            if unknown := sorted(set(stage) - stage_keys):
+                hint = nearest(unknown[0], stage_keys)
+                raise SpecError(f"space.stages[{i}].{unknown[0]}: unknown key; {hint}")
+            stages.append(Stage(**{key: _frozen(value) for key, value in stage.items()}))
+        values["stages"] = tuple(stages)
+        return MobileSpace(**values)
+    except SpecError:
+        raise
+    except (TypeError, KeyError, ValueError) as error:
+        raise SpecError(f"space: {error}") from error
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+_BOTH = KINDS
+
+SMALL = MobileSpace(
+    resolutions=(20, 24, 28),
+    stem_width=16,
+    stem_stride=1,
+    head_width=256,
+    stages=(
+        Stage(2, widths=(24, 32), depths=(1, 2, 3), expands=(2, 3, 4), kinds=_BOTH),
+        Stage(2, widths=(40, 64), depths=(1, 2, 3), expands=(2, 3, 4), kinds=_BOTH),
+        Stage(1, widths=(64, 96), depths=(1, 2, 3), expands=(2, 3, 4)),
+        Stage(2, widths=(96, 128), depths=(1, 2, 3), expands=(2, 3, 4)),
+    ),
+)
+"""For images of about 28 pixels."""
+
+MEDIUM = MobileSpace(
+    resolutions=(48, 64, 80, 96),
+    stem_width=16,
+    stem_stride=2,
+    head_width=320,
+    stages=(
+        Stage(2, widths=(24, 32), depths=(1, 2, 3), expands=(2, 3, 4), kinds=_BOTH),
+        Stage(2, widths=(40, 48), depths=(1, 2, 3), expands=(2, 3, 4), kinds=_BOTH),
+        Stage(2, widths=(80, 96), depths=(1, 2, 3), expands=(2, 3, 4)),
+        Stage(1, widths=(112, 128), depths=(1, 2, 3), expands=(2, 3, 4)),
+    ),
+)
+"""For images of about 64 to 96 pixels."""
+
+LARGE = MobileSpace(
+    resolutions=(128, 160, 192, 224),
+    stem_width=16,
+    stem_stride=2,
+    head_width=960,
+    stages=(
+        Stage(2, widths=(24, 32), depths=(2, 3, 4), expands=(3, 4, 6), kinds=_BOTH),
+        Stage(2, widths=(40, 48), depths=(2, 3, 4), expands=(3, 4, 6), kinds=_BOTH),
+        Stage(2, widths=(80, 96), depths=(2, 3, 4), expands=(3, 4, 6)),
+        Stage(1, widths=(112, 136), depths=(2, 3, 4), expands=(3, 4, 6)),
+        Stage(2, widths=(160, 192), depths=(2, 3, 4), expands=(3, 4, 6)),
+    ),
+)
+"""For images of about 128 to 224 pixels."""

@@ -1,0 +1,70 @@
+"""The contract of a search space."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from edgenas.spaces.architecture import Architecture, Choice
+from edgenas.spaces.ops import Lowering, OpSpec, Shape
+
+
+class SearchSpace(Protocol):
+    """A family of networks. Frozen and equal by value; pure Python.
+
+    `genes` names every choice with its allowed values, active or not; `architecture` drops the
+    inactive ones. Same network, same `Architecture`.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name and version of the family, such as `mobile/1`."""
+
+    @property
+    def digest(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 over the whole setting."""
+
+    @property
+    def genes(self) -> Mapping[str, tuple[Choice, ...]]:
+        """All choices by name, values in ascending order of cost where they have one."""
+
+    @property
+    def size(self) -> int:
+        """The number of distinct architectures."""
+
+    def architecture(self, params: Mapping[str, Choice]) -> Architecture:
+        """The canonical architecture; inactive choices are ignored and may be missing.
+
+        Raises:
+            SpecError: for an unknown name, a missing active choice or a value not allowed.
+        """
+
+    def parse(self, line: str) -> Architecture:
+        """The architecture that `line` (its `str`) names."""
+
+    def sample(self, rng: random.Random) -> Architecture:
+        """A random architecture, every gene drawn uniformly."""
+
+    def smallest(self) -> Architecture:
+        """The one with every choice at its cheapest."""
+
+    def largest(self) -> Architecture:
+        """The one with every choice at its dearest."""
+
+    def lower(self, arch: Architecture) -> Lowering:
+        """The units of the network, from the image to the logits."""
+
+    def units(self) -> Iterable[OpSpec]:
+        """All distinct units of the space, in a fixed order: what profiling it costs."""
+
+    def in_chw(self, arch: Architecture) -> Shape:
+        """Shape of the input image."""
+
+    def to_table(self) -> dict[str, object]:
+        """The setting as the table that a run file may hold; `space_from_table` reads it back."""
+
+
+def read_choice(name: str, text: str, allowed: Sequence[Choice]) -> Choice | None:
+    """The allowed value that `text` spells, or None."""
+    return next((value for value in allowed if str(value) == text), None)
