@@ -5,12 +5,15 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+import psutil
 import pytest
 import torch
 
 from edgenas import data, plugins
-from edgenas.data import Images, Parts, Request, assemble, estimate, load_data
-from edgenas.errors import DataError, SpecError, UsageError
+from edgenas.data import Images, Parts, Request, assemble, estimate, load_data, sources
+from edgenas.errors import DataError, ResourceError, SpecError, UsageError
+from edgenas.events import Event
 
 
 def images(n: int, *, size: int = 12) -> Images:
@@ -87,6 +90,38 @@ def test_estimates_of_known_sets() -> None:
     assert digits is not None
     assert digits.memory_bytes < found.memory_bytes
     assert estimate("of-a-plug-in") is None
+
+
+def test_known_sets_and_resizing_are_checked_against_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Memory:
+        available = 2 * 51 * (20 * 20 + 8) - 1
+
+    monkeypatch.setattr(psutil, "virtual_memory", Memory)
+    monkeypatch.setattr(sources, "fashion_mnist", lambda request: pytest.fail("read"))
+    with pytest.raises(ResourceError, match="fashion-mnist: 1"):
+        load_data("fashion-mnist", seed=0)
+    parts = Parts(("a", "b", "c"), train=images(30), search=images(9), test=images(12))
+    with pytest.raises(ResourceError, match="x: 0 MiB"):
+        assemble("x", parts, seed=0, image_size=20)
+    Memory.available += 1
+    assert assemble("x", parts, seed=0, image_size=20).image_size == 20
+
+
+def test_images_in_two_splits_are_told(tmp_path: Path) -> None:
+    pixels = images(60).pixels[:, 0].numpy()
+    labels = images(60).labels.numpy()
+    arrays = {"x_train": pixels[:33], "y_train": labels[:33], "x_val": pixels[27:45]}
+    arrays |= {"y_val": labels[27:45], "x_test": pixels[30:], "y_test": labels[30:]}
+    np.savez(tmp_path / "a.npz", **arrays)
+    heard: list[Event] = []
+    load_data(str(tmp_path / "a.npz"), seed=0, report=heard.append)
+    assert [event.message for event in heard] == [
+        "warning: a: 6 images of search are also in train, pixel for pixel",
+        "warning: a: 3 images of test are also in train, pixel for pixel",
+        "warning: a: 12 images of test are also in search, pixel for pixel",
+    ]
 
 
 class TestPlugIn:
