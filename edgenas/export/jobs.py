@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -19,15 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenas.artifacts import derive_seed, digest, replacing, to_json, write_atomic
-from edgenas.errors import ExportError
+from edgenas.errors import ExportError, nearest
 from edgenas.events import Event, Report, silent
-from edgenas.export import onnx, tflite, units
-from edgenas.export.worker import JOBS_SCHEMA
+from edgenas.export import litert, onnx, units
+from edgenas.export.formats import FORMATS
+from edgenas.export.worker import JOBS_SCHEMA, environment
 from edgenas.spaces import KEY_VERSION, Lowering, Node, OpSpec
 
 FloatArray = npt.NDArray[np.float32]
 
-RECIPE = 1
+RECIPE = 2
 """Version of what this package does around the converters; part of every cache name."""
 
 CALIBRATION_RUNS = 8
@@ -181,19 +181,16 @@ def _convert(
     activations: onnx.Activations = "u8",
     report: Report,
 ) -> dict[str, Path]:
-    from edgenas.export.formats import exporter
-
-    spec = exporter(format)
-    if spec.family not in _TOOLS:
-        raise ExportError(f"{format}: unit models are made in {', '.join(sorted(_TOOLS))} only")
-    suffix = f".{spec.family}"
+    if format not in FORMATS:
+        raise ExportError(f"no unit models in format {format!r}; {nearest(format, FORMATS)}")
+    family = format.split("-")[0]
     versions = tool_versions(format)
 
     def path(lowering: Lowering, variant: str) -> Path:
         identity: list[object] = [what, write_lowering(lowering), seed, variant, versions]
         if variant == "onnx-int8":
             identity.append(activations)
-        name = f"{what}-{variant}-{digest([RECIPE, KEY_VERSION, *identity])}{suffix}"
+        name = f"{what}-{variant}-{digest([RECIPE, KEY_VERSION, *identity])}.{family}"
         return folder / name
 
     paths = {name: path(lowering, format) for name, lowering in lowerings.items()}
@@ -202,7 +199,7 @@ def _convert(
     if not missing:
         return paths
     report(Event(stage, 0, len(missing)))
-    if spec.family == "tflite":
+    if family == "tflite":
         jobs = [
             TfliteJob(
                 name,
@@ -274,7 +271,7 @@ def run_tflite(
     Raises:
         ExportError: the extra is missing, or the process cannot even start its first job.
     """
-    tflite.require_extra()
+    litert.require_extra()
     left = {job.name: job for job in jobs}
     failures: dict[str, str] = {}
     suspects: set[str] = set()
@@ -317,7 +314,7 @@ def _run_process(
         argv = [sys.executable, "-m", "edgenas.export.worker", str(todo)]
         with (folder / "log").open("w+b") as log:
             process = subprocess.Popen(  # noqa: S603  # this interpreter, our own module
-                argv, stdout=subprocess.PIPE, stderr=log, env=_environment(), text=True
+                argv, stdout=subprocess.PIPE, stderr=log, env=environment(), text=True
             )
             timer = threading.Timer(_TIMEOUT_S + 60.0 * len(jobs), process.kill)
             timer.start()
@@ -350,19 +347,3 @@ def _run_process(
                 tail = log.read()[-600:].decode(errors="replace").strip()
                 outcome.why = f"{shlex.join(argv[:3])} ended with status {status}: {tail}"
     return outcome
-
-
-def _environment() -> dict[str, str]:
-    """Ours, with the folder that edgenas is imported from, and quieter libraries."""
-    import edgenas
-
-    root = str(Path(edgenas.__file__).parent.parent)
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {
-        **os.environ,
-        "PYTHONPATH": path,
-        "PYTHONWARNINGS": "ignore",
-        "OMP_NUM_THREADS": "1",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "TORCHAO_SKIP_LOADING_SO_FILES": "1",
-    }

@@ -44,12 +44,28 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def environment() -> dict[str, str]:
+    """For a process of ours: this edgenas, one thread, quieter libraries."""
+    import edgenas
+
+    root = str(Path(edgenas.__file__).parent.parent)
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {
+        **os.environ,
+        "PYTHONPATH": path,
+        "PYTHONWARNINGS": "ignore",
+        "OMP_NUM_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TORCHAO_SKIP_LOADING_SO_FILES": "1",
+    }
+
+
 def _convert(job: Mapping[str, Any]) -> None:
     import numpy as np
     import torch
 
     from edgenas.artifacts import replacing
-    from edgenas.export import tflite, units
+    from edgenas.export import litert, tflite, units
     from edgenas.export.jobs import calibration_samples, read_lowering
 
     lowering = read_lowering(job["lowering"])
@@ -68,11 +84,11 @@ def _convert(job: Mapping[str, Any]) -> None:
     with torch.no_grad():
         if not source.is_file():
             with replacing(source) as temporary:
-                tflite.write_float(network, temporary)
+                litert.write_float(network, temporary)
                 tflite.canonicalise(temporary, **names, **extras)
     if "tflite-fp16" in files:
         with replacing(files["tflite-fp16"]) as temporary:
-            tflite.cast_float16(source, temporary)
+            litert.cast_float16(source, temporary)
             tflite.canonicalise(temporary, **names, **extras)
     if "tflite-int8" in files:
         if job["calibration"] is None:
@@ -81,7 +97,7 @@ def _convert(job: Mapping[str, Any]) -> None:
             images = np.load(job["calibration"], allow_pickle=False)
             samples = [(image[None],) for image in images]
         with replacing(files["tflite-int8"]) as temporary:
-            tflite.quantize(source, temporary, samples)
+            litert.quantize(source, temporary, samples)
             tflite.canonicalise(temporary, int8=True, **names, **extras)
 
 
