@@ -85,7 +85,7 @@ class Objective:
         word, column = tokens[0]
         if len(tokens) > 1 and not _is_relation(tokens[1][0]):
             if word not in ("max", "min"):
-                raise _unreadable(text, column, word, nearest(word, ["max", "min"]))
+                raise _unreadable(text, column, word, nearest(word[:3].lower(), ["max", "min"]))
             direction = "max" if word == "max" else "min"
             tokens = tokens[1:]
         name, column = tokens[0]
