@@ -58,14 +58,15 @@ def open_study(
     path = path.absolute()
     lock = FileLock(path.parent / f".{path.name}.lock", timeout=0)
     with _storage_errors(path):
-        try:
-            with io_errors(path, "write"):
-                path.parent.mkdir(parents=True, exist_ok=True)
+        with io_errors(path, "write"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
                 lock.acquire()
-        except Timeout:
-            raise UsageError(
-                f"another search is at work on {path}", hint="wait for it, or choose another run"
-            ) from None
+            except Timeout:
+                raise UsageError(
+                    f"another search is at work on {path}",
+                    hint="wait for it, or choose another run folder",
+                ) from None
         try:
             if path.exists() and not resume:
                 raise UsageError(
