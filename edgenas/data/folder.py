@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = frozenset(
-    f".{name}" for name in ["jpg", "jpeg", "jfif", "png", "bmp", "gif", "webp", "tif", "tiff", "pgm", "ppm", "pbm", "pnm"]
+    f".{name}" for name in "jpg jpeg jfif png bmp gif webp tif tiff pgm ppm pbm pnm".split()
 )
 FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """Pillow's other readers are not let near a user's files: one of them starts a program."""
