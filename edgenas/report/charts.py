@@ -82,13 +82,13 @@ def hypervolume_figure(view: RunView) -> Figure:
             "type": "scatter",
             "mode": "lines",
             "name": "hypervolume",
-            "x": [number for number, _ in view.hypervolume],
+            "x": [number + 1 for number, _ in view.hypervolume],
             "y": [100 * value / last for _, value in view.hypervolume],
             "line": {"color": "var(--accent)", "width": 2, "shape": "hv"},
-            "hovertemplate": "trial %{x}: %{y:.2f} %<extra></extra>",
+            "hovertemplate": "%{x}: %{y:.2f} %<extra></extra>",
         }
     ]
-    layout = _layout("trial", "share of the final hypervolume (%)")
+    layout = _layout("architectures evaluated", "share of the final hypervolume (%)")
     layout |= {"showlegend": False, "height": 300}
     return {"data": data, "layout": layout}
 

@@ -5,7 +5,8 @@
     result.json                   edgenas.search-result/1: trials, elapsed_s, exports [{"path",
                                   "format", "sha256", "size_bytes", "verified", "top1", "top1_drop",
                                   "agreement", "predicted_ms", "measured_ms"}]; optional in each:
-                                  "n_images", "device", "predicted_origin", "low_ms", "high_ms"
+                                  "n_images", "device", "predicted_origin", "low_ms", "high_ms",
+                                  "why" (what the model was chosen for)
     trials.json                   optional, edgenas.trials/1: {"trials": [{"number", "architecture",
                                   "digest", "metrics", "feasible", "state"}], "reference":
                                   {objective: value}}; `state` "complete" is shown, `reference` is
@@ -17,7 +18,8 @@
                                   "origin", "latency_ms", "low_ms", "high_ms", "units": [{"name",
                                   "key", "ms", "origin", "inputs"}]}]}; or one such device at the
                                   top; "inputs" may be left out of a plain chain
-    models/<digest>/export.json   shown through result.json; its "why" (chosen for what) is used
+    models/<digest>/export.json   edgenas.export/1, the certificate: goes before what result.json
+                                  says of the same file
 
 Files may hold more than is read here: a report shows what it knows.
 """
@@ -48,6 +50,7 @@ from edgenas.report.model import (
 from edgenas.spaces import OpSpec
 
 RESULT_SCHEMA = "edgenas.search-result/1"
+EXPORT_SCHEMA = "edgenas.export/1"
 TRIALS_SCHEMA = "edgenas.trials/1"
 LATENCY_SCHEMA = "edgenas.model-latency/1"
 PROVENANCE_SCHEMA = "edgenas.provenance/1"
@@ -98,6 +101,58 @@ class _Export(_Part):
     predicted_origin: str | None = None
     low_ms: float | None = None
     high_ms: float | None = None
+    why: str = ""
+
+
+class _Stated(_Part):
+    value_ms: float
+    origin: str
+    low_ms: float | None = None
+    high_ms: float | None = None
+    n: int | None = None
+
+
+class _Verification(_Part):
+    n: int
+    top1: float
+    top1_drop: float
+    drop_low: float
+    drop_high: float
+    agreement: float
+    split: str
+
+
+class _Gate(_Part):
+    name: str
+    verdict: str
+    reason: str
+
+
+class _Certified(_Part):
+    path: str
+    format: str
+    sha256: str
+    size_bytes: int
+    verified: bool | None
+    verification: _Verification
+    gates: list[_Gate]
+    device: str = ""
+    predicted_ms: _Stated | None = None
+    measured_ms: _Stated | None = None
+
+
+class _Failure(_Part):
+    format: str
+    error: str
+
+
+class _Certificate(_Part):
+    architecture: str
+    digest: str
+    models: list[_Certified]
+    failures: list[_Failure] = []
+    parents: dict[str, str] = {}
+    tools: dict[str, str] = {}
 
 
 class _Result(_Part):
@@ -162,7 +217,13 @@ def load_run(run: Path) -> RunView:
     provenance = read_json(facts, schema=PROVENANCE_SCHEMA) if found else {}
     evaluated = _evaluated(trials.trials) if trials else ()
     numbers = {c.digest: c.number for c in reversed(evaluated)}
+    certificates = {
+        path.parent.name: _valid(path, read_json(path, schema=EXPORT_SCHEMA), _Certificate)
+        for path in sorted(run.glob("models/*/export.json"))
+    }
     sections = list(_sections(provenance))
+    if tools := {n: v for c in certificates.values() for n, v in c.tools.items()}:
+        sections.append(("Export tools", tuple(sorted(tools.items()))))
     if front.parents:
         sections.append(("Parents, by digest", tuple(sorted(front.parents.items()))))
     if (run / "run.toml").is_file():
@@ -180,7 +241,7 @@ def load_run(run: Path) -> RunView:
             for c in front.candidates
         ),
         trials=evaluated,
-        models=_models(run, front, result.exports, tables),
+        models=_models(run, front, result.exports, certificates, tables),
         tables=tuple(Table(**t.model_dump()) for t in tables),
         hypervolume=_course(evaluated, front.objectives, trials.reference if trials else {}),
         n_trials=len(trials.trials) if result.trials is None and trials else result.trials,
@@ -225,7 +286,7 @@ def _evaluated(trials: Sequence[_Trial]) -> tuple[Evaluated, ...]:
 def _course(
     trials: Sequence[Evaluated], goals: Sequence[Objective], reference: Mapping[str, float]
 ) -> tuple[tuple[int, float], ...]:
-    """The hypervolume of the feasible trials so far, after each trial that changed it.
+    """The hypervolume of the feasible trials so far, after each trial that may have changed it.
 
     Without a `reference` it is the worst value of each objective among the feasible trials.
     """
@@ -262,37 +323,78 @@ def _no_worse(a: Sequence[float], b: Sequence[float], axes: Sequence[Objective])
 
 
 def _models(
-    run: Path, front: ParetoFront, exports: Sequence[_Export], tables: Sequence[_Table]
+    run: Path,
+    front: ParetoFront,
+    exports: Sequence[_Export],
+    certificates: Mapping[str, _Certificate],
+    tables: Sequence[_Table],
 ) -> tuple[ExportedModel, ...]:
     """The exported models in the front's order; models of no candidate of the front come last."""
-    files: dict[str, list[_Export]] = {}
+    rows: dict[str, dict[str, _Export]] = {digest: {} for digest in certificates}
     for export in exports:
-        path = _inside(run, export.path)
-        digest = PurePosixPath(path).parent.name
-        files.setdefault(digest, []).append(export.model_copy(update={"path": path}))
+        path = PurePosixPath(_inside(run, export.path))
+        rows.setdefault(path.parent.name, {})[path.name] = export
     candidates = {c.architecture.digest: c for c in front.candidates}
+    order = {digest: i for i, digest in enumerate(candidates)}
     models = []
-    for digest in sorted(
-        files, key=lambda d: (list(candidates).index(d) if d in candidates else len(candidates), d)
-    ):
-        folder = run / "models" / digest
-        certificate = _certificate(folder / "export.json")
-        units, latencies = _latencies(folder / "latency.json")
+    for digest in sorted(rows, key=lambda d: (order.get(d, len(order)), d)):
+        certificate = certificates.get(digest)
         candidate = candidates.get(digest)
+        units, latencies = _latencies(run / "models" / digest / "latency.json")
+        files = {}
+        for name, export in rows[digest].items():
+            files[name] = _file(_inside(run, export.path), export, latencies, tables)
+        for row in certificate.models if certificate else ():
+            path = f"models/{digest}/{row.path}"
+            files[row.path] = _certified(path, row, files.get(row.path))
+        architecture = str(candidate.architecture) if candidate else ""
         models.append(
             ExportedModel(
-                architecture=str(candidate.architecture)
-                if candidate
-                else str(certificate.get("architecture", "")),
+                architecture=certificate.architecture if certificate else architecture,
                 digest=digest,
                 metrics=dict(candidate.metrics) if candidate else {},
-                files=tuple(_file(export, latencies, tables) for export in files[digest]),
+                files=tuple(files.values()),
                 units=units,
                 latencies=latencies,
-                why=str(certificate.get("why", "")),
+                why=next((export.why for export in rows[digest].values() if export.why), ""),
+                failures=tuple((f.format, f.error) for f in certificate.failures)
+                if certificate
+                else (),
             )
         )
     return tuple(models)
+
+
+def _certified(path: str, row: _Certified, told: ExportedFile | None) -> ExportedFile:
+    """A file by its certificate; latencies that only `told` (from result.json) has are kept."""
+    found = row.verification
+    predicted, measured = _stated(row.predicted_ms), _stated(row.measured_ms)
+    if told is not None:
+        predicted, measured = predicted or told.predicted_ms, measured or told.measured_ms
+    return ExportedFile(
+        format=row.format,
+        path=path,
+        sha256=row.sha256,
+        size_bytes=row.size_bytes,
+        verified=row.verified,
+        top1=found.top1,
+        top1_drop=found.top1_drop,
+        agreement=found.agreement,
+        drop_interval=(found.drop_low, found.drop_high),
+        n_images=found.n,
+        split=found.split,
+        problems=tuple(f"{g.name}: {g.reason}" for g in row.gates if g.verdict != "passed"),
+        predicted_ms=predicted,
+        measured_ms=measured,
+        device=row.device or (told.device if told else ""),
+    )
+
+
+def _stated(latency: _Stated | None) -> Metric | None:
+    if latency is None:
+        return None
+    low, high = latency.low_ms, latency.high_ms
+    return Metric(latency.value_ms, latency.origin, low, high, latency.n)
 
 
 def _inside(run: Path, path: str) -> str:
@@ -304,10 +406,6 @@ def _inside(run: Path, path: str) -> str:
     if Path(path).is_absolute() and Path(path).is_relative_to(run.resolve()):
         return Path(path).relative_to(run.resolve()).as_posix()
     return PurePosixPath(*parts).as_posix()
-
-
-def _certificate(path: Path) -> Mapping[str, Any]:
-    return read_json(path, schema="edgenas.export/1") if path.is_file() else {}
 
 
 def _latencies(path: Path) -> tuple[tuple[Unit, ...], tuple[DeviceLatency, ...]]:
@@ -345,29 +443,25 @@ def _units(path: Path, units: Sequence[_UnitTime]) -> tuple[Unit, ...]:
 
 
 def _file(
-    export: _Export, latencies: Sequence[DeviceLatency], tables: Sequence[_Table]
+    path: str, export: _Export, latencies: Sequence[DeviceLatency], tables: Sequence[_Table]
 ) -> ExportedFile:
-    device = export.device or ""
+    """A file as result.json has it; the word for its latency is that of its device's prediction."""
     known = {latency.device: latency for latency in latencies}
-    if not device:  # a file runs on the device of its runtime and precision
-        device = next(
-            (name for name in [*known, *(t.device for t in tables)] if _suits(export.format, name)),
-            "",
-        )
-    latency = known.get(device)
+    names = [*known, *(table.device for table in tables)]
+    device = export.device or next((name for name in names if _suits(export.format, name)), "")
     predicted = None
     if export.predicted_ms is not None:
+        latency = known.get(device)
         origin = export.predicted_origin or (latency.origin if latency else "predicted")
-        low = export.low_ms if export.low_ms is not None else (latency.low_ms if latency else None)
-        high = (
-            export.high_ms if export.high_ms is not None else (latency.high_ms if latency else None)
-        )
+        low, high = export.low_ms, export.high_ms
+        if latency and (low is None or high is None):
+            low, high = latency.low_ms, latency.high_ms
         if low is None or high is None or not low <= export.predicted_ms <= high:
             low = high = None
         predicted = Metric(export.predicted_ms, origin, low, high)
     return ExportedFile(
         format=export.format,
-        path=export.path,
+        path=path,
         sha256=export.sha256,
         size_bytes=export.size_bytes,
         verified=export.verified,

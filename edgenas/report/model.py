@@ -30,7 +30,11 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class ExportedFile:
-    """One model file; `path` is relative to the run folder. `top1` is on the test split."""
+    """One model file; `path` is relative to the run folder.
+
+    `verified` None: there were too few images for a verdict. `problems` are the gates not passed.
+    `top1`, its drop (with its 95 % interval) and agreement are over `n_images` of `split`.
+    """
 
     format: str
     path: str
@@ -40,7 +44,10 @@ class ExportedFile:
     top1: float | None = None
     top1_drop: float | None = None
     agreement: float | None = None
+    drop_interval: tuple[float, float] | None = None
     n_images: int | None = None
+    split: str = ""
+    problems: tuple[str, ...] = ()
     predicted_ms: Metric | None = None
     measured_ms: Metric | None = None
     device: str = ""
@@ -77,7 +84,10 @@ class DeviceLatency:
 
 @dataclass(frozen=True, slots=True)
 class ExportedModel:
-    """An architecture whose files were written; `why` says what it was chosen for."""
+    """An architecture whose files were written; `why` says what it was chosen for.
+
+    `failures` are formats that could not be written, each with the reason.
+    """
 
     architecture: str
     digest: str
@@ -86,6 +96,7 @@ class ExportedModel:
     units: tuple[Unit, ...] = ()
     latencies: tuple[DeviceLatency, ...] = ()
     why: str = ""
+    failures: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,11 +66,12 @@ def warnings(view: RunView) -> list[str]:
         for t in view.tables
         if t.rough
     ]
-    files = [f for model in view.models for f in model.files]
-    if failed := [f.path for f in files if f.verified is False]:
-        found.append(f"Not verified: {', '.join(failed)}.")
-    if open_ := [f.path for f in files if f.verified is None]:
-        found.append(f"Never run in its runtime: {', '.join(open_)}.")
+    for model in view.models:
+        for file in model.files:
+            if file.verified is not True:
+                verdict = "failed verification" if file.verified is False else "is inconclusive"
+                found.append(f"{file.path} {verdict}: {'; '.join(file.problems) or 'no reason'}.")
+        found += [f"{model.digest}: {kind} was not written: {why}" for kind, why in model.failures]
     return found
 
 
@@ -275,21 +276,20 @@ def _files(view: RunView) -> str:
     head = "".join(f'<th scope="col" class="{style}">{text}</th>' for text, style in heads)
     groups = []
     for model in view.models:
-        span = max(1, len(model.files))
         found = roles(view, model)
         words = f'<span class="word">{escape("; ".join(found))}</span>' if found else ""
+        rows = [_file_cells(view, file) for file in model.files] or ['<td colspan="9">none</td>']
         first = (
-            f'<th scope="rowgroup" rowspan="{span}"><a href="#model-{escape(model.digest)}">'
+            f'<th scope="rowgroup" rowspan="{len(rows)}"><a href="#model-{escape(model.digest)}">'
             f"<code>{escape(model.digest)}</code></a>{words}</th>"
         )
-        rows = [_file_cells(view, file) for file in model.files] or ['<td colspan="9">none</td>']
         rows = [f"<tr>{first if i == 0 else ''}{row}</tr>" for i, row in enumerate(rows)]
         groups.append(f"<tbody>{''.join(rows)}</tbody>")
     return (
         '<section id="files"><h2>Exported models</h2><div class="panel">'
         '<p class="note" id="files-note">Each file was run over the test split in its runtime and '
         "compared with the network in torch: agreement is the share of images with the same "
-        "answer, drop is torch's top-1 less the file's.</p>"
+        "answer, drop is torch's top-1 less the file's, with its 95 % interval where known.</p>"
         '<div class="scroll"><table aria-describedby="files-note">'
         f"<thead><tr>{head}</tr></thead>{''.join(groups)}</table></div></div></section>"
     )
@@ -300,7 +300,7 @@ def _file_cells(view: RunView, file: ExportedFile) -> str:
     link = escape(name)
     if is_inside(file.path):
         link = f'<a href="{escape(quote(file.path))}" download>{link}</a>'
-    verdict = {True: ("yes", "verified"), False: ("no", "failed"), None: ("open", "not run")}
+    verdict = {True: ("yes", "verified"), False: ("no", "failed"), None: ("open", "inconclusive")}
     style, word = verdict[file.verified]
     n = f'<span class="word">n = {file.n_images:,}</span>' if file.n_images else ""
 
@@ -312,11 +312,19 @@ def _file_cells(view: RunView, file: ExportedFile) -> str:
         f'<td class="n">{escape(reading("size_bytes").text(file.size_bytes))}</td>'
         f'<td><span class="tag {style}">{word}</span></td>'
         + number(None if file.top1 is None else f"{file.top1 * 100:.2f}", n)
-        + number(None if file.top1_drop is None else points(file.top1_drop))
+        + number(None if file.top1_drop is None else points(file.top1_drop), _drop(file))
         + number(None if file.agreement is None else f"{file.agreement * 100:.2f}")
         + _latency_cell(view, file.predicted_ms, file.device)
         + _latency_cell(view, file.measured_ms, file.device)
     )
+
+
+def _drop(file: ExportedFile) -> str:
+    """The interval of the drop, as a second line."""
+    if file.drop_interval is None:
+        return ""
+    low, high = map(points, file.drop_interval)
+    return f'<span class="word">{low} to {high}</span>'
 
 
 def _latency_cell(view: RunView, metric: Metric | None, device: str) -> str:
@@ -325,6 +333,8 @@ def _latency_cell(view: RunView, metric: Metric | None, device: str) -> str:
     words = metric.origin
     if metric.low is not None and metric.high is not None:
         words += f", {significant(metric.low)} to {significant(metric.high)}"
+    if metric.n is not None:
+        words += f", n = {metric.n:,}"
     rough = ""
     if metric.origin != "measured" and device in view.rough_devices:
         rough = ' <span class="tag rough">rough</span>'

@@ -100,7 +100,7 @@ def _files(view: RunView) -> str:
 
 
 def _file_cells(view: RunView, file: ExportedFile) -> list[str]:
-    verdict = {True: "verified", False: "**failed**", None: "not run"}[file.verified]
+    verdict = {True: "verified", False: "**failed**", None: "inconclusive"}[file.verified]
     rough = file.device in view.rough_devices
     return [
         _code(file.path if is_inside(file.path) else file.path.rpartition("/")[2]),
@@ -183,7 +183,10 @@ def _model(view: RunView, model: ExportedModel) -> dict[str, Any]:
                 "verified": f.verified,
                 "top1": f.top1,
                 "top1_drop": f.top1_drop,
+                "top1_drop_interval": list(f.drop_interval) if f.drop_interval else None,
                 "agreement": f.agreement,
+                "split": f.split or None,
+                "problems": list(f.problems),
                 "n_images": f.n_images,
                 "device": f.device or None,
                 "predicted_ms": f.predicted_ms.to_table() if f.predicted_ms else None,
@@ -191,6 +194,7 @@ def _model(view: RunView, model: ExportedModel) -> dict[str, Any]:
             }
             for f in model.files
         ],
+        "failures": [{"format": kind, "error": error} for kind, error in model.failures],
         "latencies": [_device(model, latency) for latency in model.latencies],
     }
 
