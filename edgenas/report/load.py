@@ -345,8 +345,8 @@ def _models(
         for name, export in rows[digest].items():
             files[name] = _file(_inside(run, export.path), export, latencies, tables)
         for row in certificate.models if certificate else ():
-            path = f"models/{digest}/{row.path}"
-            files[row.path] = _certified(path, row, files.get(row.path))
+            told = files.get(row.path)
+            files[row.path] = _certified(f"models/{digest}/{row.path}", row, told)
         architecture = str(candidate.architecture) if candidate else ""
         models.append(
             ExportedModel(

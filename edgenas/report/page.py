@@ -148,7 +148,7 @@ def duration(seconds: float) -> str:
     """Hours and minutes, minutes and seconds, or seconds.
 
     >>> duration(4000), duration(150), duration(3.21)
-    ('1 h 7 min', '2 min 30 s', '3.2 s')
+    ('1 h 6 min', '2 min 30 s', '3.2 s')
     """
     if seconds < 60:
         return f"{seconds:.1f} s"
@@ -264,7 +264,6 @@ def _files(view: RunView) -> str:
     heads = (
         ("model", ""),
         ("file", ""),
-        ("format", ""),
         ("size", "n"),
         ("verdict", ""),
         ("top-1 (%)", "n"),
@@ -278,7 +277,7 @@ def _files(view: RunView) -> str:
     for model in view.models:
         found = roles(view, model)
         words = f'<span class="word">{escape("; ".join(found))}</span>' if found else ""
-        rows = [_file_cells(view, file) for file in model.files] or ['<td colspan="9">none</td>']
+        rows = [_file_cells(view, file) for file in model.files] or ['<td colspan="8">none</td>']
         first = (
             f'<th scope="rowgroup" rowspan="{len(rows)}"><a href="#model-{escape(model.digest)}">'
             f"<code>{escape(model.digest)}</code></a>{words}</th>"
@@ -308,7 +307,8 @@ def _file_cells(view: RunView, file: ExportedFile) -> str:
         return f'<td class="n">{text if text is not None else "-"}{small}</td>'
 
     return (
-        f'<td title="SHA-256 {escape(file.sha256)}">{link}</td><td>{escape(file.format)}</td>'
+        f'<td title="SHA-256 {escape(file.sha256)}">{link}'
+        f'<span class="word">{escape(file.format)}</span></td>'
         f'<td class="n">{escape(reading("size_bytes").text(file.size_bytes))}</td>'
         f'<td><span class="tag {style}">{word}</span></td>'
         + number(None if file.top1 is None else f"{file.top1 * 100:.2f}", n)
@@ -333,12 +333,11 @@ def _latency_cell(view: RunView, metric: Metric | None, device: str) -> str:
     words = metric.origin
     if metric.low is not None and metric.high is not None:
         words += f", {significant(metric.low)} to {significant(metric.high)}"
-    if metric.n is not None:
-        words += f", n = {metric.n:,}"
     rough = ""
     if metric.origin != "measured" and device in view.rough_devices:
         rough = ' <span class="tag rough">rough</span>'
-    tip = f' title="{escape(device)}"' if device else ""
+    facts = [device, f"n = {metric.n:,}" if metric.n is not None else ""]
+    tip = f' title="{escape(", ".join(fact for fact in facts if fact))}"' if any(facts) else ""
     return (
         f'<td class="n"{tip}>{escape(ms(metric.value))}{rough}'
         f'<span class="word">{escape(words)}</span></td>'
