@@ -152,6 +152,7 @@ def _set(path: str, value: object) -> Callable[[dict[str, Any]], object]:
         ("result.json", "exports.0.top1", True),
         ("result.json", "schema", "edgenas.search-result/2"),
         ("trials.json", "trials.3.metrics.top1.value", None),
+        ("trials.json", "trials.3.metrics.latency_ms.low", 1e9),
         ("trials.json", "trials.3.number", 1.5),
         ("provenance.json", "tables.0.error_median", "small"),
         ("latency.json", "latencies.0.units.0.key", "conv cin=0"),
@@ -177,3 +178,13 @@ def test_one_device_may_stand_at_the_top_of_the_latency_file(own: Path) -> None:
     model = next(m for m in load_run(own).models if m.digest == path.parent.name)
     assert [latency.device for latency in model.latencies] == ["testchip-litert-int8-t1"]
     assert model.units
+
+
+def test_an_interval_beside_its_value_is_left_out(own: Path) -> None:
+    path = sorted(own.glob("models/*/export.json"))[0]
+    told = {"value_ms": 1.0, "origin": "measured", "low_ms": 1.01, "high_ms": 1.2, "n": 5}
+    change(path, _set("models.1.measured_ms", told))
+    model = next(m for m in load_run(own).models if m.digest == path.parent.name)
+    measured = model.files[1].measured_ms
+    assert measured is not None
+    assert (measured.value, measured.low, measured.high, measured.n) == (1.0, None, None, 5)
