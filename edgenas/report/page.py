@@ -127,7 +127,7 @@ def _header(view: RunView) -> str:
     if files:
         verified = sum(f.verified is True for f in files)
         facts.append(
-            ("files verified", f"{verified} of {len(files)}", f"{len(view.models)} models")
+            ("files verified", f"{verified} of {len(files)}", counted(len(view.models), "model"))
         )
     items = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(small)}</small></dd></div>"
@@ -163,6 +163,15 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{int(seconds) // 60} min {int(seconds) % 60} s"
     return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60} min"
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "model"), counted(2, "model")
+    ('1 model', '2 models')
+    """
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _warnings(view: RunView) -> str:
@@ -392,7 +401,8 @@ def _told(view: RunView, latency: DeviceLatency) -> str:
     rough = ' <span class="tag rough">rough</span>' if latency.device in view.rough_devices else ""
     return (
         f"{escape(latency.device)}: {escape(ms(latency.latency_ms))}{interval}, "
-        f"{escape(latency.origin)}{rough}. Each bar is a unit's share of that, in execution order."
+        f"{escape(latency.origin)}{rough}. Each bar is a unit's share of that, in execution "
+        "order; its colour says where the unit's own time came from."
     )
 
 
@@ -440,15 +450,18 @@ def _provenance(view: RunView) -> str:
             '<p class="note">The error is that on whole networks which the table\'s fit had not '
             "seen.</p></div>"
         )
+    sections = []
     for title, pairs in view.provenance:
         rows = [
             f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
             for name, value in pairs
         ]
-        parts.append(
+        sections.append(
             f'<div class="panel"><h3>{escape(title)}</h3><table class="provenance"><tbody>'
             f"{''.join(rows)}</tbody></table></div>"
         )
+    if sections:
+        parts.append(f'<div class="grid">{"".join(sections)}</div>')
     if not parts:
         parts = ['<p class="panel">None was recorded.</p>']
     return f'<section id="provenance"><h2>Provenance</h2>{"".join(parts)}</section>'

@@ -9,7 +9,7 @@ from typing import Any
 from edgenas.pareto import Metric
 from edgenas.report.model import DeviceLatency, Evaluated, ExportedFile, ExportedModel, RunView
 from edgenas.report.numbers import ms, percent, points, reading
-from edgenas.report.page import duration, is_inside, roles, warnings
+from edgenas.report.page import counted, duration, is_inside, roles, warnings
 
 REPORT_SCHEMA = "edgenas.report/1"
 _LONGEST_TABLE = 20
@@ -60,7 +60,7 @@ def document(view: RunView) -> dict[str, Any]:
 
 
 def _lead(view: RunView) -> str:
-    text = f"{len(view.front)} architectures on the front"
+    text = f"{counted(len(view.front), 'architecture')} on the front"
     if view.n_trials is not None:
         text += f" of {view.n_trials} trials"
     if view.elapsed_s is not None:
