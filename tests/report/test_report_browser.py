@@ -61,7 +61,7 @@ def dump(page: Path, profile: Path, *, width: int) -> tuple[str, list[str]]:
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
-@pytest.mark.parametrize("width", [1400, 520])
+@pytest.mark.parametrize("width", [1400, pytest.param(520, marks=pytest.mark.slow)])
 def test_the_page_draws_its_charts(view: RunView, tmp_path: Path, width: int) -> None:
     view = replace(view, models=view.models[:1])
     page = tmp_path / "report.html"
