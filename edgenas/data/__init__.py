@@ -1,1 +1,39 @@
-"""data."""
+"""Data sets in three splits (train, search, test), held as uint8, and how images are prepared."""
+
+from edgenas.data.devices import device
+from edgenas.data.images import DataSet, Images, class_weights, data_set, imbalance
+from edgenas.data.load import SOURCES, assemble, load_data
+from edgenas.data.sources import Parts, Request, Source
+from edgenas.data.transforms import (
+    POLICIES,
+    RESIZE,
+    Policy,
+    augment,
+    batches,
+    policy_for,
+    prepare,
+    resize,
+)
+
+__all__ = [
+    "POLICIES",
+    "RESIZE",
+    "SOURCES",
+    "DataSet",
+    "Images",
+    "Parts",
+    "Policy",
+    "Request",
+    "Source",
+    "assemble",
+    "augment",
+    "batches",
+    "class_weights",
+    "data_set",
+    "device",
+    "imbalance",
+    "load_data",
+    "policy_for",
+    "prepare",
+    "resize",
+]

@@ -1,0 +1,29 @@
+"""The device that torch computes on, chosen by name."""
+
+from __future__ import annotations
+
+import torch
+
+from edgenas.errors import ResourceError, UsageError
+
+
+def device(name: str = "auto") -> torch.device:
+    """The torch device `name`: `auto` (CUDA where there is one, else CPU), `cpu`, `cuda`, `cuda:1`.
+
+    Raises:
+        UsageError: not one of these.
+        ResourceError: CUDA, or the one with this number, is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (":" in name and not (kind == "cuda" and number.isdecimal())):
+        raise UsageError(f"device {name!r} is unknown; known: auto, cpu, cuda, cuda:0, cuda:1, ...")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(number or 0) >= count:
+            raise ResourceError(
+                f"device {name!r} is not there: torch sees {count} CUDA devices",
+                hint="use the device auto or cpu",
+            )
+    return torch.device(name)
