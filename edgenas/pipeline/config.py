@@ -244,11 +244,11 @@ def write_config(path: Path, config: RunConfig) -> None:
     scalars = {key: values[key] for key in ("name", "seed", "space")}
     lines = [f'schema = "{SCHEMA}"']
     space = scalars.pop("space")
-    lines += [f"{key} = {_toml(value)}" for key, value in scalars.items() if value is not None]
-    lines.append(f"space = {_toml(space)}")
+    lines += [f"{key} = {toml_value(value)}" for key, value in scalars.items() if value is not None]
+    lines.append(f"space = {toml_value(space)}")
     for section in ("data", "supernet", "search", "train", "export"):
         lines += ["", f"[{section}]"]
-        lines += [f"{k} = {_toml(v)}" for k, v in values[section].items() if v is not None]
+        lines += [f"{k} = {toml_value(v)}" for k, v in values[section].items() if v is not None]
     write_atomic(path, "\n".join(lines) + "\n")
 
 
@@ -301,7 +301,7 @@ def _absolute(config: RunConfig, folder: Path) -> RunConfig:
     return config
 
 
-def _toml(value: object) -> str:
+def toml_value(value: object) -> str:
     """`value` as TOML on one line."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -311,7 +311,11 @@ def _toml(value: object) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_toml(str(k))} = {_toml(v)}" for k, v in value.items()) + "}"
+        return (
+            "{"
+            + ", ".join(f"{toml_value(str(k))} = {toml_value(v)}" for k, v in value.items())
+            + "}"
+        )
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
     raise TypeError(f"no TOML for {type(value).__name__}")
