@@ -2,7 +2,8 @@
 
 from edgenas.data.devices import device
 from edgenas.data.images import DataSet, Images, class_weights, data_set, imbalance
-from edgenas.data.load import SOURCES, assemble, load_data
+from edgenas.data.load import SOURCES, assemble, estimate, load_data
+from edgenas.data.memory import Estimate
 from edgenas.data.sources import Parts, Request, Source
 from edgenas.data.transforms import (
     POLICIES,
@@ -20,6 +21,7 @@ __all__ = [
     "RESIZE",
     "SOURCES",
     "DataSet",
+    "Estimate",
     "Images",
     "Parts",
     "Policy",
@@ -31,6 +33,7 @@ __all__ = [
     "class_weights",
     "data_set",
     "device",
+    "estimate",
     "imbalance",
     "load_data",
     "policy_for",

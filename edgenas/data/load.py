@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from edgenas import plugins
 from edgenas.artifacts import derive_seed
+from edgenas.data.arrays import array_estimate, array_source
+from edgenas.data.folder import folder_estimate, folder_source
 from edgenas.data.images import DataSet, Images, data_set
-from edgenas.data.sources import Parts, Request, Source, digits, fashion_mnist
+from edgenas.data.memory import Estimate, pixel_bytes
+from edgenas.data.sources import Parts, Request, Source
 from edgenas.data.splits import cut
 from edgenas.data.transforms import resize
 from edgenas.errors import DataError, UsageError, nearest
 from edgenas.events import Report, silent
 
-SOURCES: dict[str, Source] = {"fashion-mnist": fashion_mnist, "digits": digits}
+SOURCES = {
+    "fashion-mnist": "edgenas.data.sources:fashion_mnist",
+    "digits": "edgenas.data.sources:digits",
+}
 """The data sets that edgenas knows by name; plug-ins add more."""
+_SIZES = {"fashion-mnist": (70_000, 28), "digits": (1_797, 8)}
 
 SEARCH_SHARE = 0.12
 TEST_SHARE = 0.15
@@ -38,9 +48,12 @@ def load_data(
     split (12 % of what was there), stratified by class; which images is decided by `seed` alone.
 
     Args:
-        source: `fashion-mnist`, `digits`, or the name that a plug-in gave.
+        source: `fashion-mnist`, `digits`, the name that a plug-in gave, a folder with one
+            sub-folder a class (or `train` and `test` folders of such), or an `.npz` file. A folder
+            that is called like a known set is written `./digits`.
         seed: of the run; the same one gives the same splits.
-        image_size: height and width in pixels; absent: as the source has them.
+        image_size: height and width in pixels; absent: as the source has them, for a folder or
+            file the largest of 28, 32, 48, 64, 80, 96 that the median image reaches.
         root: the folder that holds the files of a data set known by name.
         download: whether the network may be used where files are missing.
         report: progress and warnings.
@@ -52,9 +65,9 @@ def load_data(
     """
     if image_size is not None and image_size < 8:
         raise UsageError(f"image_size {image_size}: at least 8 pixels are needed")
+    name, find = _resolve(source)
     request = Request(seed, image_size, root, download, report)
-    parts = _resolve(source)(request)
-    return assemble(source, parts, seed=seed, image_size=image_size)
+    return assemble(name, find(request), seed=seed, image_size=image_size)
 
 
 def assemble(name: str, parts: Parts, *, seed: int, image_size: int | None = None) -> DataSet:
@@ -73,10 +86,51 @@ def assemble(name: str, parts: Parts, *, seed: int, image_size: int | None = Non
     return data_set(name, parts.classes, splits, mirror=parts.mirror)
 
 
-def _resolve(source: str) -> Source:
-    if source in SOURCES:
-        return SOURCES[source]
-    raise UsageError(f"data set {source!r} is unknown; {nearest(source, SOURCES)}")
+def estimate(source: str, *, image_size: int | None = None) -> Estimate | None:
+    """What loading `source` takes, without decoding an image; None where only a plug-in knows.
+
+    Raises:
+        DataError: as `load_data`, as far as names, headers and shapes tell.
+    """
+    if source in _SIZES:
+        n, size = _SIZES[source]
+        size = image_size or size
+        memory = 3 * pixel_bytes(n, 1, size)
+        return Estimate(n, 1, size, memory, 31 * 2**20 if n > 10_000 else 0)
+    path = _path(source)
+    if path is None:
+        return None
+    return (array_estimate if _is_array(path) else folder_estimate)(path, image_size)
+
+
+def _resolve(source: str) -> tuple[str, Source]:
+    """The data set's name and what reads it."""
+    path = None if source in SOURCES else _path(source)
+    if path is not None:
+        find = array_source if _is_array(path) else folder_source
+        return path.stem if _is_array(path) else path.resolve().name, partial(find, path)
+    known = plugins.names("datasets", SOURCES)
+    if source not in known:
+        raise DataError(
+            f"data set {source!r}: no known set, folder or .npz file; {nearest(source, known)}",
+            hint=f"known sets: {', '.join(known)}; or the path of a folder or .npz file",
+        )
+    # What a plug-in names is checked by what it returns.
+    return source, cast(Source, plugins.lookup("datasets", source, SOURCES))
+
+
+def _path(source: str) -> Path | None:
+    """The folder or file that `source` means; None for the name of a data set."""
+    path = Path(source).expanduser()
+    if path.is_dir() or _is_array(path):
+        return path
+    if path.is_file():
+        raise DataError(f"{path}: neither a folder of images nor an .npz file")
+    return path if len(path.parts) > 1 else None
+
+
+def _is_array(path: Path) -> bool:
+    return path.suffix.lower() == ".npz" and not path.is_dir()
 
 
 def _share(total: int, share: float, n_classes: int) -> int:
