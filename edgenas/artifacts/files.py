@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import reprlib
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -44,6 +45,10 @@ def io_errors(path: Path, doing: str) -> Iterator[None]:
         raise ResourceError(
             f"cannot {doing} {path}: {error.strerror or error}", hint=hint
         ) from error
+    except ValueError as error:
+        if "null byte" in str(error):  # a path from a file may hold one; the system refuses it
+            raise SpecError(f"cannot {doing} {str(path)!r}: {error}") from error
+        raise
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -68,9 +73,9 @@ def replacing(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(
             prefix=f".{path.name.split('.')[0]}-", suffix="".join(path.suffixes), dir=path.parent
         )
-        os.close(handle)
         temporary = Path(name)
         try:
+            os.close(handle)
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
@@ -103,11 +108,11 @@ def read_json(path: Path, *, schema: str, max_bytes: int = MAX_JSON_BYTES) -> di
     """
     value = parse_json(_read(path, max_bytes), origin=str(path))
     found = value.get("schema") if isinstance(value, dict) else None
-    if not isinstance(value, dict) or found is None:
+    if not isinstance(value, dict) or not isinstance(found, str):
         raise ArtifactError(
             f"{path}: not an edgenas file: it has no schema; {schema!r} is expected"
         )
-    check_schema(str(found), schema, origin=str(path))
+    check_schema(found, schema, origin=str(path))
     return value
 
 
@@ -117,7 +122,8 @@ def check_schema(found: str, expected: str, *, origin: str) -> None:
         return
     kind, _, version = found.partition("/")
     wanted_kind, _, wanted = expected.partition("/")
-    if kind == wanted_kind and version.isdigit() and int(version) > int(wanted):
+    newer = version.isdecimal() and (len(version), version) > (len(wanted), wanted)
+    if kind == wanted_kind and newer:
         raise ArtifactError(
             f"{origin}: schema {found!r} is newer than {expected!r}",
             hint="upgrade: pip install --upgrade edgenas",
@@ -133,7 +139,8 @@ def parse_json(data: bytes, *, origin: str) -> Any:
         for key, value in items:
             if key in result:
                 raise ArtifactError(
-                    f"{origin}: key {key!r} stands twice: {result[key]!r}, {value!r}"
+                    f"{origin}: key {key!r} stands twice: "
+                    f"{reprlib.repr(result[key])}, {reprlib.repr(value)}"
                 )
             result[key] = value
         return result
@@ -147,9 +154,18 @@ def parse_json(data: bytes, *, origin: str) -> Any:
             raise ArtifactError(f"{origin}: {text} is out of range")
         return value
 
+    def integer(text: str) -> int:
+        if len(text) > 100:  # beyond 4300 digits Python itself refuses
+            raise ArtifactError(f"{origin}: {text[:20]}... is out of range")
+        return int(text)
+
     try:
         return json.loads(
-            data, object_pairs_hook=pairs, parse_constant=constant, parse_float=number
+            data.decode(),
+            object_pairs_hook=pairs,
+            parse_constant=constant,
+            parse_float=number,
+            parse_int=integer,
         )
     except json.JSONDecodeError as error:
         raise ArtifactError(
@@ -173,6 +189,10 @@ def read_toml(path: Path, *, max_bytes: int = 2**20) -> dict[str, Any]:
         raise SpecError(f"{path}: {error}") from error
     except UnicodeDecodeError as error:
         raise SpecError(f"{path}: not UTF-8 text at byte {error.start}") from error
+    except RecursionError as error:
+        raise SpecError(f"{path}: nested too deeply") from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise SpecError(f"{path}: {error}") from error
 
 
 def sha256_file(path: Path) -> str:
@@ -198,11 +218,14 @@ def derive_seed(root: int, *parts: str | int) -> int:
 
 
 def write_manifest(folder: Path) -> None:
-    """Writes the SHA-256 of every other file below `folder` into its `manifest.json`."""
+    """Writes the SHA-256 of every other file below `folder` into its `manifest.json`.
+
+    Hidden files are left out: a write that was killed may leave one.
+    """
     files = {
         path.relative_to(folder).as_posix(): sha256_file(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST and not path.name.startswith(".")
+        if path.is_file() and path != folder / MANIFEST and not path.name.startswith(".")
     }
     write_json(folder / MANIFEST, {"schema": MANIFEST_SCHEMA, "files": files})
 
@@ -213,10 +236,12 @@ def check_manifest(folder: Path) -> Mapping[str, str]:
     Raises:
         ArtifactError: a file is missing or differs.
     """
-    files = read_json(folder / MANIFEST, schema=MANIFEST_SCHEMA)["files"]
+    files = read_json(folder / MANIFEST, schema=MANIFEST_SCHEMA).get("files")
+    if not isinstance(files, dict):
+        raise ArtifactError(f"{folder / MANIFEST}: files must be a table of names and digests")
     for name, expected in files.items():
         path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if "\0" in name or not path.resolve().is_relative_to(folder.resolve()):
             raise ArtifactError(f"{folder / MANIFEST}: {name!r} lies outside the folder")
         if not path.is_file():
             raise ArtifactError(f"{path} is missing, but {MANIFEST} lists it")
@@ -226,10 +251,11 @@ def check_manifest(folder: Path) -> Mapping[str, str]:
 
 
 def _read(path: Path, max_bytes: int) -> bytes:
-    with io_errors(path, "read"):
-        if path.stat().st_size > max_bytes:
-            raise ArtifactError(f"{path}: larger than {max_bytes} bytes, refused unread")
-        return path.read_bytes()
+    with io_errors(path, "read"), path.open("rb") as file:
+        data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ArtifactError(f"{path}: larger than {max_bytes} bytes")
+    return data
 
 
 def _umask() -> int:

@@ -50,9 +50,11 @@ def split_line(line: str) -> tuple[str, Mapping[str, str]]:
     """The space's name and the choices of an architecture's line, as text.
 
     Raises:
-        SpecError: where a field is not `name=value` or stands twice.
+        SpecError: where the line is empty, or a field is not `name=value` or stands twice.
     """
-    space, *fields = line.split()
+    space, *fields = line.split() or [""]
+    if not space:
+        raise SpecError("an architecture's line is empty")
     choices: dict[str, str] = {}
     for field in fields:
         name, equals, value = field.partition("=")

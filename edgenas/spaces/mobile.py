@@ -17,7 +17,7 @@ import json
 import math
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from edgenas.errors import SpecError, nearest
@@ -47,15 +47,13 @@ class Stage:
     kinds: tuple[str, ...] = ("inverted",)
 
     def __post_init__(self) -> None:
-        for name in ("widths", "depths", "kernels", "expands"):
-            values = getattr(self, name)
-            if not values or list(values) != sorted(set(values)) or values[0] < 1:
-                raise SpecError(f"stage: {name} {values} must be ascending, positive, not empty")
+        for name, most in (("widths", 4096), ("depths", 32), ("kernels", 31), ("expands", 16)):
+            _check_ascending(f"stage: {name}", getattr(self, name), 1, most)
         if any(k % 2 == 0 for k in self.kernels) or self.stride not in (1, 2):
             raise SpecError(
                 f"stage: kernels {self.kernels} must be odd, stride {self.stride} 1 or 2"
             )
-        if not self.kinds or sorted(set(self.kinds), key=KINDS.index) != list(self.kinds):
+        if not self.kinds or self.kinds != tuple(k for k in KINDS if k in self.kinds):
             raise SpecError(f"stage: kinds {self.kinds} must be some of {KINDS}, in this order")
 
 
@@ -78,12 +76,20 @@ class MobileSpace:
     squeeze_excite: bool = False
 
     def __post_init__(self) -> None:
-        if not self.stages or not self.resolutions:
-            raise SpecError(f"{NAME}: stages and resolutions must not be empty")
-        if list(self.resolutions) != sorted(set(self.resolutions)) or self.resolutions[0] < 8:
-            raise SpecError(f"{NAME}: resolutions {self.resolutions} must be ascending, from 8 up")
+        if not 1 <= len(self.stages) <= 16:
+            raise SpecError(f"{NAME}: {len(self.stages)} stages; 1 to 16 are possible")
+        _check_ascending(f"{NAME}: resolutions", self.resolutions, 8, 2048)
+        if not (1 <= self.stem_width <= 4096 and 1 <= self.head_width <= 8192):
+            raise SpecError(
+                f"{NAME}: stem_width {self.stem_width} must lie in 1 to 4096, "
+                f"head_width {self.head_width} in 1 to 8192"
+            )
+        if self.stem_stride not in (1, 2):
+            raise SpecError(f"{NAME}: stem_stride {self.stem_stride} must be 1 or 2")
         if self.activation not in ACTIVATIONS:
-            raise SpecError(f"{NAME}: activation: {nearest(self.activation, ACTIVATIONS)}")
+            raise SpecError(
+                f"{NAME}: activation {self.activation!r}; {nearest(self.activation, ACTIVATIONS)}"
+            )
         if self.in_channels < 1 or self.n_classes < 2:
             raise SpecError(
                 f"{NAME}: {self.in_channels} channels, {self.n_classes} classes: "
@@ -139,7 +145,7 @@ class MobileSpace:
                 continue
             if value is None:
                 raise SpecError(f"{NAME}: choice {name!r} is missing; one of {allowed}")
-            if value not in allowed:
+            if value not in allowed or type(value) is not type(allowed[0]):  # True == 1 == 1.0
                 raise SpecError(f"{NAME}: {name}={value!r} is not one of {allowed}")
             choices.append((name, value))
         return Architecture(NAME, tuple(choices))
@@ -152,7 +158,7 @@ class MobileSpace:
         genes = self.genes
         params: dict[str, Choice] = {}
         for name, text in texts.items():
-            value = read_choice(name, text, genes.get(name, ()))
+            value = read_choice(text, genes.get(name, ()))
             if value is None:
                 raise SpecError(f"architecture {line!r}: {name}={text} is no choice of this space")
             params[name] = value
@@ -180,7 +186,13 @@ class MobileSpace:
         return int(arch.params.get("r", self.resolutions[0]))
 
     def lower(self, arch: Architecture) -> Lowering:
-        """Stem, blocks, head; unit names are `stem`, `s<i>.<j>`, `head`."""
+        """Stem, blocks, head; unit names are `stem`, `s<i>.<j>`, `head`.
+
+        Raises:
+            SpecError: where `arch` is none of this space's own architectures.
+        """
+        if arch.space != NAME or self.architecture(arch.params) != arch:
+            raise SpecError(f"{str(arch)!r} is no architecture of this {NAME} space")
         values = {name: v for name, v, _ in self._active(arch.params)}
         in_chw = self.in_chw(arch)
         stem = self._stem(in_chw[1])
@@ -303,10 +315,11 @@ def default_space(
 
     `variant` "int8" has ReLU6 and no squeeze-excite; "full" has hard-swish and squeeze-excite.
     """
-    if image_size <= 40:
+    if image_size < MEDIUM.resolutions[0]:
         space = SMALL
     elif image_size <= 112:
-        space = replace(MEDIUM, resolutions=tuple(r for r in (48, 64, 80, 96) if r <= image_size))
+        fitting = tuple(r for r in MEDIUM.resolutions if r <= image_size)
+        space = replace(MEDIUM, resolutions=fitting)
     else:
         space = LARGE
     space = replace(space, in_channels=in_channels, n_classes=n_classes)
@@ -315,40 +328,91 @@ def default_space(
     return space
 
 
-def from_table(table: Mapping[str, Any], *, in_channels: int, n_classes: int) -> MobileSpace:
-    """The space that a run file's `[space]` table describes; `to_table` writes such a one.
+def space_for(
+    table: Mapping[str, Any], *, image_size: int, in_channels: int, n_classes: int
+) -> MobileSpace:
+    """The default space for these images, with the settings of `table` in place of its own.
 
     Raises:
-        SpecError: for unknown, missing or ill-typed keys, with the nearest known one.
+        SpecError: see `from_table`.
     """
-    known = {f.name for f in fields(MobileSpace)}
-    stage_keys = {f.name for f in fields(Stage)}
-    values: dict[str, Any] = {"in_channels": in_channels, "n_classes": n_classes}
-    for key, value in table.items():
-        if key == "family":
+    default = default_space(image_size=image_size, in_channels=in_channels, n_classes=n_classes)
+    settings = {**default.to_table(), **table}
+    return from_table(settings, in_channels=in_channels, n_classes=n_classes)
+
+
+def from_table(table: Mapping[str, Any], *, in_channels: int, n_classes: int) -> MobileSpace:
+    """The space that a whole `[space]` table describes; `to_table` writes such a one.
+
+    Raises:
+        SpecError: for unknown, missing or ill-typed keys, all at once, with the nearest known one;
+            for values out of range; where the data has other channels or classes.
+    """
+    data = {"in_channels": in_channels, "n_classes": n_classes}
+    settings = {key: value for key, value in table.items() if key != "family"}
+    values, problems = _read_fields("space", {**data, **settings}, MobileSpace)
+    problems += [
+        f"space.{key} is {values[key]}, but the data has {found}"
+        for key, found in data.items()
+        if values.get(key, found) != found
+    ]
+    stages: list[Stage] = []
+    for i, stage in enumerate(values.get("stages", ()), 1):
+        where = f"space.stages[{i}]"
+        parts, wrong = _read_fields(where, stage, Stage)
+        problems += wrong
+        if not wrong:
+            try:
+                stages.append(Stage(**parts))
+            except SpecError as error:
+                problems.append(f"{where}: {error}")
+    if problems:
+        raise SpecError("; ".join(problems))
+    return MobileSpace(**{**values, "stages": tuple(stages)})
+
+
+_TYPES: Mapping[str, tuple[type, str]] = {  # by annotation
+    "int": (int, "an integer"),
+    "str": (str, "text"),
+    "bool": (bool, "true or false"),
+    "tuple[int, ...]": (int, "a list of integers"),
+    "tuple[str, ...]": (str, "a list of texts"),
+    "tuple[Stage, ...]": (dict, "a list of tables"),
+}
+
+
+def _read_fields(
+    where: str, table: Mapping[str, Any], owner: type[MobileSpace | Stage]
+) -> tuple[dict[str, Any], list[str]]:
+    """The fields of `owner` that `table` sets, lists as tuples, and what is wrong with the rest."""
+    known = {field.name: field for field in fields(owner)}
+    values: dict[str, Any] = {}
+    problems = [
+        f"{where}.{name} is missing"
+        for name, field in known.items()
+        if field.default is MISSING and name not in table
+    ]
+    for name, value in table.items():
+        if name not in known:
+            problems.append(f"{where}.{name}: unknown key; {nearest(str(name), known)}")
             continue
-        if key not in known:
-            raise SpecError(f"space.{key}: unknown key; {nearest(key, known)}")
-        if key in ("in_channels", "n_classes") and value != values[key]:
-            raise SpecError(f"space.{key} is {value}, but the data has {values[key]}")
-        values[key] = _frozen(value)
-    try:
-        stages = []
-        for i, stage in enumerate(table["stages"], 1):
-            if unknown := sorted(set(stage) - stage_keys):
-                hint = nearest(unknown[0], stage_keys)
-                raise SpecError(f"space.stages[{i}].{unknown[0]}: unknown key; {hint}")
-            stages.append(Stage(**{key: _frozen(value) for key, value in stage.items()}))
-        values["stages"] = tuple(stages)
-        return MobileSpace(**values)
-    except SpecError:
-        raise
-    except (TypeError, KeyError, ValueError) as error:
-        raise SpecError(f"space: {error}") from error
+        annotation = str(known[name].type)
+        wanted, words = _TYPES[annotation]
+        many = annotation.startswith("tuple")
+        items = value if many and isinstance(value, list | tuple) else [value]
+        # exact types: True is no width, although it is an int
+        if many is isinstance(value, list | tuple) and all(type(i) is wanted for i in items):
+            values[name] = tuple(items) if many else value
+        else:
+            problems.append(f"{where}.{name}: {value!r} is not {words}")
+    return values, problems
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _check_ascending(what: str, values: tuple[int, ...], least: int, most: int) -> None:
+    if not values or list(values) != sorted(set(values)) or not least <= values[0] <= values[-1]:
+        raise SpecError(f"{what} {values} must be ascending, from {least} up, not empty")
+    if values[-1] > most:
+        raise SpecError(f"{what} {values} must not exceed {most}")
 
 
 _BOTH = KINDS

@@ -8,6 +8,7 @@ A *primitive* is an operator as the runtimes fuse it (convolution + normalisatio
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,6 +19,8 @@ KEY_VERSION = 1
 """Version of the grammar of `OpSpec.key`; a table names the one that it was written with."""
 
 ACTIVATIONS = ("none", "relu", "relu6", "hswish", "hsigmoid")
+
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 Shape = tuple[int, int, int]
 """Channels, height, width of one image's tensor."""
@@ -53,7 +56,8 @@ class OpSpec:
     True
 
     Raises:
-        SpecError: for an unknown kind, a missing, unknown or negative integer.
+        SpecError: for an unknown kind, a missing, unknown or negative integer, shapes that a
+            group or a skip does not fit.
     """
 
     kind: str
@@ -74,13 +78,14 @@ class OpSpec:
     def parse(cls, key: str) -> OpSpec:
         """The operator that `key` names; the inverse of `OpSpec.key`."""
         kind, *fields = key.split(" ")
+        known = _kind(kind).integers
         act = "none"
         values: dict[str, int] = {}
         for field in fields:
-            name, equals, value = field.partition("=")
+            name, _, value = field.partition("=")
             if name == "act":
                 act = value
-            elif equals and value.isascii() and value.isdigit() and name not in values:
+            elif name in known and _NUMBER.fullmatch(value) and name not in values:
                 values[name] = int(value)
             else:
                 raise SpecError(f"operator key {key!r}: cannot read {field!r}")
@@ -100,6 +105,11 @@ class OpSpec:
         v = self.integers
         if "g" in v and (v["cin"] % v["g"] or v["cout"] % v["g"]):
             raise SpecError(f"operator {self.kind!r}: groups {v['g']} do not divide the channels")
+        if v.get("skip", 0) > int(self.in_chw == self.out_chw):
+            raise SpecError(
+                f"operator {self.kind!r}: skip {v['skip']} of {self.in_chw} to {self.out_chw}; "
+                "a skip (1) needs equal shapes"
+            )
 
     def __getitem__(self, name: str) -> int:
         return self.integers[name]
@@ -331,8 +341,6 @@ def _finish(op: OpSpec, nodes: list[Node]) -> tuple[Node, ...]:
         nodes.append(Node(excite, (len(nodes) - 1,), "squeeze_excite"))
     nodes.append(Node(conv(hidden, v["cout"], h, w, 1), (len(nodes) - 1,), "project"))
     if v["skip"]:
-        if (v["cin"], v["h"], v["w"]) != (v["cout"], h, w):
-            raise SpecError(f"{op.key}: a skip needs equal input and output shapes")
         nodes.append(Node(OpSpec.of("add", c=v["cout"], h=h, w=w), (-1, len(nodes) - 1), "add"))
     return tuple(nodes)
 

@@ -62,9 +62,9 @@ class SearchSpace(Protocol):
         """Shape of the input image."""
 
     def to_table(self) -> dict[str, object]:
-        """The setting as the table that a run file may hold; `space_from_table` reads it back."""
+        """The setting as a run file's table; `registry.space_from` reads it back."""
 
 
-def read_choice(name: str, text: str, allowed: Sequence[Choice]) -> Choice | None:
+def read_choice(text: str, allowed: Sequence[Choice]) -> Choice | None:
     """The allowed value that `text` spells, or None."""
     return next((value for value in allowed if str(value) == text), None)
