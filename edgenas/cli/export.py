@@ -45,5 +45,5 @@ def export(
             report=out.report,
         )
         out.result(result.document, exports_text(result))
-    if result.failures:
-        raise typer.Exit(5)
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)

@@ -28,5 +28,5 @@ def quickstart(
     with output(json=json, quiet=quiet, resume="edgenas quickstart") as out:
         result = pipeline.run_quickstart(runs, fresh=fresh, report=out.report)
         out.result(result.document, run_text(result))
-    if result.failures:
-        raise typer.Exit(5)
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)

@@ -50,5 +50,5 @@ def search(
             run.config, run.folder, resume=resume, fresh=fresh, report=out.report
         )
         out.result(result.document, run_text(result))
-    if result.failures:
-        raise typer.Exit(5)
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)

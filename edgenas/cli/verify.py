@@ -29,5 +29,5 @@ def verify(
     with output(json=json, quiet=quiet) as out:
         result = pipeline.verify(path, report=out.report)
         out.result(result.document, exports_text(result))
-    if result.failures:
-        raise typer.Exit(5)
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)

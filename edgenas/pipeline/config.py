@@ -16,8 +16,10 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from edgenas import plugins
 from edgenas.artifacts import read_toml, write_atomic
 from edgenas.errors import SpecError, UsageError, nearest
+from edgenas.spaces.registry import FAMILIES
 
 SCHEMA = "edgenas.run/1"
 
@@ -39,6 +41,8 @@ class DataConfig:
     """A known set (`fashion-mnist`, `digits`), a folder with one sub-folder a class, or `.npz`."""
     image_size: int | None = None
     """Height and width in pixels that images of differing size are brought to; default: theirs."""
+    download: bool = False
+    """Whether a known set may be fetched from the network where its files are missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +77,38 @@ class SearchConfig:
 
 @dataclass(frozen=True, slots=True)
 class TrainConfig:
-    """How a supernet is trained, where one is."""
+    """How a supernet is trained, where one is: the settings of `supernet.Recipe`, and where."""
 
     epochs: int = 24
     """Passes over the training split."""
-    batch_size: int = 128
-    """Images a step."""
-    learning_rate: float = 0.25
-    """Peak of the schedule."""
-    random_networks: int = 2
-    """Random networks a step beside the largest and the smallest."""
-    device: str = "auto"
-    """`auto` (CUDA where there is one), `cpu` or `cuda`."""
+    batch: int = 128
+    """Images a step, over all processes."""
+    peak_lr: float = 0.1
+    """Largest learning rate."""
+    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    """How the learning rate rises and falls."""
+    warmup: float = 0.15
+    """Share of the steps before the peak of `one-cycle`."""
+    momentum: float = 0.9
+    """Of stochastic gradient descent."""
+    weight_decay: float = 2e-4
+    """Of convolutions and the classifier."""
+    label_smoothing: float = 0.05
+    """Of the labels that the largest network sees."""
+    n_random: int = 2
+    """Random networks a step, beside the largest and the smallest."""
+    augmentation: str = "light"
+    """`none`, `light` or `strong`."""
+    mirror: bool | None = None
+    """Whether images may be flipped left to right; default: what the data set says of itself."""
+    balance: bool | None = None
+    """Whether rare classes weigh more; default: where a class has 1.5 times another's images."""
+    accumulate: int = 1
+    """Parts that a batch is cut into, to save memory."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; `auto` is CUDA where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +121,6 @@ class ExportConfig:
     """Networks: the most accurate, the knee, the fastest, then spread over the front."""
     max_top1_drop: float = 0.01
     """Largest loss of top-1 of a file against the network in torch, on the test split."""
-    min_agreement: float = 0.999
-    """Least share of test images on which a float file names torch's class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +154,7 @@ class _Strict(BaseModel):
 class _Data(_Strict):
     source: str = Field(min_length=1)
     image_size: int | None = Field(None, ge=8, le=1024)
+    download: bool = False
 
 
 class _Supernet(_Strict):
@@ -159,9 +182,19 @@ class _Search(_Strict):
 
 class _Train(_Strict):
     epochs: int = Field(24, ge=1)
-    batch_size: int = Field(128, ge=2)
-    learning_rate: float = Field(0.25, gt=0)
-    random_networks: int = Field(2, ge=0)
+    batch: int = Field(128, ge=2)
+    peak_lr: float = Field(0.1, gt=0)
+    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    warmup: float = Field(0.15, ge=0, lt=1)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(2e-4, ge=0, lt=1)
+    label_smoothing: float = Field(0.05, ge=0, lt=1)
+    n_random: int = Field(2, ge=0)
+    augmentation: str = "light"
+    mirror: bool | None = None
+    balance: bool | None = None
+    accumulate: int = Field(1, ge=1)
+    checkpoint_every: int = Field(100, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -169,7 +202,6 @@ class _Export(_Strict):
     formats: list[Format] = Field(default=list(FORMATS), min_length=1)
     top: int = Field(3, ge=1)
     max_top1_drop: float = Field(0.01, ge=0, le=1)
-    min_agreement: float = Field(0.999, ge=0, le=1)
 
 
 class _Run(_Strict):
@@ -186,9 +218,9 @@ class _Run(_Strict):
     @field_validator("space")
     @classmethod
     def _family(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
-        family = value if isinstance(value, str) else value.get("family", "mobile/1")
-        if family != "mobile/1":
-            raise ValueError(f"unknown space {family!r}; {nearest(str(family), ['mobile/1'])}")
+        family = value if isinstance(value, str) else value.get("family")
+        if family not in (known := plugins.names("spaces", FAMILIES)):
+            raise ValueError(f"unknown space {family!r}; {nearest(str(family), known)}")
         return value
 
 

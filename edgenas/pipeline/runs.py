@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,14 @@ class Outcome:
     """What a stage that makes files hands back.
 
     `document` is what `--json` prints; `failures` says in words which gates were missed (exit code
-    5), `notes` what the user should know.
+    5) or which formats could not be written (8), `notes` what the user should know.
     """
 
     folder: Path
     document: Mapping[str, Any]
     failures: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    exit_code: int = 0
 
 
 def open_run(
