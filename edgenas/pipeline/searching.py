@@ -123,7 +123,7 @@ def search(
         _write_trials(folder / "trials.json", candidates, found, front)
         chosen = choose(front, config.export.top)
         exported = export_candidates(run, chosen, report=report)
-        rows = measure_exports(run, exported.rows, report=report)
+        exported = measure_exports(run, exported, report=report)
         document = {
             "schema": RESULT_SCHEMA,
             "run": str(folder),
@@ -134,7 +134,7 @@ def search(
             "hypervolume": found.hypervolume,
             "reference": dict(found.reference),
             "front": [c.to_table() for c in front.candidates],
-            "exports": rows,
+            "exports": exported.rows(folder),
             "failures": list(exported.failures),
         }
         write_json(folder / "result.json", document)
