@@ -1,0 +1,179 @@
+"""One builder from a lowering to a plain network.
+
+The same function builds the networks that are extracted from a supernet, those that are trained
+alone, and the one-unit networks that are timed on devices.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from edgenas.errors import ExportError
+from edgenas.spaces import Lowering, Node, OpSpec
+
+
+class Network(nn.Module):
+    """The network that `lowering` describes: (n, c, h, w) images in, (n, classes) logits out.
+
+    A lowering whose last unit is no classifier gives that unit's (n, c, h, w) output. `norm` puts a
+    BatchNorm behind every convolution; without it convolutions have a bias.
+    """
+
+    def __init__(self, lowering: Lowering, *, norm: bool = True) -> None:
+        super().__init__()
+        self.lowering = lowering
+        self.norm = norm
+        self.units = nn.ModuleList(_Unit(op, norm=norm) for op in lowering)
+
+    def forward(self, *images: Tensor) -> Tensor:
+        """The last unit's output; only a one-unit network may take several `images`."""
+        outputs: list[Tensor] = []
+        for unit, node in zip(self.units, self.lowering.nodes, strict=True):
+            outputs.append(unit(*_gather(node, outputs, images)))
+        return outputs[-1]
+
+
+def build(lowering: Lowering, *, norm: bool = True) -> Network:
+    """A network with torch's default initial weights; see `Network`."""
+    return Network(lowering, norm=norm)
+
+
+def fold(network: Network) -> Network:
+    """A copy in evaluation mode, BatchNorm folded into the convolutions; the same function."""
+    folded = copy.deepcopy(network).eval()
+    if not folded.norm:
+        return folded
+    for module in folded.modules():
+        if isinstance(module, _Conv):
+            assert isinstance(module.norm, nn.BatchNorm2d)  # noqa: S101  # norm is set: narrows the type
+            module.conv = fuse_conv_bn_eval(module.conv, module.norm)
+            module.norm = nn.Identity()
+    folded.norm = False
+    return folded
+
+
+def random_network(lowering: Lowering, *, seed: int) -> Network:
+    """A folded network with random weights that keep activations near unit variance."""
+    generator = torch.Generator().manual_seed(seed)
+    network = Network(lowering, norm=False).eval()
+    with torch.no_grad():
+        for name, parameter in sorted(network.named_parameters()):
+            if name.endswith("bias"):
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+            else:
+                fan_in = parameter[0].numel()
+                draw = torch.randn(parameter.shape, generator=generator)
+                parameter.copy_(draw * (2 / fan_in) ** 0.5)
+    return network
+
+
+def unit_network(op: OpSpec, *, seed: int) -> Network:
+    """A network of this one unit with random weights, for timing; takes `op.n_inputs` images."""
+    return random_network(Lowering(op.in_chw, (Node(op, (-1,) * op.n_inputs),)), seed=seed)
+
+
+def _gather(node: Node, outputs: list[Tensor], images: tuple[Tensor, ...]) -> list[Tensor]:
+    if len(images) > 1:
+        return list(images)
+    return [images[0] if j < 0 else outputs[j] for j in node.inputs]
+
+
+class _Unit(nn.ModuleList):
+    """The primitives of one unit."""
+
+    def __init__(self, op: OpSpec, *, norm: bool) -> None:
+        self.nodes = op.primitives()
+        self.is_block = op.is_block
+        super().__init__(_primitive(node.op, norm=norm) for node in self.nodes)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        if not self.is_block:
+            output: Tensor = self[0](*inputs)
+            return output
+        outputs: list[Tensor] = []
+        for module, node in zip(self, self.nodes, strict=True):
+            outputs.append(module(*_gather(node, outputs, inputs)))
+        return outputs[-1]
+
+
+class _Conv(nn.Module):
+    """Convolution, normalisation or bias, activation."""
+
+    def __init__(self, op: OpSpec, *, norm: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(
+            op["cin"],
+            op["cout"],
+            op["k"],
+            op["s"],
+            padding=op["k"] // 2,
+            groups=op["g"],
+            bias=not norm,
+        )
+        self.norm: nn.Module = nn.BatchNorm2d(op["cout"]) if norm else nn.Identity()
+        self.act = activation(op.act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.act(self.norm(self.conv(x)))
+        return y
+
+
+class _SqueezeExcite(nn.Module):
+    """Channel attention (arXiv:1709.01507) with the hard sigmoid of MobileNetV3."""
+
+    def __init__(self, op: OpSpec) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(op["c"], op["r"], 1)
+        self.expand = nn.Conv2d(op["r"], op["c"], 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        squeezed = nn.functional.relu(self.reduce(x.mean((2, 3), keepdim=True)))
+        gate: Tensor = nn.functional.hardsigmoid(self.expand(squeezed))
+        return x * gate
+
+
+class _Add(nn.Module):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
+
+
+class _Pool(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3), keepdim=True)  # keepdim: no TRANSPOSE in TFLite
+
+
+class _Linear(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
+        return super().forward(input.flatten(1))
+
+
+def activation(name: str) -> nn.Module:
+    """The module of one of `spaces.ops.ACTIVATIONS`."""
+    modules: dict[str, type[nn.Module]] = {
+        "none": nn.Identity,
+        "relu": nn.ReLU,
+        "relu6": nn.ReLU6,
+        "hswish": nn.Hardswish,
+        "hsigmoid": nn.Hardsigmoid,
+    }
+    return modules[name]()
+
+
+def _primitive(op: OpSpec, *, norm: bool) -> nn.Module:
+    match op.kind:
+        case "conv":
+            return _Conv(op, norm=norm)
+        case "add":
+            return _Add()
+        case "squeeze_excite":
+            return _SqueezeExcite(op)
+        case "pool":
+            return _Pool()
+        case "linear":
+            return _Linear(op["cin"], op["cout"])
+        case kind:
+            raise ExportError(f"no module for operator kind {kind!r}")
