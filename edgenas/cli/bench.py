@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgenas.cli.console import Json, Quiet, output, positive
+from edgenas.cli.console import Json, Quiet, output
 from edgenas.cli.results import columns, percent
 
 app = typer.Typer(help="The project's own benchmarks: predictor error, search efficiency.")
@@ -71,9 +71,6 @@ def search(
     strategies: Annotated[
         str, typer.Option(help="Strategies to compare, with commas.")
     ] = "nsga2,random",
-    minutes: Annotated[
-        float | None, typer.Option(parser=positive, metavar="M", help="Stop after so long.")
-    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -93,12 +90,21 @@ def search(
             budget=budget,
             seeds=seeds,
             strategies=tuple(filter(None, strategies.split(","))),
-            minutes=minutes,
             report=out.report,
         )
         rows = [
-            (s["strategy"], *(f"{v:.5g}" for v in s["hypervolume"]), f"{s['mean']:.5g}")
-            for s in facts["strategies"]
+            (
+                row["strategy"],
+                str(row["budget"]),
+                f"{row['mean']:.4f}",
+                f"{row['sd']:.4f}",
+                f"{row['low']:.4f}",
+                f"{row['high']:.4f}",
+                str(row["n"]),
+                "" if row["beats_random"] is None else f"{row['beats_random']} of {row['n']}",
+            )
+            for row in facts["summary"]
         ]
-        heads = ("strategy", *(f"seed {i}" for i in range(seeds)), "mean")
-        out.result({"schema": "edgenas.bench-search/1", **facts}, columns(heads, rows))
+        heads = ("strategy", "trials", "mean", "sd", "least", "most", "seeds", "beats random")
+        title = f"{facts['problem']}: hypervolume, 1 = {facts['relative_to']}"
+        out.result(facts, f"{title}\n{columns(heads, rows)}")

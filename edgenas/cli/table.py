@@ -45,7 +45,7 @@ def validate(
 
 @app.command()
 def diff(first: Table, second: Table, json: Json = False) -> None:
-    """Units that two tables share, with the ratio of their latencies, and those that only one has."""
+    """Units that two tables share, with the ratios of their latencies; how many they do not."""
     from edgenas import pipeline
 
     with output(json=json) as out:

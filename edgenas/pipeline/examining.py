@@ -85,7 +85,7 @@ def _devices() -> list[Check]:
 
 
 def _machine(folder: Path) -> list[Check]:
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     memory = psutil.virtual_memory()
     free = shutil.disk_usage(folder).free

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgenas.artifacts import derive_seed, write_atomic, write_json, write_manifest
 from edgenas.errors import ArtifactError, DeviceError, SpecError, UsageError, nearest
 from edgenas.events import Event, Report, silent
-from edgenas.pareto import Candidate, Metric, ParetoFront
+from edgenas.pareto import Candidate, ParetoFront
 from edgenas.pipeline.config import FORMATS, RunConfig
 from edgenas.pipeline.runs import Outcome, find_run, locked
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from edgenas.data import DataSet, Images
-    from edgenas.export import Certificate, ExportedModel, ExportRequest
+    from edgenas.export.certificate import Certificate, ExportedModel
+    from edgenas.export.certified import ExportRequest
     from edgenas.networks import Network
     from edgenas.pipeline.searching import Opened
     from edgenas.spaces import Architecture
@@ -105,7 +106,10 @@ def verify(path: Path, *, report: Report = silent) -> Outcome:
         ArtifactError: a file is missing, or was changed since it was verified.
     """
     from edgenas.artifacts import check_manifest
-    from edgenas.export import recheck, torch_logits, verify_again, worst
+    from edgenas.export.certificate import recheck
+    from edgenas.export.certified import verify_again
+    from edgenas.export.models import torch_logits
+    from edgenas.export.verify import worst
     from edgenas.pipeline.searching import open_stages
 
     folders, only = _certified_folders(path)
@@ -164,7 +168,7 @@ def export_candidates(
     Beside the models lie `labels.txt` and `latency.json`. A gate that is missed does not raise: it
     is among the failures.
     """
-    from edgenas.export import export_networks
+    from edgenas.export.certified import export_networks
 
     wanted = tuple(formats or run.config.export.formats)
     folders = {c.architecture: run.folder / "models" / c.architecture.digest for _, c in chosen}
@@ -200,8 +204,7 @@ def measure_exports(run: Opened, exported: Exported, *, report: Report = silent)
     All files of one device are timed in one interleaved session. A machine that cannot be timed
     leaves them unmeasured, with a word in the progress; it fails nothing.
     """
-    from edgenas.export import Latency, write_certificate
-    from edgenas.export.certificate import REJECTED
+    from edgenas.export.certificate import REJECTED, Latency, write_certificate
     from edgenas.profiling.session import QUICK, measure
 
     certificates = dict(exported.certificates)
@@ -304,7 +307,8 @@ def _request(run: Opened, candidate: Candidate, folder: Path, why: str) -> Expor
     import torch
 
     from edgenas.data import RESIZE
-    from edgenas.export import ExportRequest, InputContract
+    from edgenas.export.certified import ExportRequest
+    from edgenas.export.contract import InputContract
 
     arch = candidate.architecture
     resolution = _resolution(run, arch)
@@ -337,7 +341,7 @@ def _resolution(run: Opened, arch: Architecture) -> int:
 
 def _valid(run: Opened, folder: Path, formats: Sequence[str]) -> Certificate | None:
     """The certificate in `folder`, if its files are whole, of these parents, in these formats."""
-    from edgenas.export import recheck
+    from edgenas.export.certificate import recheck
 
     try:
         certificate = recheck(folder)

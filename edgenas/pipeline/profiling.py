@@ -195,7 +195,7 @@ def bench_latency(
     from edgenas.latency import table_for
 
     named = [load_device(d) for d in devices] or devices_named("local")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for device in named:
         table = table_for(device)
         report(Event("bench", len(rows), len(named), device.name))

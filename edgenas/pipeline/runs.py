@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgenas.artifacts import io_errors, read_json, write_json
+from edgenas.artifacts import io_errors, read_json, write_json, write_manifest
+from edgenas.artifacts.files import MANIFEST
 from edgenas.errors import ResourceError, SpecError, UsageError, nearest
 from edgenas.pipeline.config import RunConfig, read_config, run_name
 
@@ -153,3 +154,18 @@ def read_result(folder: Path) -> dict[str, Any]:
             hint=f"edgenas search {folder / 'run.toml'} --resume",
         )
     return read_json(path, schema=RESULT_SCHEMA)
+
+
+def report(folder: Path) -> tuple[Path, ...]:
+    """Writes the report of the run in `folder` again, from its files alone, and its manifest.
+
+    Raises:
+        SpecError: the search has not finished.
+    """
+    from edgenas.report import write_report
+
+    with locked(folder):
+        files = write_report(folder)
+        if (folder / MANIFEST).is_file():
+            write_manifest(folder)
+    return files

@@ -136,6 +136,7 @@ def search(
             "front": [c.to_table() for c in front.candidates],
             "exports": exported.rows(folder),
             "failures": list(exported.failures),
+            "exit_code": exported.exit_code,
         }
         write_json(folder / "result.json", document)
         write_json(folder / "provenance.json", _provenance(run))

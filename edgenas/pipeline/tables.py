@@ -114,9 +114,7 @@ def calibrate_here(
     networks: dict[str, tuple[Lowering, Path]] = {}
     if n_networks is None and not missing_units(space.units(), table):
         networks = shipped_networks(device.format)
-        networks = {
-            n: pair for n, pair in networks.items() if not missing_units(pair[0], table)
-        }
+        networks = {n: pair for n, pair in networks.items() if not missing_units(pair[0], table)}
     if len(networks) < 3:
         chosen = calibration_networks(space, n_networks or CALIBRATION_NETWORKS, seed=run.seed)
         lowerings = {arch.digest: space.lower(arch) for arch in chosen}
@@ -129,7 +127,7 @@ def calibrate_here(
 
 def shipped_networks(format: str) -> dict[str, tuple[Lowering, Path]]:  # noqa: A002
     """The converted networks that ship for calibration in `format`, by name; may be none."""
-    from edgenas.export import read_lowering
+    from edgenas.export.jobs import read_lowering
     from edgenas.pipeline.shipped import FOLDER
 
     index = FOLDER / "calibration" / "networks.json"
@@ -148,7 +146,7 @@ def converter_for(
     device: DeviceProfile, *, folder: Path | None = None, report: Report = silent
 ) -> Converter:
     """What makes model files for `device`, cached in the user's cache folder."""
-    from edgenas.export import convert_networks, convert_units
+    from edgenas.export.jobs import convert_networks, convert_units
     from edgenas.profiling.build import Converter
 
     cache = folder or cache_folder() / "models"

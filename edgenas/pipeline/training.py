@@ -129,9 +129,7 @@ def train_supernet(
     if not _leads():
         return path
     with torch.no_grad():
-        save_supernet(
-            path, supernet, data=data_facts(data), recipe=asdict(recipe), log=tuple(log)
-        )
+        save_supernet(path, supernet, data=data_facts(data), recipe=asdict(recipe), log=tuple(log))
     for stale in [*path.parent.glob("step-*.safetensors"), *path.parent.glob("checkpoint*.json")]:
         stale.unlink()  # the finished supernet takes their place
     write_json(
@@ -206,7 +204,9 @@ def _check_finished(path: Path, space: str, data: DataSet, recipe: Recipe) -> No
     loose = {"accumulate": 1, "checkpoint_every": 1}
     then = {**dict(info.recipe), **loose}
     now: Mapping[str, Any] = {**asdict(recipe), **loose}
-    changed = [f"train.{k} was {then.get(k)!r}, is {v!r}" for k, v in now.items() if then.get(k) != v]
+    changed = [
+        f"train.{k} was {then.get(k)!r}, is {v!r}" for k, v in now.items() if then.get(k) != v
+    ]
     changed += ["the space changed"] * (supernet.space.digest != space)
     changed += ["the data changed"] * (info.data.get("digest") != data.digest)
     if changed:
@@ -227,7 +227,7 @@ def _estimate(
     import shutil
     import time
 
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     from edgenas.supernet import Supernet
     from edgenas.supernet import train as run_training
