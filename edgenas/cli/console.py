@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from edgenas.artifacts import to_json
-from edgenas.errors import nearest
+from edgenas.errors import Interrupted, nearest
 from edgenas.events import Event, Report, silent
 
 PLAIN_EVERY_S = 5.0
@@ -81,12 +81,13 @@ def output(*, json: bool = False, quiet: bool = False, resume: str = "") -> Iter
     real = os.dup(1)
     try:
         os.dup2(2, 1)
-        with _progress(quiet=quiet) as report:
+        with contextlib.redirect_stdout(sys.stderr), _progress(quiet=quiet) as report:
             yield Output(json, report, real)
-    except KeyboardInterrupt:
-        if resume:
-            print(f"stopped; nothing finished is lost. To go on: {resume}", file=sys.stderr)
-        raise
+    except (KeyboardInterrupt, Interrupted) as stop:
+        told = str(stop) or "stopped; nothing finished is lost"
+        with contextlib.suppress(OSError):
+            print(f"{told}\nto go on: {resume}" if resume else told, file=sys.stderr)
+        raise typer.Exit(130) from None
     finally:
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
@@ -106,7 +107,7 @@ def _progress(*, quiet: bool) -> Iterator[Report]:
 
 
 class PlainProgress:
-    """Progress as plain lines: each stage's start, its end, and one every few seconds."""
+    """Progress as plain lines: a stage's start and end, messages, a step every few seconds."""
 
     def __init__(self, *, every_s: float = PLAIN_EVERY_S) -> None:
         self._every_s = every_s
@@ -116,7 +117,9 @@ class PlainProgress:
         """Prints `event` where it is due."""
         now = time.monotonic()
         ends = event.total > 0 and event.done >= event.total
-        if event.stage in self._last and not ends and now - self._last[event.stage] < self._every_s:
+        steps = event.total > 0 or event.done > 0
+        since = now - self._last.get(event.stage, -math.inf)
+        if steps and not ends and since < self._every_s:
             return
         self._last[event.stage] = now
         parts = [event.stage]

@@ -57,10 +57,10 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[
+    _version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
-    debug: Annotated[
+    _debug: Annotated[
         bool, typer.Option("--debug", help="Log every step, and show tracebacks.")
     ] = False,
 ) -> None:
@@ -100,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
             return 128 + received[0] if code == 130 and received else code
+        except KeyboardInterrupt:  # outside of a command's own handling
+            return 128 + (received[0] if received else signal.SIGINT)
         except EdgenasError as error:
             return _fail(str(error), error.hint, error.exit_code, debug=debug)
         except BrokenPipeError:

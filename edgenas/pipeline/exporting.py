@@ -78,7 +78,7 @@ def export(
         if name not in FORMATS:
             raise UsageError(f"unknown format {name!r}; {nearest(name, FORMATS)}")
     with locked(folder):
-        run = open_stages(config, folder, resume=True, report=report)
+        run = open_stages(config, folder, resume=True, may_train=False, report=report)
         arch = find_architecture(run, architecture)
         candidate = Candidate(arch, run.cheap.explain(arch))
         exported = export_candidates(
@@ -119,7 +119,7 @@ def verify(path: Path, *, report: Report = silent) -> Outcome:
         check_manifest(root)
     for folder in folders:  # cheap, and before any data is read
         recheck(folder)
-    run = open_stages(run_config, root, resume=True, report=report)
+    run = open_stages(run_config, root, resume=True, may_train=False, report=report)
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
     for folder in folders:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import digest, write_json, write_manifest
-from edgenas.errors import UsageError
+from edgenas.errors import SpecError, UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.hardware import DeviceProfile, load_device
 from edgenas.objectives import parse_objectives, total_violation
@@ -148,21 +148,29 @@ def search(
 
 
 def open_stages(
-    config: RunConfig, folder: Path, *, resume: bool, report: Report = silent
+    config: RunConfig,
+    folder: Path,
+    *,
+    resume: bool,
+    may_train: bool = True,
+    report: Report = silent,
 ) -> Opened:
     """Loads, or makes where they are missing, the data, the supernet and the latency tables.
 
-    What can be refused cheaply is refused before anything is trained.
+    What can be refused cheaply is refused before anything is trained. A missing supernet is
+    trained only where it `may_train`.
     """
     from edgenas.search.strategies import find_strategy
     from edgenas.supernet import load_supernet
 
     find_strategy(config.search.strategy)
-    devices = tuple(load_device(name) for name in config.search.devices)
+    devices = devices_of(config)
     report(Event("data", message=config.data.source))
     data = read_data(config, report=report)
     report(Event("data", 1, 1, f"{data.name}: {len(data.train)} training images"))
     match config.supernet.checkpoint:
+        case None if not may_train:
+            checkpoint = supernet_file(folder)
         case None:
             checkpoint = train_supernet(config, folder, data, resume=resume, report=report)
         case shipped if shipped == SHIPPED:
@@ -185,9 +193,19 @@ def open_stages(
     return Opened(config, folder, data, supernet, info, checkpoint, devices, tables, cheap)
 
 
-def has_own_supernet(folder: Path) -> bool:
-    """Whether the run trained one."""
-    return supernet_file(folder).is_file()
+def devices_of(config: RunConfig) -> tuple[DeviceProfile, ...]:
+    """The devices that a run file names.
+
+    Raises:
+        SpecError: one is unknown, or its file is wrong: what was typed is not at fault.
+    """
+    devices = []
+    for name in config.search.devices:
+        try:
+            devices.append(load_device(name))
+        except UsageError as error:
+            raise SpecError(f"search.devices: {error}", hint=error.hint) from error
+    return tuple(devices)
 
 
 def _explained(run: Opened, candidate: Candidate, *, n: int) -> Candidate:
