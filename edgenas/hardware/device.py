@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -204,6 +205,30 @@ def local_name(runtime: str, precision: str, *, threads: int) -> str:
 def on_this_chip(device: DeviceProfile) -> str:
     """The name under which a table for `device` would be shipped: by its chip, never `local`."""
     return f"{device.chip}-{device.runtime}-{device.precision}-t{device.threads}"
+
+
+def device_toml(device: DeviceProfile, *, runtime_version: str | None = None) -> str:
+    """The file that `load_device_file` reads back; `runtime_version` fixes the one that ran."""
+    lines = [
+        f'schema = "{SCHEMA}"',
+        f"name = {json.dumps(device.name)}",
+        f"title = {json.dumps(device.title)}",
+        f"class = {json.dumps(device.device_class)}",
+        f"chip = {json.dumps(device.chip)}",
+        f"runtime = {json.dumps(device.runtime)}",
+        f"precision = {json.dumps(device.precision)}",
+        f"threads = {device.threads}",
+    ]
+    if version := runtime_version or device.runtime_version:
+        lines.append(f"runtime_version = {json.dumps(version)}")
+    if device.affinity:
+        lines.append(f"affinity = {json.dumps(list(device.affinity))}")
+    if device.operators:
+        lines.append(f"operators = {json.dumps(list(device.operators))}")
+    limits = {"ram_bytes": device.ram_bytes, "flash_bytes": device.flash_bytes}
+    if any(limits.values()):
+        lines += ["", "[memory]"] + [f"{key} = {value}" for key, value in limits.items() if value]
+    return "\n".join(lines) + "\n"
 
 
 def _local(name: str) -> DeviceProfile:

@@ -13,8 +13,15 @@ import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from edgenas.spaces.ops import OpSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Matrix = npt.NDArray[np.float64]
 
 FEATURES = ("call", "macs", "elements", "weights")
 MIN_UNITS = 12
@@ -140,12 +147,36 @@ def _fit(
     scaled = design / size
     # A little ridge: collinear features then share rather than fight.
     gram = scaled.T @ scaled + 1e-6 * np.eye(len(names))
-    aim = scaled.T @ np.ones(len(ops))
-    found = np.zeros(len(names))
-    for _ in range(3000):  # coordinate descent: exact along each axis, never below zero
-        before = found.copy()
-        for j in range(len(names)):
-            found[j] = max(0.0, found[j] + (aim[j] - gram[j] @ found) / gram[j, j])
-        if np.abs(found - before).max() <= 1e-9 * max(1.0, np.abs(found).max()):
-            break
+    found = _non_negative(gram, scaled.T @ np.ones(len(ops)))
     return {name: float(found[i] / size[i]) for name, i in names.items() if found[i] > 0}
+
+
+def _non_negative(gram: Matrix, aim: Matrix) -> Matrix:
+    """The x >= 0 that minimises x'Gx/2 - a'x, G positive definite (Lawson and Hanson 1974)."""
+    import numpy as np
+
+    x = np.zeros(len(aim))
+    free: list[int] = []
+    for _ in range(10 * len(aim)):
+        slope = aim - gram @ x
+        slope[free] = -np.inf
+        best = int(slope.argmax())
+        if slope[best] <= 1e-9:
+            break
+        free.append(best)
+        while True:
+            trial = np.linalg.solve(gram[np.ix_(free, free)], aim[free])
+            if trial.min() > 0:
+                x[:] = 0.0
+                x[free] = trial
+                break
+            now = x[free]
+            down = trial <= 0
+            step = float((now[down] / np.maximum(now[down] - trial[down], 1e-300)).min())
+            x[free] = now + step * (trial - now)
+            stay = [i for i in free if x[i] > 1e-12]
+            x[[i for i in free if i not in stay]] = 0.0
+            free = stay
+            if not free:
+                break
+    return x

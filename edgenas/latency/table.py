@@ -442,6 +442,7 @@ def _problem(error: Any) -> str:
     return f"{place}: {error['msg']} (found {value!r:.60})"
 
 
-def named(table: LatencyTable, name: str) -> LatencyTable:
+def named(table: LatencyTable, name: str, *, title: str = "") -> LatencyTable:
     """The same table under another device's name, as a chip's table is shipped."""
-    return replace(table, device=replace(table.device, name=name))
+    device = replace(table.device, name=name, title=title or table.device.title)
+    return replace(table, device=device)

@@ -93,20 +93,20 @@ def litert_interpreter() -> tuple[Any, str]:
 
     tried = []
     try:
-        from ai_edge_litert import interpreter  # type: ignore[import-untyped]
+        from ai_edge_litert import interpreter
 
         return interpreter.Interpreter, _version("ai-edge-litert")
     except ImportError as error:
         tried.append(str(error))
     if int(np.__version__.split(".")[0]) < 2:  # it imports under numpy 2, then fails to construct
         try:
-            from tflite_runtime import interpreter as old  # type: ignore[import-not-found]
+            from tflite_runtime import interpreter as old
 
             return old.Interpreter, _version("tflite-runtime")
         except ImportError as error:
             tried.append(str(error))
     try:
-        from tensorflow import lite  # type: ignore[import-untyped]
+        from tensorflow import lite
 
         return lite.Interpreter, _version("tensorflow")
     except ImportError as error:
@@ -121,7 +121,7 @@ def runtime_version(runtime: str) -> str:
     """The version of the runtime that will be used."""
     if runtime == "litert":
         return litert_interpreter()[1]
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     return str(onnxruntime.__version__)
 

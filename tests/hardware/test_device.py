@@ -109,8 +109,10 @@ def test_the_machine_at_hand_needs_no_file() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["local", "local-litert", "local-litert-int8-t0", "local-litert-int8-t01", "local-x-int8-t1"]
-    + ["local-litert-int8-t9999", "local-litert-fp16-t1", "no-such-board"],
+    [
+        *("local", "local-litert", "local-litert-int8-t0", "local-litert-int8-t01"),
+        *("local-x-int8-t1", "local-litert-int8-t9999", "local-litert-fp16-t1", "no-such-board"),
+    ],
 )
 def test_an_unknown_device_is_a_usage_error_with_a_hint(name: str) -> None:
     with pytest.raises(UsageError) as caught:
