@@ -9,6 +9,7 @@ from edgenas.report.model import Unit
 from edgenas.report.numbers import significant
 from edgenas.spaces import OpSpec
 
+_BY = "\N{MULTIPLICATION SIGN}"
 _BOX, _GAP, _LEAST, _MOST = 66, 18, 74, 168
 _LEFT, _TOP, _BELOW = 84, 74, 30
 
@@ -85,7 +86,7 @@ def _frames(units: Sequence[Unit], lefts: Sequence[int]) -> list[str]:
             continue
         x, end = lefts[first] - 7, lefts[i] + _BOX + 7
         c, h, w = node.op.out_chw
-        shape = f"{h}×{w}" if h * w > 1 else f"{c} logits"  # noqa: RUF001
+        shape = f"{h}{_BY}{w}" if h * w > 1 else f"{c} logits"
         centre = (x + end) / 2
         parts.append(
             f'<rect class="arch-stage" x="{x}" y="40" width="{end - x}" '
@@ -104,7 +105,7 @@ def _image(units: Sequence[Unit], middle: float) -> list[str]:
     c, h, w = units[0].op.in_chw
     return [
         '<text class="arch-name" x="30" y="16">image</text>'
-        f'<text class="arch-shape" x="30" y="32">{h}×{w}×{c}</text>'  # noqa: RUF001
+        f'<text class="arch-shape" x="30" y="32">{h}{_BY}{w}{_BY}{c}</text>'
         f'<rect class="arch-image" x="9" y="{middle - 21:.0f}" width="42" height="42" rx="3"/>'
     ]
 
@@ -128,8 +129,8 @@ def _lines(op: OpSpec) -> list[tuple[str, str]]:
     v = op.integers
     if op.kind in ("inverted", "fused"):
         kind = "MBConv" if op.kind == "inverted" else "fused"
-        kernel = f"{v['k']}×{v['k']}" + (f" /{v['s']}" if v["s"] > 1 else "")  # noqa: RUF001
-        expand = f"×{significant(v['hidden'] / v['cin'], 2).removesuffix('.0')}"  # noqa: RUF001
+        kernel = f"{v['k']}{_BY}{v['k']}" + (f" /{v['s']}" if v["s"] > 1 else "")
+        expand = f"{_BY}{significant(v['hidden'] / v['cin'], 2).removesuffix('.0')}"
         expand += " SE" if v["se"] else ""
         return [
             (kind, "arch-kind"),
@@ -138,7 +139,7 @@ def _lines(op: OpSpec) -> list[tuple[str, str]]:
             (f"{v['cout']} ch", ""),
         ]
     if op.kind == "conv":
-        kernel = f"{v['k']}×{v['k']}" + (f" /{v['s']}" if v["s"] > 1 else "")  # noqa: RUF001
+        kernel = f"{v['k']}{_BY}{v['k']}" + (f" /{v['s']}" if v["s"] > 1 else "")
         return [("conv", "arch-kind"), (kernel, ""), (f"{v['cout']} ch", "")]
     if op.kind == "head":
         return [
@@ -149,4 +150,4 @@ def _lines(op: OpSpec) -> list[tuple[str, str]]:
         ]
     c, h, w = op.out_chw
     kind = op.kind.replace("squeeze_excite", "SE")
-    return [(kind[:9], "arch-kind"), (f"{c} ch", ""), (f"{h}×{w}", "")]  # noqa: RUF001
+    return [(kind[:9], "arch-kind"), (f"{c} ch", ""), (f"{h}{_BY}{w}", "")]

@@ -215,7 +215,7 @@ def load_run(run: Path) -> RunView:
     found = _read(facts, PROVENANCE_SCHEMA, _Tables)
     tables = found.tables if found else []
     provenance = read_json(facts, schema=PROVENANCE_SCHEMA) if found else {}
-    evaluated = _evaluated(trials.trials) if trials else ()
+    evaluated = _evaluated(run / "trials.json", trials.trials) if trials else ()
     numbers = {c.digest: c.number for c in reversed(evaluated)}
     certificates = {
         path.parent.name: _valid(path, read_json(path, schema=EXPORT_SCHEMA), _Certificate)
@@ -269,18 +269,21 @@ def _valid(path: Path, value: object, kind: type[_T]) -> _T:
         raise ArtifactError(f"{path}: {problems}") from error
 
 
-def _evaluated(trials: Sequence[_Trial]) -> tuple[Evaluated, ...]:
-    return tuple(
-        Evaluated(
-            t.architecture,
-            t.digest,
-            {name: Metric(**metric.model_dump()) for name, metric in t.metrics.items()},
-            t.number,
-            t.feasible,
+def _evaluated(path: Path, trials: Sequence[_Trial]) -> tuple[Evaluated, ...]:
+    try:
+        return tuple(
+            Evaluated(
+                t.architecture,
+                t.digest,
+                {name: Metric(**metric.model_dump()) for name, metric in t.metrics.items()},
+                t.number,
+                t.feasible,
+            )
+            for t in sorted(trials, key=lambda t: t.number)
+            if t.state.lower() == "complete"
         )
-        for t in sorted(trials, key=lambda t: t.number)
-        if t.state.lower() == "complete"
-    )
+    except SpecError as error:  # an interval that does not hold its value
+        raise ArtifactError(f"{path}: {error}") from error
 
 
 def _course(
@@ -345,8 +348,8 @@ def _models(
         for name, export in rows[digest].items():
             files[name] = _file(_inside(run, export.path), export, latencies, tables)
         for row in certificate.models if certificate else ():
-            path = f"models/{digest}/{row.path}"
-            files[row.path] = _certified(path, row, files.get(row.path))
+            told = files.get(row.path)
+            files[row.path] = _certified(f"models/{digest}/{row.path}", row, told)
         architecture = str(candidate.architecture) if candidate else ""
         models.append(
             ExportedModel(
@@ -393,8 +396,20 @@ def _certified(path: str, row: _Certified, told: ExportedFile | None) -> Exporte
 def _stated(latency: _Stated | None) -> Metric | None:
     if latency is None:
         return None
-    low, high = latency.low_ms, latency.high_ms
+    low, high = _around(latency.value_ms, latency.low_ms, latency.high_ms)
     return Metric(latency.value_ms, latency.origin, low, high, latency.n)
+
+
+def _around(
+    value: float, low: float | None, high: float | None
+) -> tuple[float, float] | tuple[None, None]:
+    """The interval, or none where it does not hold the value.
+
+    A measured latency is the best round's median, which p10 of all rounds may lie above.
+    """
+    if low is None or high is None or not low <= value <= high:
+        return None, None
+    return low, high
 
 
 def _inside(run: Path, path: str) -> str:
@@ -456,9 +471,7 @@ def _file(
         low, high = export.low_ms, export.high_ms
         if latency and (low is None or high is None):
             low, high = latency.low_ms, latency.high_ms
-        if low is None or high is None or not low <= export.predicted_ms <= high:
-            low = high = None
-        predicted = Metric(export.predicted_ms, origin, low, high)
+        predicted = Metric(export.predicted_ms, origin, *_around(export.predicted_ms, low, high))
     return ExportedFile(
         format=export.format,
         path=path,

@@ -19,7 +19,7 @@ def markdown(view: RunView, *, picture: str = "front.svg") -> str:
     """The summary: front, exported models, tables; `picture` is the path of `front_svg`'s file."""
     parts = [f"# {_plain(view.name)}", _lead(view)]
     if found := warnings(view):
-        parts.append("\n".join(f"> **Note:** {_plain(text)}" for text in found))
+        parts.append("\n".join(f"> - {_plain(text)}" for text in found))
     if picture and view.pairs():
         parts.append(f"![Pareto front]({picture})")
     parts += ["## Front", _front(view)]
@@ -91,7 +91,7 @@ def _files(view: RunView) -> str:
     rows = []
     for model in view.models:
         for i, file in enumerate(model.files):
-            name = f"`{model.digest}`" if i == 0 else ""
+            name = _code(model.digest) if i == 0 else ""
             found = "; ".join(roles(view, model))
             name += f" {_plain(found)}" if i == 0 and found else ""
             rows.append([name, *_file_cells(view, file)])

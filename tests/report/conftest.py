@@ -155,7 +155,13 @@ def make_model(
                 "predicted_ms": None,
                 "measured_ms": None
                 if measured is None
-                else {"value_ms": measured, "origin": "measured", "n": 350},
+                else {
+                    "value_ms": measured,
+                    "origin": "measured",
+                    "low_ms": measured * 0.99,
+                    "high_ms": measured * 1.08,
+                    "n": 350,
+                },
             }
         )
     certificate = {
