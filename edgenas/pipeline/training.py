@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import derive_seed, write_json
-from edgenas.errors import ResourceError, UsageError
+from edgenas.errors import ResourceError, SpecError, UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.pipeline.config import DataConfig, RunConfig, write_config
 from edgenas.pipeline.runs import clear, locked
@@ -210,7 +210,7 @@ def _check_finished(path: Path, space: str, data: DataSet, recipe: Recipe) -> No
     changed += ["the space changed"] * (supernet.space.digest != space)
     changed += ["the data changed"] * (info.data.get("digest") != data.digest)
     if changed:
-        raise UsageError(
+        raise SpecError(
             f"{path} was trained with other settings: {'; '.join(changed)}",
             hint="--fresh trains anew, --name keeps both",
         )

@@ -259,12 +259,13 @@ def test_there_are_more_than_25_of_them() -> None:
 
 FINISHED = {
     "a second search": (None, SEARCH, 2, ["--resume"]),
-    "a study of another seed": (
+    "a supernet of another seed": (
         lambda: Path("run.toml").write_text("seed = 7\n" + Path("run.toml").read_text("utf-8")),
         [*SEARCH, "--resume"],
         3,
-        ["seed"],
+        ["other settings"],
     ),
+    "a study of another strategy": (None, [*SEARCH, "--resume", "--strategy", "tpe"], 3, ["tpe"]),
     "a tampered model": (
         lambda: flipped(next(Path("runs/tiny/models").glob("*/model.onnx")))(),
         ["verify", "runs/tiny"],
