@@ -43,7 +43,7 @@ _TOOLS = {
 class TfliteJob:
     """One network to convert. `files` names the float32 file (kept if it is there) and any others.
 
-    `weights` is a safetensors file for `networks.build(lowering, norm=False)`; None stands for random
+    `weights`: a safetensors file for `networks.build(lowering, norm=False)`; None stands for random
     weights drawn from `seed`. `calibration` is a .npy file of NHWC images; None for random normal.
     """
 
