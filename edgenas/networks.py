@@ -36,6 +36,11 @@ class Network(nn.Module):
             outputs.append(unit(*_gather(node, outputs, images)))
         return outputs[-1]
 
+    def example_inputs(self) -> list[Tensor]:
+        """Zeros of the shape of each input: (1, c, h, w)."""
+        n = self.lowering.nodes[0].op.n_inputs if len(self.lowering) == 1 else 1
+        return [torch.zeros(1, *self.lowering.in_chw) for _ in range(n)]
+
 
 def build(lowering: Lowering, *, norm: bool = True) -> Network:
     """A network with torch's default initial weights; see `Network`."""
@@ -131,9 +136,13 @@ class _SqueezeExcite(nn.Module):
         self.expand = nn.Conv2d(op["r"], op["c"], 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        squeezed = nn.functional.relu(self.reduce(x.mean((2, 3), keepdim=True)))
-        gate: Tensor = nn.functional.hardsigmoid(self.expand(squeezed))
-        return x * gate
+        return x * self.gate(x.mean((2, 3), keepdim=True))
+
+    def gate(self, squeezed: Tensor) -> Tensor:
+        """The factor for each channel, of the channels' (n, c, 1, 1) means."""
+        hidden = nn.functional.relu(self.reduce(squeezed))
+        factor: Tensor = nn.functional.hardsigmoid(self.expand(hidden))
+        return factor
 
 
 class _Add(nn.Module):

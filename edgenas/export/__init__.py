@@ -1,1 +1,1 @@
-"""export."""
+"""Networks as files for the runtimes: ONNX and TFLite, float and int8, verified."""

@@ -43,7 +43,7 @@ class Recipe:
     peak_lr: float = 0.1
     """Largest learning rate; of stochastic gradient descent with Nesterov momentum."""
     schedule: str = "one-cycle"
-    """`one-cycle`: linear from a tenth to the peak, then cosine to zero; `cosine`: from the peak."""
+    """`one-cycle`: linear from a tenth to the peak, then cosine to 0; `cosine`: from the peak."""
     warmup: float = 0.15
     """Share of the steps before the peak of `one-cycle`."""
     momentum: float = 0.9
@@ -257,7 +257,7 @@ class _Run:
         except KeyboardInterrupt:
             self._save()
             raise Interrupted(
-                f"stopped after step {self.step} of {self.n_steps}; the weights are in {self.folder}",
+                f"stopped after step {self.step} of {self.n_steps}; weights are in {self.folder}",
                 hint="repeat the command with --resume",
             ) from None
         return self.log

@@ -1,0 +1,249 @@
+"""`export.json`: what each exported file is, where it comes from and how it was verified."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgenas.artifacts import read_json, sha256_file, write_json
+from edgenas.errors import ArtifactError
+from edgenas.export.contract import InputContract, contract_from, contract_table
+from edgenas.export.formats import Precision
+from edgenas.export.verify import Gate, Verdict, Verification, worst
+
+FILE_NAME = "export.json"
+SCHEMA = "edgenas.export/1"
+
+REJECTED = ".rejected"
+"""Suffix of a file that failed a gate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """A file's latency with where it comes from (`measured`, `predicted`, ...)."""
+
+    value_ms: float
+    origin: str
+    low_ms: float | None = None
+    high_ms: float | None = None
+    n: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedModel:
+    """One exported file. `path` is relative to the folder of its `export.json`."""
+
+    path: str
+    format: str
+    precision: Precision
+    sha256: str
+    size_bytes: int
+    input: InputContract
+    verification: Verification
+    gates: tuple[Gate, ...]
+    device: str = ""
+    predicted_ms: Latency | None = None
+    measured_ms: Latency | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst verdict of its gates."""
+        return worst(self.gates)
+
+    @property
+    def verified(self) -> bool | None:
+        """Whether every gate was passed; None where there were too few images to say."""
+        return {"passed": True, "failed": False, "inconclusive": None}[self.verdict]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A format that could not be written, and the exit code that stands for it."""
+
+    format: str
+    error: str
+    hint: str = ""
+    exit_code: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """The exported files of one network. `parents` are digests by what they stand for."""
+
+    architecture: str
+    digest: str
+    macs: int
+    params: int
+    models: tuple[ExportedModel, ...]
+    failures: tuple[Failure, ...] = ()
+    parents: Mapping[str, str] = field(default_factory=dict)
+    tools: Mapping[str, str] = field(default_factory=dict)
+    max_top1_drop: float = 0.01
+
+    def problems(self) -> tuple[str, ...]:
+        """What went wrong, one line a file or format: failed gates and formats not written."""
+        lines = [
+            f"{model.path}: {gate.name}: {gate.reason}"
+            for model in self.models
+            for gate in model.gates
+            if gate.verdict == "failed"
+        ]
+        return (*lines, *(f"{f.format}: {f.error}" for f in self.failures))
+
+    @property
+    def exit_code(self) -> int:
+        """0; 5 if a file failed a gate; else that of the first format not written."""
+        if any(model.verdict == "failed" for model in self.models):
+            return 5
+        return self.failures[0].exit_code if self.failures else 0
+
+
+def write_certificate(folder: Path, certificate: Certificate) -> None:
+    """Writes `export.json` into `folder`."""
+    table = asdict(certificate)
+    for row, model in zip(table["models"], certificate.models, strict=True):
+        row["input"] = contract_table(model.input)
+        row["verified"] = model.verified
+    table["parents"] = dict(certificate.parents)
+    table["tools"] = dict(certificate.tools)
+    write_json(folder / FILE_NAME, {"schema": SCHEMA, **table})
+
+
+def read_certificate(folder: Path) -> Certificate:
+    """The certificate in `folder`.
+
+    Raises:
+        ArtifactError: missing keys, unknown keys, wrong types, a path outside the folder.
+    """
+    path = folder / FILE_NAME
+    table = read_json(path, schema=SCHEMA)
+    try:
+        file = _File.model_validate(table)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ArtifactError(f"{path}: {problems}") from error
+    models = []
+    for row in file.models:
+        if PurePosixPath(row.path).name != row.path or row.path in (".", ".."):
+            raise ArtifactError(f"{path}: {row.path!r} is not the name of a file beside it")
+        model = ExportedModel(
+            path=row.path,
+            format=row.format,
+            precision=row.precision,
+            sha256=row.sha256,
+            size_bytes=row.size_bytes,
+            input=contract_from(row.input, origin=str(path)),
+            verification=Verification(**row.verification.model_dump()),
+            gates=tuple(Gate(**gate.model_dump()) for gate in row.gates),
+            device=row.device,
+            predicted_ms=_latency(row.predicted_ms),
+            measured_ms=_latency(row.measured_ms),
+        )
+        if model.verified != row.verified:
+            raise ArtifactError(f"{path}: {row.path}: 'verified' contradicts the gates")
+        models.append(model)
+    return Certificate(
+        architecture=file.architecture,
+        digest=file.digest,
+        macs=file.macs,
+        params=file.params,
+        models=tuple(models),
+        failures=tuple(Failure(**f.model_dump()) for f in file.failures),
+        parents=file.parents,
+        tools=file.tools,
+        max_top1_drop=file.max_top1_drop,
+    )
+
+
+def recheck(folder: Path) -> Certificate:
+    """The certificate in `folder`, after comparing each file with its SHA-256.
+
+    Raises:
+        ArtifactError: a file is missing or was changed.
+    """
+    certificate = read_certificate(folder)
+    for model in certificate.models:
+        path = folder / model.path
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing, but {FILE_NAME} lists it")
+        if path.stat().st_size != model.size_bytes or sha256_file(path) != model.sha256:
+            raise ArtifactError(
+                f"{path} was changed since it was verified: its SHA-256 differs from {FILE_NAME}"
+            )
+    return certificate
+
+
+def _latency(row: _Latency | None) -> Latency | None:
+    return None if row is None else Latency(**row.model_dump())
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class _Latency(_Row):
+    value_ms: float = Field(gt=0)
+    origin: str
+    low_ms: float | None
+    high_ms: float | None
+    n: int | None
+
+
+class _Verification(_Row):
+    n: int = Field(gt=0)
+    top1: float = Field(ge=0, le=1)
+    reference_top1: float = Field(ge=0, le=1)
+    top1_drop: float
+    drop_low: float
+    drop_high: float
+    agreement: float = Field(ge=0, le=1)
+    n_disagree: int = Field(ge=0)
+    max_abs_difference: float = Field(ge=0)
+    mean_abs_difference: float = Field(ge=0)
+    logit_rms: float = Field(ge=0)
+    split: str
+
+
+class _Gate(_Row):
+    name: str
+    verdict: Literal["passed", "failed", "inconclusive"]
+    reason: str
+
+
+class _Model(_Row):
+    path: str
+    format: str
+    precision: Precision
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    size_bytes: int = Field(gt=0)
+    input: dict[str, Any]
+    verification: _Verification
+    gates: list[_Gate]
+    verified: bool | None
+    device: str
+    predicted_ms: _Latency | None
+    measured_ms: _Latency | None
+
+
+class _Failure(_Row):
+    format: str
+    error: str
+    hint: str
+    exit_code: int
+
+
+class _File(_Row):
+    schema_: str = Field(alias="schema")
+    architecture: str
+    digest: str
+    macs: int
+    params: int
+    models: list[_Model]
+    failures: list[_Failure]
+    parents: dict[str, str]
+    tools: dict[str, str]
+    max_top1_drop: float

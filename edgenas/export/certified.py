@@ -1,0 +1,316 @@
+"""Networks to folders of verified files, each with its certificate."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgenas import networks
+from edgenas.artifacts import io_errors, sha256_file
+from edgenas.errors import EdgenasError, ExportError, SpecError, VerificationError
+from edgenas.events import Event, Report, silent
+from edgenas.export.certificate import (
+    FILE_NAME,
+    REJECTED,
+    Certificate,
+    ExportedModel,
+    Failure,
+    recheck,
+    write_certificate,
+)
+from edgenas.export.contract import InputContract, read_document
+from edgenas.export.formats import BUILT_IN, FILE_NAMES, FORMATS, Format, exporter
+from edgenas.export.jobs import run_tflite, tool_versions
+from edgenas.export.models import check_fit, tflite_jobs, torch_logits, write_onnx_int8
+from edgenas.export.runners import FloatArray
+from edgenas.export.verify import (
+    MAX_TOP1_DROP,
+    Gate,
+    IntArray,
+    Verification,
+    gates,
+    verify_model,
+)
+from edgenas.networks import Network
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """A trained network and what its files must say and be compared with.
+
+    `calibration` holds normalised (n, h, w, c) images from the training split, for the ranges of
+    int8; `images` and `labels` are the split that the files are verified on.
+    """
+
+    network: Network
+    folder: Path
+    architecture: str
+    digest: str
+    contract: InputContract
+    calibration: FloatArray
+    images: FloatArray
+    labels: IntArray
+    split: str = "test"
+    parents: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fit(self.network, self.contract, self.calibration)
+        if not len(self.images) or len(self.images) != len(self.labels):
+            raise SpecError(
+                f"verification takes as many images as labels, at least one: "
+                f"got {len(self.images)} and {len(self.labels)}"
+            )
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What the files say about themselves."""
+        return {
+            "architecture": self.architecture,
+            "digest": self.digest,
+            **{f"parent.{name}": digest for name, digest in self.parents.items()},
+        }
+
+
+def export_networks(
+    requests: Sequence[ExportRequest],
+    *,
+    formats: Sequence[str] = FORMATS,
+    max_top1_drop: float = MAX_TOP1_DROP,
+    threads: int = 1,
+    report: Report = silent,
+) -> list[Certificate]:
+    """Writes each network in these formats, verifies every file, writes each `export.json`.
+
+    A file is in its place only once it was verified. One that fails a gate is kept with the suffix
+    `.rejected`, a format that cannot be written is listed among the certificate's failures, and the
+    others go on; `Certificate.problems` and `.exit_code` say so. Nothing is raised for them.
+
+    Raises:
+        ExportError: an unknown format.
+        ResourceError: a folder cannot be written.
+    """
+    specs = {name: exporter(name) for name in formats}
+    with tempfile.TemporaryDirectory(prefix="edgenas-export-") as name:
+        drafts = {str(i): Path(name, str(i)) for i in range(len(requests))}
+        folded = {str(i): networks.fold(request.network) for i, request in enumerate(requests)}
+        for folder in drafts.values():
+            folder.mkdir()
+        with ThreadPoolExecutor(1) as pool:  # it waits for a process; meanwhile we write the rest
+            tflite = pool.submit(_write_tflite, requests, folded, drafts, specs, report)
+            failures = {
+                str(i): _write_others(request, folded[str(i)], drafts[str(i)], specs, report)
+                for i, request in enumerate(requests)
+            }
+            for key, found in tflite.result().items():
+                failures[key] |= found
+        certificates = [
+            _certify(
+                request,
+                drafts[str(i)],
+                specs,
+                failures[str(i)],
+                max_top1_drop=max_top1_drop,
+                threads=threads,
+                report=report,
+            )
+            for i, request in enumerate(requests)
+        ]
+    return certificates
+
+
+def verify_again(
+    folder: Path,
+    *,
+    images: FloatArray,
+    labels: IntArray,
+    reference_logits: FloatArray,
+    threads: int = 1,
+    report: Report = silent,
+) -> tuple[tuple[ExportedModel, Verification, tuple[Gate, ...]], ...]:
+    """Each model of the certificate in `folder`, with evidence and verdicts gathered anew.
+
+    Digests are compared first; nothing is written. Rejected files are left out.
+
+    Raises:
+        ArtifactError: a file is missing or was changed.
+    """
+    certificate = recheck(folder)
+    found = []
+    for model in certificate.models:
+        if model.path.endswith(REJECTED):
+            continue
+        path = folder / model.path
+        evidence = verify_model(
+            path,
+            images=images,
+            labels=labels,
+            reference_logits=reference_logits,
+            split=model.verification.split,
+            threads=threads,
+            report=report,
+        )
+        verdicts = gates(
+            path,
+            evidence,
+            precision=model.precision,
+            max_top1_drop=certificate.max_top1_drop,
+        )
+        found.append((model, evidence, verdicts))
+    return tuple(found)
+
+
+def _write_tflite(
+    requests: Sequence[ExportRequest],
+    folded: Mapping[str, Network],
+    drafts: Mapping[str, Path],
+    specs: Mapping[str, Format],
+    report: Report,
+) -> dict[str, dict[str, Failure]]:
+    """All built-in TFLite formats of all networks in one process; failures by network, format."""
+    failures: dict[str, dict[str, Failure]] = {key: {} for key in drafts}
+    wanted = [name for name in specs if name in BUILT_IN and name.startswith("tflite")]
+    if not wanted or not requests:
+        return failures
+    items = {
+        str(i): (folded[str(i)], r.calibration, r.contract, r.about) for i, r in enumerate(requests)
+    }
+    try:
+        with tflite_jobs(items, wanted, drafts) as jobs:
+            errors = run_tflite(jobs, report=report)
+    except ExportError as error:
+        for key in drafts:
+            failures[key] = {n: _failure(n, error) for n in wanted}
+        return failures
+    for key, why in errors.items():
+        for name in wanted:
+            if not (drafts[key] / FILE_NAMES[name]).is_file():
+                failures[key][name] = _failure(name, ExportError(why))
+    return failures
+
+
+def _write_others(
+    request: ExportRequest,
+    folded: Network,
+    draft: Path,
+    specs: Mapping[str, Format],
+    report: Report,
+) -> dict[str, Failure]:
+    failures = {}
+    for name, spec in specs.items():
+        if name in BUILT_IN and name.startswith("tflite"):
+            continue
+        report(Event("convert", message=spec.file_name))
+        write = spec.write
+        float32 = draft / FILE_NAMES["onnx"]
+        if name == "onnx-int8" and float32.is_file():
+            write = functools.partial(write_onnx_int8, source=float32)
+        try:
+            write(
+                folded,
+                draft / spec.file_name,
+                calibration=request.calibration,
+                contract=request.contract,
+                about=request.about,
+            )
+        except ExportError as error:
+            failures[name] = _failure(name, error)
+    return failures
+
+
+def _certify(
+    request: ExportRequest,
+    draft: Path,
+    specs: Mapping[str, Format],
+    failures: dict[str, Failure],
+    *,
+    max_top1_drop: float,
+    threads: int,
+    report: Report,
+) -> Certificate:
+    reference = torch_logits(request.network, request.images)
+    models = []
+    for name, spec in specs.items():
+        path = draft / spec.file_name
+        if name in failures:
+            continue
+        try:
+            evidence = verify_model(
+                path,
+                images=request.images,
+                labels=request.labels,
+                reference_logits=reference,
+                split=request.split,
+                threads=threads,
+                report=report,
+            )
+            contract, _ = read_document(path)
+        except (VerificationError, SpecError) as error:
+            failures[name] = _failure(name, error, exit_code=5)
+            _place(path, request.folder, spec.file_name + REJECTED)
+            continue
+        found = gates(path, evidence, precision=spec.precision, max_top1_drop=max_top1_drop)
+        rejected = any(gate.verdict == "failed" for gate in found)
+        final = spec.file_name + (REJECTED if rejected else "")
+        models.append(
+            ExportedModel(
+                path=final,
+                format=name,
+                precision=spec.precision,
+                sha256=sha256_file(path),
+                size_bytes=path.stat().st_size,
+                input=contract,
+                verification=evidence,
+                gates=found,
+            )
+        )
+        _place(path, request.folder, final)
+        stale = spec.file_name if rejected else spec.file_name + REJECTED
+        (request.folder / stale).unlink(missing_ok=True)
+    certificate = Certificate(
+        architecture=request.architecture,
+        digest=request.digest,
+        macs=request.network.lowering.macs,
+        params=request.network.lowering.params,
+        models=tuple(models),
+        failures=tuple(failures[name] for name in specs if name in failures),
+        parents=dict(request.parents),
+        tools=_tools(specs),
+        max_top1_drop=max_top1_drop,
+    )
+    write_certificate(request.folder, certificate)
+    return certificate
+
+
+def _place(source: Path, folder: Path, name: str) -> None:
+    from edgenas.artifacts import replacing
+
+    if not source.is_file():
+        return
+    target = folder / name
+    with io_errors(target, "write"), replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _tools(specs: Mapping[str, Format]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in specs:
+        if name in BUILT_IN:
+            found |= tool_versions(name)
+    return dict(sorted(found.items()))
+
+
+def _failure(name: str, error: EdgenasError, *, exit_code: int | None = None) -> Failure:
+    return Failure(name, str(error), error.hint, exit_code or error.exit_code)
+
+
+__all__ = [
+    "FILE_NAME",
+    "ExportRequest",
+    "export_networks",
+    "verify_again",
+]

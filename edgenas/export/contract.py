@@ -1,0 +1,136 @@
+"""What a model file expects of its caller; stored in the file itself and in its certificate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgenas.artifacts import check_schema, parse_json, to_json
+from edgenas.errors import ArtifactError, SpecError
+
+SCHEMA = "edgenas.model/1"
+METADATA_KEY = "edgenas"
+"""Name of the metadata entry, in ONNX and TFLite files alike, that holds the JSON document."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputContract:
+    """How to turn an image into a network's input, and the answer into a class.
+
+    pixels in [0, 255] -> `resize` to `shape` -> scaled to `value_range` -> (x - mean) / std for
+    each channel -> where `dtype` is an integer, round(x / scale) + zero_point.
+
+    Raises:
+        SpecError: numbers of channels that differ, a standard deviation that is not positive, fewer
+            than two classes, an integer type without a scale.
+    """
+
+    shape: tuple[int, int, int, int]
+    """1, height, width, channels."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+    """Labels in the order of the logits."""
+    resize: str
+    layout: Literal["NHWC"] = "NHWC"
+    dtype: str = "float32"
+    value_range: tuple[float, float] = (0.0, 1.0)
+    scale: float | None = None
+    zero_point: int | None = None
+
+    def __post_init__(self) -> None:
+        channels = self.shape[3]
+        if len(self.mean) != channels or len(self.std) != channels:
+            raise SpecError(
+                f"input contract: {len(self.mean)} means and {len(self.std)} deviations "
+                f"for {channels} channels"
+            )
+        if not all(math.isfinite(v) and v > 0 for v in self.std):
+            raise SpecError(f"input contract: deviations {self.std} must be positive")
+        if self.shape[0] != 1 or min(self.shape) < 1:
+            raise SpecError(f"input contract: shape {self.shape} must be (1, h, w, c)")
+        if len(self.classes) < 2:
+            raise SpecError(f"input contract: {len(self.classes)} classes; at least 2 are needed")
+        if self.dtype != "float32" and (self.scale is None or self.zero_point is None):
+            raise SpecError(f"input contract: {self.dtype} input needs a scale and a zero point")
+
+
+class _Input(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    shape: tuple[int, int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+    resize: str
+    layout: Literal["NHWC"]
+    dtype: str
+    value_range: tuple[float, float]
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    schema_: str = Field(alias="schema")
+    input: _Input
+    about: dict[str, str]
+
+
+def contract_table(contract: InputContract) -> dict[str, Any]:
+    """`contract` as JSON values."""
+    return asdict(contract)
+
+
+def contract_from(table: object, *, origin: str) -> InputContract:
+    """The contract that `contract_table` wrote.
+
+    Raises:
+        ArtifactError: unknown or missing keys, wrong types or values.
+    """
+    try:
+        return InputContract(**_Input.model_validate(table).model_dump())
+    except (ValidationError, SpecError) as error:
+        raise ArtifactError(f"{origin}: {_problems(error)}") from error
+
+
+def write_document(contract: InputContract, about: dict[str, str]) -> str:
+    """The JSON document that a model file carries."""
+    return to_json({"schema": SCHEMA, "input": contract_table(contract), "about": about})
+
+
+def read_document(path: Path) -> tuple[InputContract, dict[str, str]]:
+    """The contract of the model file at `path` and what it says about itself, from the file alone.
+
+    Type, scale and zero point are those of the file's input tensor.
+
+    Raises:
+        ArtifactError: the file carries no such document, or a damaged one.
+    """
+    from edgenas.export import onnx, tflite
+
+    reader = tflite if path.suffix == ".tflite" else onnx
+    text = reader.read_metadata(path).get(METADATA_KEY)
+    if text is None:
+        raise ArtifactError(f"{path} carries no description by edgenas")
+    value = parse_json(text.encode(), origin=str(path))
+    try:
+        document = _Document.model_validate(value)
+    except ValidationError as error:
+        raise ArtifactError(f"{path}: {_problems(error)}") from error
+    check_schema(document.schema_, SCHEMA, origin=str(path))
+    fields = document.input.model_dump()
+    if path.suffix == ".tflite":
+        fields |= tflite.input_quantisation(path)
+    return contract_from(fields, origin=str(path)), document.about
+
+
+def _problems(error: ValidationError | SpecError) -> str:
+    if isinstance(error, SpecError):
+        return str(error)
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

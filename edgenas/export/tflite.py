@@ -1,0 +1,223 @@
+"""TFLite files as such: one canonical form, metadata, operators and types. Loads no torch."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgenas.artifacts import write_atomic
+from edgenas.errors import SpecError
+
+LABELS_FILE = "labels.txt"
+"""The associated file, in a zip archive appended to the model, that TFLite tools read."""
+
+_INT8_VERSIONS = {
+    "ADD": 2,
+    "AVERAGE_POOL_2D": 2,
+    "CONV_2D": 3,
+    "DEPTHWISE_CONV_2D": 3,
+    "FULLY_CONNECTED": 4,
+    "LOGISTIC": 2,
+    "MEAN": 2,
+    "MUL": 2,
+    "PAD": 2,
+    "RELU": 2,
+    "RELU6": 2,
+    "TRANSPOSE": 2,
+}
+"""First version of each operator that takes int8 (TensorFlow's op_version.cc); the quantiser
+leaves them all at 1."""
+
+
+def canonicalise(
+    path: Path,
+    *,
+    int8: bool = False,
+    metadata: Mapping[str, str] | None = None,
+    labels: Sequence[str] = (),
+    input_name: str = "",
+    output_name: str = "",
+) -> None:
+    """Rewrites the file at `path` in the form that every TFLite runtime reads.
+
+    Weights that the quantiser stored behind the flatbuffer come back inside (TFLite-Micro does not
+    see them there and answers with constants), operator versions say what int8 needs, tensors get
+    short names (they carry Python paths of the exporting program), `metadata` is added as named
+    buffers, and `labels` as the file `labels.txt` in an appended zip archive, one a line.
+    """
+    data = path.read_bytes()
+    model = _unpack(data, path)
+    for buffer in model.buffers:
+        if (buffer.offset or 0) > 1:
+            buffer.data = np.frombuffer(
+                data, dtype=np.uint8, count=buffer.size, offset=buffer.offset
+            )
+        buffer.offset = buffer.size = 0
+    if int8:
+        names = _operator_names()
+        for code in model.operatorCodes:
+            known = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+            code.version = max(code.version, _INT8_VERSIONS.get(known, 1))
+    for graph in model.subgraphs:
+        for i, tensor in enumerate(graph.tensors):
+            tensor.name = f"t{i}"
+        for name, indices in ((input_name, graph.inputs), (output_name, graph.outputs)):
+            if name and len(indices) == 1:
+                graph.tensors[int(indices[0])].name = name
+    if input_name and output_name:
+        for signature in model.signatureDefs or ():
+            for port, name in ((signature.inputs, input_name), (signature.outputs, output_name)):
+                if len(port) == 1:
+                    port[0].name = name
+    for name, text in (metadata or {}).items():
+        _add_metadata(model, name, text.encode())
+    write_atomic(path, _pack(model) + b"")
+    if labels:
+        _append_labels(path, labels)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The named buffers of the file at `path` that hold UTF-8 text."""
+    data = path.read_bytes()
+    model = _unpack(data, path)
+    found: dict[str, str] = {}
+    for entry in model.metadata or ():
+        raw = model.buffers[entry.buffer].data
+        if raw is None:
+            continue
+        try:
+            found[_text(entry.name)] = bytes(raw).decode()
+        except UnicodeDecodeError:
+            continue
+    return found
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """The lines of the appended `labels.txt`; none where there is no such archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return tuple(archive.read(LABELS_FILE).decode().splitlines())
+    except (zipfile.BadZipFile, KeyError):
+        return ()
+
+
+def input_quantisation(path: Path) -> dict[str, Any]:
+    """`dtype`, `scale` and `zero_point` of the file's one input; a float has no scale."""
+    model = _unpack(path.read_bytes(), path)
+    graph = model.subgraphs[0]
+    tensor = graph.tensors[int(graph.inputs[0])]
+    dtype = _type_names()[tensor.type].lower()
+    if dtype == "float32" or tensor.quantization is None or tensor.quantization.scale is None:
+        return {"dtype": dtype, "scale": None, "zero_point": None}
+    quantisation = tensor.quantization
+    return {
+        "dtype": dtype,
+        "scale": float(quantisation.scale[0]),
+        "zero_point": int(quantisation.zeroPoint[0]),
+    }
+
+
+def operators(path: Path) -> list[tuple[str, str]]:
+    """Each operator of the file with the type of its (first) output: `("CONV_2D", "INT8")`."""
+    model = _unpack(path.read_bytes(), path)
+    names = _operator_names()
+    types = _type_names()
+    found = []
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            code = model.operatorCodes[operator.opcodeIndex]
+            output = graph.tensors[int(operator.outputs[0])]
+            name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+            found.append((name, types[output.type]))
+    return found
+
+
+def port_types(path: Path) -> list[str]:
+    """The type of each input, then of each output."""
+    model = _unpack(path.read_bytes(), path)
+    graph = model.subgraphs[0]
+    types = _type_names()
+    return [types[graph.tensors[int(i)].type] for i in (*graph.inputs, *graph.outputs)]
+
+
+def tensor_types(path: Path) -> dict[str, str]:
+    """The type of each tensor of the file, by the tensor's name."""
+    model = _unpack(path.read_bytes(), path)
+    types = _type_names()
+    return {
+        f"{g}.{i}.{_text(tensor.name)}": types[tensor.type]
+        for g, graph in enumerate(model.subgraphs)
+        for i, tensor in enumerate(graph.tensors)
+    }
+
+
+def _unpack(data: bytes, path: Path) -> Any:
+    """The model as objects.
+
+    Only for files that edgenas wrote or checked by digest: flatbuffers are not verified here, but
+    in Python a broken one ends in an exception, never in a crash.
+    """
+    import struct
+
+    from ai_edge_litert import schema_py_generated as schema
+
+    if data[4:8] != b"TFL3":
+        raise SpecError(f"{path} is not a TFLite file")
+    try:
+        return schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
+    except (struct.error, IndexError, ValueError, TypeError, AttributeError) as error:
+        raise SpecError(f"{path}: damaged TFLite file: {error}") from error
+
+
+def _pack(model: Any) -> bytes:
+    import flatbuffers
+
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _add_metadata(model: Any, name: str, payload: bytes) -> None:
+    from ai_edge_litert import schema_py_generated as schema
+
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(payload, dtype=np.uint8)
+    model.buffers.append(buffer)
+    entry = schema.MetadataT()
+    entry.name = name
+    entry.buffer = len(model.buffers) - 1
+    kept = [e for e in model.metadata or () if _text(e.name) != name]
+    model.metadata = [*kept, entry]
+
+
+def _append_labels(path: Path, labels: Sequence[str]) -> None:
+    body = io.BytesIO(path.read_bytes())
+    with zipfile.ZipFile(body, "a") as archive:
+        entry = zipfile.ZipInfo(LABELS_FILE)  # dated 1980: the same model is the same file
+        archive.writestr(entry, "".join(f"{label}\n" for label in labels))
+    write_atomic(path, body.getvalue())
+
+
+def _operator_names() -> dict[int, str]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    return _enum(schema.BuiltinOperator)
+
+
+def _type_names() -> dict[int, str]:
+    from ai_edge_litert import schema_py_generated as schema
+
+    return _enum(schema.TensorType)
+
+
+def _enum(kind: type) -> dict[int, str]:
+    return {value: name for name, value in vars(kind).items() if isinstance(value, int)}
+
+
+def _text(name: bytes | str | None) -> str:
+    return name.decode() if isinstance(name, bytes) else name or ""

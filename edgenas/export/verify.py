@@ -1,0 +1,261 @@
+"""Evidence that an exported file is the network it was made from, gathered in its real runtime."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from edgenas.errors import SpecError, VerificationError
+from edgenas.events import Event, Report, silent
+from edgenas.export import onnx, tflite
+from edgenas.export.formats import Precision
+from edgenas.export.runners import FloatArray, Runner, open_model
+
+IntArray = npt.NDArray[np.int64]
+
+MIN_IMAGES = 500
+"""With fewer, no gate on accuracy or agreement is ever *passed*."""
+
+MIN_AGREEMENT = 0.999
+"""Share of images on which a float file gives the network's class."""
+
+MAX_TOP1_DROP = 0.01
+
+_Z = 1.959964
+"""Two-sided 95 % point of the normal distribution."""
+
+Verdict = Literal["passed", "failed", "inconclusive"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """An exported file against the network in torch, on the same images.
+
+    `top1_drop` is the network's top-1 minus the file's; `drop_low` to `drop_high` is its paired
+    95 % interval (adjusted Wald, Bonett and Price 2012, Br J Math Stat Psychol 65:416). Differences
+    are between logits.
+    """
+
+    n: int
+    top1: float
+    reference_top1: float
+    top1_drop: float
+    drop_low: float
+    drop_high: float
+    agreement: float
+    n_disagree: int
+    max_abs_difference: float
+    mean_abs_difference: float
+    logit_rms: float
+    split: str = "test"
+
+    def __str__(self) -> str:
+        return (
+            f"top-1 {self.top1:.4f}, drop {self.top1_drop:+.4f} "
+            f"[{self.drop_low:+.4f}, {self.drop_high:+.4f}], "
+            f"{self.n_disagree} of {self.n} images disagree, "
+            f"largest difference {self.max_abs_difference:.2g}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One demand on an exported file, and whether the evidence meets it."""
+
+    name: str
+    verdict: Verdict
+    reason: str
+
+
+def verify_model(
+    path: Path,
+    *,
+    images: FloatArray,
+    labels: IntArray,
+    reference_logits: FloatArray,
+    split: str = "test",
+    threads: int = 1,
+    report: Report = silent,
+) -> Verification:
+    """Runs the file over normalised (n, h, w, c) `images` and compares with torch's logits.
+
+    Raises:
+        SpecError: no images, numbers that do not fit together, a file that cannot be read.
+        VerificationError: the file gives a NaN or an infinity.
+    """
+    if not len(images) == len(labels) == len(reference_logits) or not len(images):
+        raise SpecError(
+            f"{path}: {len(images)} images, {len(labels)} labels, "
+            f"{len(reference_logits)} reference answers"
+        )
+    logits = _run(open_model(path, threads=threads), images, path.name, report)
+    return compare(
+        logits, reference_logits=reference_logits, labels=labels, split=split, name=str(path)
+    )
+
+
+def compare(
+    logits: FloatArray,
+    *,
+    reference_logits: FloatArray,
+    labels: IntArray,
+    split: str = "test",
+    name: str = "the file",
+) -> Verification:
+    """The evidence in two sets of (n, classes) logits.
+
+    Raises:
+        VerificationError: another number of classes; a NaN or an infinity.
+    """
+    if logits.shape != reference_logits.shape:
+        raise VerificationError(f"{name} answers {logits.shape}, torch {reference_logits.shape}")
+    if not np.isfinite(logits).all():
+        raise VerificationError(f"{name} answers with NaN or infinity")
+    answers, reference = logits.argmax(1), reference_logits.argmax(1)
+    right, reference_right = answers == labels, reference == labels
+    n = len(labels)
+    lost = int((reference_right & ~right).sum())
+    won = int((right & ~reference_right).sum())
+    low, high = _paired_interval(lost, won, n)
+    n_disagree = int((answers != reference).sum())
+    difference = np.abs(logits - reference_logits)
+    return Verification(
+        n=n,
+        top1=float(right.mean()),
+        reference_top1=float(reference_right.mean()),
+        top1_drop=(lost - won) / n,
+        drop_low=low,
+        drop_high=high,
+        agreement=1 - n_disagree / n,
+        n_disagree=n_disagree,
+        max_abs_difference=float(difference.max()),
+        mean_abs_difference=float(difference.mean()),
+        logit_rms=float(np.sqrt(np.mean(np.square(reference_logits)))),
+        split=split,
+    )
+
+
+def gates(
+    path: Path,
+    evidence: Verification,
+    *,
+    precision: Precision,
+    max_top1_drop: float = MAX_TOP1_DROP,
+) -> tuple[Gate, ...]:
+    """Every demand on a file of this precision.
+
+    A gate on numbers fails when the 95 % interval lies beyond the limit. It passes when the figure
+    itself meets the limit on at least `MIN_IMAGES` images; else it is inconclusive.
+    """
+    found = [drop_gate(evidence, max_top1_drop=max_top1_drop)]
+    if precision == "int8":
+        found.append(integer_gate(path))
+    else:
+        found.append(agreement_gate(evidence))
+    return tuple(found)
+
+
+def drop_gate(evidence: Verification, *, max_top1_drop: float) -> Gate:
+    """Whether the file loses at most `max_top1_drop` of top-1."""
+    e = evidence
+    facts = (
+        f"drop {e.top1_drop:+.4f}, 95 % interval [{e.drop_low:+.4f}, {e.drop_high:+.4f}], "
+        f"limit {max_top1_drop:g}, n = {e.n}"
+    )
+    verdict = _verdict(met=e.top1_drop <= max_top1_drop, excluded=e.drop_low > max_top1_drop, n=e.n)
+    return Gate("top1_drop", verdict, facts)
+
+
+def agreement_gate(evidence: Verification, *, minimum: float = MIN_AGREEMENT) -> Gate:
+    """Whether a float file gives the network's own class; the interval is Wilson's."""
+    e = evidence
+    low, high = _wilson(e.n - e.n_disagree, e.n)
+    facts = (
+        f"{e.n_disagree} of {e.n} images disagree: agreement {e.agreement:.4f}, "
+        f"95 % interval [{low:.4f}, {high:.4f}], limit {minimum:g}"
+    )
+    verdict = _verdict(met=e.agreement >= minimum, excluded=high < minimum, n=e.n)
+    return Gate("agreement", verdict, facts)
+
+
+def integer_gate(path: Path) -> Gate:
+    """Whether an int8 file computes in integers alone."""
+    try:
+        check_int8(path)
+    except VerificationError as error:
+        return Gate("int8", "failed", str(error))
+    return Gate("int8", "passed", f"{len(operators(path))} operators, all in integers")
+
+
+def check_int8(path: Path) -> None:
+    """Checks that the file computes in integers.
+
+    TFLite: no tensor is FLOAT32 or FLOAT16, and input and output are INT8. ONNX: every convolution
+    and matrix product takes quantised inputs and weights (its input and output stay float).
+
+    Raises:
+        VerificationError: naming what is not.
+    """
+    if path.suffix == ".tflite":
+        floats = [name for name, kind in tflite.tensor_types(path).items() if "FLOAT" in kind]
+        if floats:
+            named = ", ".join(floats[:5])
+            raise VerificationError(f"{path.name}: {len(floats)} float tensors ({named})")
+        ports = tflite.port_types(path)
+        if set(ports) != {"INT8"}:
+            raise VerificationError(f"{path.name}: inputs and outputs are {', '.join(ports)}")
+        return
+    heavy = [(name, kind) for name, kind in operators(path) if name in ("Conv", "Gemm", "MatMul")]
+    floats = [name for name, kind in heavy if kind != "INT8"]
+    if floats or not heavy:
+        raise VerificationError(
+            f"{path.name}: {len(floats)} of {len(heavy)} convolutions and matrix products "
+            f"are computed in float"
+        )
+
+
+def operators(path: Path) -> list[tuple[str, str]]:
+    """Each operator of an ONNX or TFLite file with the type that it computes in."""
+    return tflite.operators(path) if path.suffix == ".tflite" else onnx.operators(path)
+
+
+def _run(runner: Runner, images: FloatArray, name: str, report: Report) -> FloatArray:
+    stage, step = f"verify {name}", 250
+    rows = []
+    for start in range(0, len(images), step):
+        report(Event(stage, start, len(images)))
+        rows.append(runner.run(images[start : start + step]))
+    report(Event(stage, len(images), len(images)))
+    return np.concatenate(rows)
+
+
+def _verdict(*, met: bool, excluded: bool, n: int) -> Verdict:
+    if excluded:
+        return "failed"
+    return "passed" if met and n >= MIN_IMAGES else "inconclusive"
+
+
+def _paired_interval(lost: int, won: int, n: int) -> tuple[float, float]:
+    p, q = (lost + 1) / (n + 2), (won + 1) / (n + 2)
+    half = _Z * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
+    return max(-1.0, p - q - half), min(1.0, p - q + half)
+
+
+def _wilson(k: int, n: int) -> tuple[float, float]:
+    centre = (k + _Z**2 / 2) / (n + _Z**2)
+    half = _Z / (n + _Z**2) * math.sqrt(k * (n - k) / n + _Z**2 / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def worst(found: Sequence[Gate]) -> Verdict:
+    """The verdict over several gates: failed before inconclusive before passed."""
+    for verdict in ("failed", "inconclusive"):
+        if any(gate.verdict == verdict for gate in found):
+            return verdict
+    return "passed"

@@ -1,0 +1,106 @@
+"""The process that writes TFLite files: `python -m edgenas.export.worker JOBS`.
+
+One process converts many networks, since its imports alone take seconds. It prints one JSON line a
+finished file on the descriptor that was its standard output; what the converters print, from Python
+or C++, goes to standard error, which the parent keeps in a log. A converter that crashes takes down
+this process only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+JOBS_SCHEMA = "edgenas.tflite-jobs/1"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the jobs in the file `argv[0]`; 0 if every job was tried."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    import torch
+
+    from edgenas.artifacts import read_json
+
+    torch.set_num_threads(1)
+    jobs = read_json(Path(argv[0]), schema=JOBS_SCHEMA)["jobs"]
+    for job in jobs:
+        answers.write(json.dumps({"job": job["name"], "state": "started"}) + "\n")
+        try:
+            _convert(job)
+        except Exception as error:  # noqa: BLE001  # whatever a converter raises is this job's answer
+            message = f"{type(error).__name__}: {error}"
+            answers.write(
+                json.dumps({"job": job["name"], "state": "failed", "error": message}) + "\n"
+            )
+        else:
+            answers.write(json.dumps({"job": job["name"], "state": "done"}) + "\n")
+    answers.close()
+    return 0
+
+
+def environment() -> dict[str, str]:
+    """For a process of ours: this edgenas, one thread, quieter libraries."""
+    import edgenas
+
+    root = str(Path(edgenas.__file__).parent.parent)
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {
+        **os.environ,
+        "PYTHONPATH": path,
+        "PYTHONWARNINGS": "ignore",
+        "OMP_NUM_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TORCHAO_SKIP_LOADING_SO_FILES": "1",
+    }
+
+
+def _convert(job: Mapping[str, Any]) -> None:
+    import numpy as np
+    import torch
+
+    from edgenas import networks
+    from edgenas.artifacts import replacing
+    from edgenas.export import litert, tflite
+    from edgenas.export.jobs import calibration_samples, read_lowering
+
+    lowering = read_lowering(job["lowering"])
+    if job["weights"] is None:
+        network = networks.random_network(lowering, seed=job["seed"])
+    else:
+        from safetensors.torch import load_file
+
+        network = networks.build(lowering, norm=False).eval()
+        network.load_state_dict(load_file(job["weights"]))
+    files = {name: Path(path) for name, path in job["files"].items()}
+    source = files["tflite"]
+    form = job["form"]
+    names = {"input_name": form["input_name"], "output_name": form["output_name"]}
+    extras = {"metadata": form["metadata"], "labels": form["labels"]}
+    with torch.no_grad():
+        if not source.is_file():
+            with replacing(source) as temporary:
+                litert.write_float(network, temporary)
+                tflite.canonicalise(temporary, **names, **extras)
+    if "tflite-fp16" in files:
+        with replacing(files["tflite-fp16"]) as temporary:
+            litert.cast_float16(source, temporary)
+            tflite.canonicalise(temporary, **names, **extras)
+    if "tflite-int8" in files:
+        if job["calibration"] is None:
+            samples = calibration_samples(lowering, seed=job["seed"])
+        else:
+            images = np.load(job["calibration"], allow_pickle=False)
+            samples = [(image[None],) for image in images]
+        with replacing(files["tflite-int8"]) as temporary:
+            litert.quantize(source, temporary, samples)
+            tflite.canonicalise(temporary, int8=True, **names, **extras)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
