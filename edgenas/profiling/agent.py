@@ -10,7 +10,8 @@ again; with `--out` the lines are appended to that file too, and it counts as do
 Rules, in the order in which they bite: creation and first inference are recorded apart; warm-up
 until two successive windows agree within 2 %; rounds over all models in random order; within a
 round each model runs for its share of time; a visit in which the process had less than 0.9 of the
-processor time it should have had is repeated, a bounded number of times; a canary model is timed
+processor time it should have had is repeated, a bounded number of times; a model whose best round
+no other round confirms within 3 % gets further rounds, up to as many again; a canary model is timed
 again and again, and when it drifted by more than 5 % what came since it was last good is repeated
 after a pause.
 """
@@ -37,6 +38,7 @@ JOB_SCHEMA = "edgenas.job/1"
 AGREE = 0.02  # successive warm-up windows
 CPU_SHARE = 0.9  # of the processor time that the threads should get
 DRIFT = 0.05  # of the canary
+CONFIRMED = 0.03  # a model's best round median by its second best
 clock = time.perf_counter_ns
 
 
@@ -303,10 +305,10 @@ class Job:
     """A job and what was already done of it.
 
     Keys: `schema`, `nonce`, `runtime`, `threads`, `models` (key to path), `seed`, `rounds`,
-    `seconds` and `runs` (of each model, over all rounds), `warmup_s`, `warmup_runs`, `retries`
-    (of a contended visit), `canary` (a key or null), `canary_every_s`, `cool_s`, `on_drift`
-    ("keep", "stop", or "auto": stop unless virtualised, where neighbours come and go),
-    `affinity` (list, empty: none), `budget_s` (null: none).
+    `extra_rounds`, `seconds` and `runs` (of each model, over all rounds), `warmup_s`,
+    `warmup_runs`, `retries` (of a contended visit), `canary` (a key or null), `canary_every_s`,
+    `cool_s`, `on_drift` ("keep", "stop", or "auto": stop unless virtualised, where neighbours
+    come and go), `affinity` (list, empty: none), `budget_s` (null: none).
     """
 
     def __init__(
@@ -314,7 +316,13 @@ class Job:
     ):
         import numpy as np
 
-        self.job, self.emit = job, emit
+        self.job, self.records = job, list(done)
+
+        def record(line: dict[str, Any]) -> None:
+            self.records.append(line)
+            emit(line)
+
+        self.emit = record
         self.models: dict[str, str] = job["models"]
         self.rng = np.random.default_rng(job["seed"])
         self.step_ns = timer_resolution_ns()
@@ -347,17 +355,32 @@ class Job:
         """Measures all that is missing; whether that is everything."""
         start = clock()
         for number in range(self.job["rounds"]):
-            if not self._round(number):
+            if not self._round(number, list(self.models)):
                 return False
             spent, budget = (clock() - start) / 1e9, self.job["budget_s"]
             if budget and number + 1 >= 3 and spent * (number + 2) / (number + 1) > budget:
                 return bool(number + 1 == self.job["rounds"])
+        for number in range(self.job["rounds"], self.job["rounds"] + self.job["extra_rounds"]):
+            if self.job["budget_s"] and (clock() - start) / 1e9 > self.job["budget_s"]:
+                break
+            if not self._round(number, self._unconfirmed()):
+                return False
         return True
 
-    def _round(self, number: int) -> bool:
-        left = [
-            key for key in self.models if key not in self.failed and (key, number) not in self.done
-        ]
+    def _unconfirmed(self) -> list[str]:
+        """Models of whose rounds the best stands alone: it may still not be undisturbed."""
+        medians: dict[str, list[float]] = {}
+        for (key, _), record in finished(self.records).items():
+            medians.setdefault(key, []).append(record["median_ms"])
+        found = []
+        for key, values in medians.items():
+            best = sorted(values)[:2]
+            if key in self.models and (len(best) < 2 or best[1] > (1 + CONFIRMED) * best[0]):
+                found.append(key)
+        return sorted(found)
+
+    def _round(self, number: int, keys: list[str]) -> bool:
+        left = [key for key in keys if key not in self.failed and (key, number) not in self.done]
         random.Random(f"{self.job['seed']} {number}").shuffle(left)
         if not left:
             return True

@@ -43,7 +43,7 @@ def spread_architectures(
     taken = set(exclude)
     rng = random.Random(derive_seed(seed, "spread", space.digest))
     pool = [space.smallest(), space.largest()]
-    pool += [space.sample(rng) for _ in range(max(256, 16 * n))]
+    pool += [space.sample(rng) for _ in range(max(160, 10 * n))]
     candidates = [arch for arch in dict.fromkeys(pool) if arch not in taken]
     if len(candidates) < n:
         raise SpecError(

@@ -30,6 +30,8 @@ class Settings:
     """How long and how carefully is measured; see the agent for the rules."""
 
     rounds: int = 7
+    extra_rounds: int = 7
+    """At most, for models whose best round no other confirms."""
     seconds: float = 0.3
     """For each model, over all rounds."""
     runs: int = 50
@@ -48,7 +50,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         positive = self.rounds, self.runs, self.warmup_runs, self.idle_s, self.canary_every_s
-        if min(positive) <= 0 or min(self.seconds, self.warmup_s, self.retries, self.cool_s) < 0:
+        others = self.seconds, self.warmup_s, self.retries, self.cool_s, self.extra_rounds
+        if min(positive) <= 0 or min(others) < 0:
             raise UsageError(f"settings of a measurement must be positive: {self}")
 
 
@@ -169,7 +172,9 @@ def _drive(
     artifacts.write_json(job_path, job)
     records = [r for r in _read_lines(store) if r.get("nonce") == job["nonce"]]
     ids, rounds = set(job["models"]), int(job["rounds"])
-    progress = _Progress(report, total=len(ids) * rounds)
+    progress = _Progress(report, ids, rounds)
+    for record in records:
+        progress.note(record)
     barren = 0  # starts in a row that brought nothing new
     while True:
         before = _progressed(records, ids)
@@ -182,7 +187,7 @@ def _drive(
                     file.write(line.encode() + b"\n")
                     file.flush()
                     records.extend(found)
-                    progress.step(len(_done(records, ids)) if found[0]["type"] == "visit" else None)
+                    progress.step(found[0])
 
             argv = [link.python, link.push(_AGENT, "agent.py"), link.push(job_path, "job.json")]
             file.flush()
@@ -213,19 +218,32 @@ def _drive(
 class _Progress:
     """Events with the time that is left, from the pace of this run."""
 
-    def __init__(self, report: Report, *, total: int) -> None:
-        self.report, self.total = report, total
+    def __init__(self, report: Report, ids: set[str], rounds: int) -> None:
+        self.report, self.ids, self.rounds = report, ids, rounds
+        self.done: set[tuple[str, int]] = set()
         self.start: tuple[float, int] | None = None
 
-    def step(self, done: int | None) -> None:
-        if done is None:
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Keeps count; rounds beyond the planned ones are no part of the total."""
+        if record["type"] == "void":
+            self.done -= {(key, record["round"]) for key in record["keys"]}
             return
-        now = monotonic()
+        planned = record.get("key") in self.ids and record.get("round", 0) < self.rounds
+        if record["type"] == "visit" and record["final"] and planned:
+            self.done.add((record["key"], record["round"]))
+
+    def step(self, record: Mapping[str, Any]) -> None:
+        """Keeps count and reports it."""
+        self.note(record)
+        if record["type"] != "visit":
+            return
+        now, done, total = monotonic(), len(self.done), len(self.ids) * self.rounds
         if self.start is None:
             self.start = now, done
         since, first = self.start
-        left = (now - since) / (done - first) * (self.total - done) if done > first else None
-        self.report(Event("measure", done, self.total, "timing", remaining_s=left))
+        left = (now - since) / (done - first) * (total - done) if done > first else None
+        message = "timing" if record["round"] < self.rounds else "timing again what wavers"
+        self.report(Event("measure", done, total, message, remaining_s=left))
 
 
 def _done(records: Sequence[dict[str, Any]], ids: set[str]) -> dict[tuple[str, int], Any]:
@@ -286,7 +304,7 @@ def _collect(
     contended = sum(t.n_contended == t.n_rounds for t in timings.values())
     drift = statistics.median(canary_ms) / min(canary_ms) - 1 if canary_ms else 0.0
     complete = len(timings) + len(failed) == len(ids) and all(
-        len(rounds) == settings.rounds for rounds in visits.values()
+        len(rounds) >= settings.rounds for rounds in visits.values()
     )
     conditions = {
         "runtime": device.runtime,

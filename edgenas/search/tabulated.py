@@ -70,7 +70,7 @@ class TabulatedSpace:
             raise SpecError(f"architecture {line!r} belongs to {family!r}, not to {FAMILY!r}")
         params: dict[str, Choice] = {}
         for name, text in texts.items():
-            value = read_choice(name, text, self.genes.get(name, ()))
+            value = read_choice(text, self.genes.get(name, ()))
             if value is None:
                 raise SpecError(f"architecture {line!r}: {name}={text} is not in the table")
             params[name] = value

@@ -279,20 +279,22 @@ class _Run:
 
     def _step_or_halve(self) -> float:
         """One step; where memory runs out, once more in twice as many parts."""
-        try:
-            return self._train_step()
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            parts = 2 * self.recipe.accumulate
-            if self.recipe.accumulate > 1 or self.recipe.batch % (parts * self.workers.count):
-                raise ResourceError(
-                    f"memory does not suffice for a batch of {self.recipe.batch}",
-                    hint="lower train.batch in the run file",
-                ) from error
-            self.recipe = replace(self.recipe, accumulate=parts)
-            self.report(Event("train", message=f"out of memory: batches in {parts} parts now"))
-            return self._train_step()
+        parts = self.recipe.accumulate
+        while True:
+            try:
+                return self._train_step()
+            except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is the latter
+                if not _is_out_of_memory(error):
+                    raise
+                halved = self.recipe.accumulate > parts
+                if halved or self.recipe.batch % (2 * parts * self.workers.count):
+                    raise ResourceError(
+                        f"memory does not suffice for a batch of {self.recipe.batch}",
+                        hint="lower train.batch in the run file",
+                    ) from error
+                self.recipe = replace(self.recipe, accumulate=2 * parts)
+                message = f"out of memory: batches in {2 * parts} parts now"
+                self.report(Event("train", message=message))
 
     def _train_step(self) -> float:
         step, recipe = self.step, self.recipe

@@ -18,7 +18,14 @@ from edgenas.profiling import agent
 from edgenas.profiling.session import LINES, QUICK, Settings, measure
 
 FAST = Settings(
-    rounds=3, seconds=0.03, runs=15, warmup_s=0.005, warmup_runs=5, retries=1, cool_s=0.0
+    rounds=3,
+    extra_rounds=0,
+    seconds=0.03,
+    runs=15,
+    warmup_s=0.005,
+    warmup_runs=5,
+    retries=1,
+    cool_s=0.0,
 )
 DEVICE = load_device("local-onnxruntime-fp32-t1")
 

@@ -129,7 +129,7 @@ def test_two_processes_train_like_one_that_accumulates(
         )
         _run(str(script), *launcher)
         supernet = Supernet(tiny_space)
-        recipe = replace(RECIPE, checkpoint_every=100)
+        recipe = Recipe(epochs=1, batch=64, n_random=1, mirror=False)
         train(supernet, digits, recipe, folder=tmp_path / name, resume=True, stop_after_steps=0)
         weights.append(_weights(supernet))
     assert not weights[0].equal(_weights(Supernet(tiny_space)))
