@@ -120,15 +120,25 @@ class OnnxRunner:
 
 
 class LiteRunner:
-    """A TFLite file in LiteRT, or in one of the runtimes that were its earlier names."""
+    """A TFLite file in LiteRT, or in one of the runtimes that were its earlier names.
 
-    def __init__(self, path: Path, *, threads: int) -> None:
+    `reference` takes LiteRT's plain kernels, which round as TFLite-Micro does, for its fast ones.
+    """
+
+    def __init__(self, path: Path, *, threads: int = 1, reference: bool = False) -> None:
         from edgenas.export import tflite
 
         tflite.operators(path)  # reads the whole structure: what is cut off is caught in Python
+        settings: dict[str, Any] = {}
+        if reference:
+            from ai_edge_litert.interpreter import OpResolverType
+
+            settings["experimental_op_resolver_type"] = OpResolverType.BUILTIN_REF
         try:
             with _hushed():
-                self._interpreter = interpreter_class()(model_path=str(path), num_threads=threads)
+                self._interpreter = interpreter_class()(
+                    model_path=str(path), num_threads=threads, **settings
+                )
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise SpecError(f"{path}: LiteRT cannot read it: {error}") from error

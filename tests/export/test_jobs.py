@@ -1,0 +1,213 @@
+"""Conversions in bulk. The real TFLite process is slow, so most tests put a fake in its place."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from edgenas import networks
+from edgenas.errors import ExportError
+from edgenas.export import jobs, onnx, tflite
+from edgenas.export.jobs import (
+    TfliteJob,
+    convert_networks,
+    convert_units,
+    read_lowering,
+    run_tflite,
+    write_lowering,
+)
+from edgenas.spaces import OpSpec, chain, conv
+from edgenas.spaces.mobile import SMALL
+
+BLOCK = OpSpec.of(
+    "inverted", cin=8, hidden=24, cout=8, h=6, w=6, k=5, s=1, se=8, skip=1, act="hswish"
+)
+KINDS = [
+    conv(3, 8, 12, 12, 3, s=2, act="relu6"),
+    conv(8, 8, 6, 6, 7, g=8, act="relu6"),
+    OpSpec.of("add", c=8, h=6, w=6),
+    OpSpec.of("pool", c=8, h=6, w=6),
+    OpSpec.of("linear", cin=8, cout=5),
+    OpSpec.of("squeeze_excite", c=8, h=6, w=6, r=8),
+    BLOCK,
+    OpSpec.of("head", cin=8, hidden=16, cout=5, h=6, w=6, act="relu6"),
+]
+NAMES = [op.kind for op in KINDS]
+
+
+def session(path):
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("op", KINDS, ids=NAMES)
+def test_onnx_units_compute_what_torch_does(op, tmp_path):
+    (path,) = convert_units([op, op], format="onnx", folder=tmp_path).values()
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal((1, *op.in_chw), dtype=np.float32) for _ in range(op.n_inputs)]
+    run = session(path)
+    assert len(run.get_inputs()) == op.n_inputs
+    (answer,) = run.run(None, {f"x{i}": x for i, x in enumerate(inputs)})
+    with torch.no_grad():
+        expected = networks.unit_network(op, seed=0)(*map(torch.from_numpy, inputs)).numpy()
+    np.testing.assert_allclose(answer, expected, atol=2e-5)
+    assert not {"Transpose"} & {name for name, _ in onnx.operators(path)}
+
+
+@pytest.mark.parametrize(("activations", "kind"), [("u8", "uint8"), ("s8", "int8")])
+@pytest.mark.parametrize("op", [KINDS[0], KINDS[2], KINDS[6], KINDS[7]], ids=lambda op: op.kind)
+def test_int8_units_take_and_give_integers(op, activations, kind, tmp_path):
+    found = convert_units([op], format="onnx-int8", folder=tmp_path, activations=activations)
+    run = session(found[op.key])
+    ports = [*run.get_inputs(), *run.get_outputs()]
+    assert {port.type for port in ports} == {f"tensor({kind})"}
+    shapes = [tuple(p.shape) for p in run.get_inputs()]
+    feed = {p.name: np.full(p.shape, 3, kind) for p in run.get_inputs()}
+    assert shapes == [(1, *op.in_chw)] * op.n_inputs
+    (answer,) = run.run(None, feed)
+    assert answer.size == np.prod(op.out_chw)
+
+
+def test_units_are_cached_by_content(tmp_path):
+    ops = [KINDS[0], KINDS[2]]
+    events = []
+    first = convert_units(ops, format="onnx", folder=tmp_path, report=events.append)
+    assert events[-1].done == events[-1].total == 2
+    times = {path: path.stat().st_mtime_ns for path in first.values()}
+    events.clear()
+    again = convert_units(ops[::-1], format="onnx", folder=tmp_path, report=events.append)
+    assert again == first
+    assert not events
+    assert {path: path.stat().st_mtime_ns for path in first.values()} == times
+    int8 = {a: convert_units(ops, format="onnx-int8", folder=tmp_path, activations=a)
+            for a in ("u8", "s8")}  # fmt: skip
+    assert not set(int8["u8"].values()) & set(int8["s8"].values())
+
+
+def test_networks_take_nhwc(tmp_path):
+    space = replace(SMALL, in_channels=1)
+    lowering = space.lower(space.smallest())
+    found = convert_networks({"a": lowering}, format="onnx", folder=tmp_path, seed=3)
+    other = convert_networks({"a": lowering}, format="onnx", folder=tmp_path, seed=4)
+    assert found["a"] != other["a"]
+    (port,) = session(found["a"]).get_inputs()
+    assert (port.name, port.shape) == ("image", [1, 20, 20, 1])
+
+
+def test_unknown_formats_are_refused(tmp_path):
+    with pytest.raises(ExportError, match="did you mean 'tflite'"):
+        convert_units(KINDS, format="tflit", folder=tmp_path)
+
+
+def test_lowerings_survive_the_way_to_the_worker():
+    space = replace(SMALL, squeeze_excite=True, activation="hswish")
+    for arch in (space.smallest(), space.largest()):
+        lowering = space.lower(arch)
+        assert read_lowering(write_lowering(lowering)) == lowering
+        primitive = lowering.primitive()
+        assert read_lowering(write_lowering(primitive)) == primitive
+
+
+FAKE = """
+    import json, os, pathlib, sys
+    for job in json.loads(pathlib.Path(sys.argv[3]).read_text())["jobs"]:
+        print(json.dumps({"job": job["name"], "state": "started"}), flush=True)
+        if job["name"].startswith("crash") or (
+            job["name"].startswith("once") and not pathlib.Path(job["files"]["seen"]).exists()
+        ):
+            pathlib.Path(job["files"]["seen"]).touch()
+            print("a converter's last words", file=sys.stderr, flush=True)
+            os.abort()
+        if job["name"].startswith("bad"):
+            print(json.dumps({"job": job["name"], "state": "failed", "error": "no"}), flush=True)
+            continue
+        pathlib.Path(job["files"]["tflite"]).write_text("made")
+        print(json.dumps({"job": job["name"], "state": "done"}), flush=True)
+"""
+
+
+@pytest.fixture
+def fake_process(tmp_path, monkeypatch):
+    """A stand-in for the converter: it crashes in `crash...`, and the first time in `once...`."""
+    script = tmp_path / "fake.py"
+    script.write_text(textwrap.dedent(FAKE))
+    launcher = tmp_path / "python"
+    launcher.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "$@"\n')
+    launcher.chmod(0o755)
+    monkeypatch.setattr(jobs.sys, "executable", str(launcher))
+    monkeypatch.setattr(jobs.litert, "require_extra", lambda: None)
+
+    def job(name: str) -> TfliteJob:
+        files = {"tflite": tmp_path / f"{name}.tflite", "seen": tmp_path / f"{name}.seen"}
+        return TfliteJob(name, chain((3, 12, 12), [("stem", KINDS[0])]), files)
+
+    return job
+
+
+def test_one_crash_does_not_stop_the_others(fake_process):
+    names = ["a", "crash", "b", "once", "bad", "c"]
+    todo = [fake_process(name) for name in names]
+    events = []
+    failures = run_tflite(todo, report=events.append)
+    assert set(failures) == {"crash", "bad"}
+    assert failures["bad"] == "no"
+    assert "status -6" in failures["crash"]
+    assert "last words" in failures["crash"]
+    made = [job.name for job in todo if job.files["tflite"].is_file()]
+    assert made == ["a", "b", "once", "c"]
+    assert [e.done for e in events] == sorted(e.done for e in events)
+
+
+def test_a_failed_unit_is_named(fake_process, tmp_path, monkeypatch):
+    op = KINDS[0]
+    monkeypatch.setattr(jobs, "TfliteJob", lambda name, *a, **k: TfliteJob(f"bad {name}", *a, **k))
+    with pytest.raises(ExportError, match=op.key):
+        convert_units([op], format="tflite", folder=tmp_path)
+
+
+def test_a_process_that_does_not_start_is_an_error(fake_process, monkeypatch):
+    monkeypatch.setattr(jobs.sys, "executable", "/bin/false")
+    with pytest.raises(ExportError, match="did not start"):
+        run_tflite([fake_process("a")])
+
+
+def test_a_missing_extra_names_the_command(monkeypatch, tmp_path):
+    monkeypatch.setattr(jobs.litert.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ExportError) as caught:
+        convert_units(KINDS[:1], format="tflite", folder=tmp_path)
+    assert caught.value.hint == 'pip install "edgenas[tflite]"'
+    assert "litert_torch" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_tflite_units_compute_what_torch_does(tmp_path, capfd):
+    found = convert_units(KINDS, format="tflite", folder=tmp_path)
+    int8 = convert_units(KINDS, format="tflite-int8", folder=tmp_path)
+    assert capfd.readouterr().out == ""
+    from ai_edge_litert.interpreter import Interpreter
+
+    for op in KINDS:
+        assert "TRANSPOSE" not in {name for name, _ in tflite.operators(found[op.key])}
+        assert {kind for _, kind in tflite.operators(int8[op.key])} == {"INT8"}
+        run = Interpreter(str(found[op.key]), num_threads=1)
+        run.allocate_tensors()
+        rng = np.random.default_rng(0)
+        inputs = [
+            rng.standard_normal((1, *op.in_chw), dtype=np.float32) for _ in range(op.n_inputs)
+        ]
+        details = run.get_input_details()
+        assert len(details) == op.n_inputs
+        for detail, x in zip(details, inputs, strict=True):
+            run.set_tensor(detail["index"], x.transpose(0, 2, 3, 1))
+        run.invoke()
+        answer = run.get_tensor(run.get_output_details()[0]["index"])
+        with torch.no_grad():
+            expected = networks.unit_network(op, seed=0)(*map(torch.from_numpy, inputs)).numpy()
+        if expected.ndim == 4:
+            expected = expected.transpose(0, 2, 3, 1)
+        np.testing.assert_allclose(answer, expected, atol=2e-5)
