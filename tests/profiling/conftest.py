@@ -109,7 +109,8 @@ class OracleDevice:
         environment: Mapping[str, str],
     ) -> Finished:
         job = json.loads(Path(argv[2]).read_text())
-        done = agent.finished(agent.decode(Path(argv[4]).read_text().splitlines()))
+        lines = agent.decode(Path(argv[4]).read_text().splitlines())
+        done = agent.finished(r for r in lines if r["nonce"] == job["nonce"])
         factor = self.slow[min(self.starts, len(self.slow) - 1)]
         self.starts += 1
 
