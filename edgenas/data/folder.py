@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from edgenas.data.images import Images
+from edgenas.data.images import SPLITS, Images
 from edgenas.data.memory import Estimate, check_memory, default_size, pixel_bytes
 from edgenas.data.sources import Parts, Request
 from edgenas.errors import DataError, ResourceError
@@ -35,10 +35,11 @@ from edgenas.events import Event, Report, silent
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = frozenset(
-    f".{name}" for name in "jpg jpeg jfif png bmp gif webp tif tiff pgm ppm pbm pnm".split()
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    *(".pgm", ".ppm", ".pbm", ".pnm"),
 )
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """Pillow's other readers are not let near a user's files: one of them starts a program."""
 MAX_BROKEN_SHARE = 0.01
 _GREY_MODES = frozenset(["1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"])
@@ -156,7 +157,7 @@ def scan(folder: Path, *, report: Report = silent) -> Found:
     if problems:
         raise DataError(
             f"{folder}: no images in {', '.join(problems)}",
-            hint=f"add images ({' '.join(sorted(SUFFIXES))}) or remove the folder",
+            hint=f"add images ({' '.join(SUFFIXES)}) or remove the folder",
         )
     if len(classes) < 2:
         raise DataError(
@@ -201,10 +202,10 @@ def read_image(path: Path, *, channels: int, size: int) -> Tensor:
         file.draft(None, (2 * size, 2 * size))
         image = _to_mode(ImageOps.exif_transpose(file), "L" if channels == 1 else "RGB")
     side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    image = image.resize(
-        (size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)
-    )
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    # Cut before resizing: the filter would look beyond a `box=`.
+    image = image.crop((left, top, left + side, top + side))
+    image = image.resize((size, size), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(image))
     return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1)
 
@@ -268,6 +269,7 @@ def _splits(folder: Path, report: Report) -> dict[str, Path]:
         if split in splits:
             raise DataError(f"{folder}: both {splits[split].name} and {name} hold search images")
         splits[split] = path
+    splits = {split: splits[split] for split in SPLITS if split in splits}
     others = [entry.name for entry in _folders(folder) if entry.name not in ready]
     if others:
         report(Event("data", message=f"warning: {folder}: ignored {', '.join(others)}"))

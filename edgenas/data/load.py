@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -14,19 +16,20 @@ from edgenas.artifacts import derive_seed
 from edgenas.data.arrays import array_estimate, array_source
 from edgenas.data.folder import folder_estimate, folder_source
 from edgenas.data.images import DataSet, Images, data_set
-from edgenas.data.memory import Estimate, pixel_bytes
+from edgenas.data.memory import Estimate, check_memory, pixel_bytes
 from edgenas.data.sources import Parts, Request, Source
 from edgenas.data.splits import cut
 from edgenas.data.transforms import resize
 from edgenas.errors import DataError, UsageError, nearest
-from edgenas.events import Report, silent
+from edgenas.events import Event, Report, silent
 
 SOURCES = {
     "fashion-mnist": "edgenas.data.sources:fashion_mnist",
     "digits": "edgenas.data.sources:digits",
 }
 """The data sets that edgenas knows by name; plug-ins add more."""
-_SIZES = {"fashion-mnist": (70_000, 28), "digits": (1_797, 8)}
+# Images, height and width, bytes on disk.
+_KNOWN = {"fashion-mnist": (70_000, 28, 30_878_551), "digits": (1_797, 8, 0)}
 
 SEARCH_SHARE = 0.12
 TEST_SHARE = 0.15
@@ -67,7 +70,13 @@ def load_data(
         raise UsageError(f"image_size {image_size}: at least 8 pixels are needed")
     name, find = _resolve(source)
     request = Request(seed, image_size, root, download, report)
-    return assemble(name, find(request), seed=seed, image_size=image_size)
+    if source in _KNOWN:
+        needed = _known_estimate(source, image_size).memory_bytes
+        check_memory(source, needed, hint="use a smaller image_size")
+    data = assemble(name, find(request), seed=seed, image_size=image_size)
+    if source not in SOURCES:
+        _report_doubles(data, report)
+    return data
 
 
 def assemble(name: str, parts: Parts, *, seed: int, image_size: int | None = None) -> DataSet:
@@ -82,6 +91,10 @@ def assemble(name: str, parts: Parts, *, seed: int, image_size: int | None = Non
         train, search = _cut(name, train, n, seed=derive_seed(seed, "split", "search"))
     splits = {"train": train, "search": search, "test": test}
     if image_size is not None:
+        channels = int(train.pixels.shape[1])
+        if any(part.pixels.shape[-1] != image_size for part in splits.values()):
+            needed = 2 * sum(pixel_bytes(len(p), channels, image_size) for p in splits.values())
+            check_memory(name, needed, hint="use a smaller image_size")
         splits = {split: _resized(part, image_size) for split, part in splits.items()}
     return data_set(name, parts.classes, splits, mirror=parts.mirror)
 
@@ -92,15 +105,35 @@ def estimate(source: str, *, image_size: int | None = None) -> Estimate | None:
     Raises:
         DataError: as `load_data`, as far as names, headers and shapes tell.
     """
-    if source in _SIZES:
-        n, size = _SIZES[source]
-        size = image_size or size
-        memory = 3 * pixel_bytes(n, 1, size)
-        return Estimate(n, 1, size, memory, 31 * 2**20 if n > 10_000 else 0)
+    if source in _KNOWN:
+        return _known_estimate(source, image_size)
     path = _path(source)
     if path is None:
         return None
     return (array_estimate if _is_array(path) else folder_estimate)(path, image_size)
+
+
+def _known_estimate(source: str, image_size: int | None) -> Estimate:
+    n, size, disk_bytes = _KNOWN[source]
+    memory = 3 * pixel_bytes(n, 1, size)  # the file's content, the images, cut into splits
+    if image_size not in (None, size):
+        memory += 2 * pixel_bytes(n, 1, image_size or size)
+    return Estimate(n, 1, image_size or size, memory, disk_bytes)
+
+
+def _report_doubles(data: DataSet, report: Report) -> None:
+    """Warns of images that are in two splits, pixel for pixel: files that exist twice."""
+    seen: dict[bytes, str] = {}
+    doubles: Counter[tuple[str, str]] = Counter()
+    for split, part in data.splits.items():
+        for image in part.pixels.numpy():
+            key = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+            first = seen.setdefault(key, split)
+            doubles[first, split] += first != split
+    for (first, split), n in doubles.items():
+        if n:
+            text = f"{n} images of {split} are also in {first}, pixel for pixel"
+            report(Event("data", message=f"warning: {data.name}: {text}"))
 
 
 def _resolve(source: str) -> tuple[str, Source]:

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgenas import networks
 from edgenas.artifacts import io_errors, sha256_file
 from edgenas.errors import EdgenasError, ExportError, SpecError, VerificationError
 from edgenas.events import Event, Report, silent
-from edgenas.export import units
 from edgenas.export.certificate import (
     FILE_NAME,
     REJECTED,
@@ -28,7 +28,6 @@ from edgenas.export.formats import BUILT_IN, FILE_NAMES, FORMATS, Format, export
 from edgenas.export.jobs import run_tflite, tool_versions
 from edgenas.export.models import check_fit, tflite_jobs, torch_logits, write_onnx_int8
 from edgenas.export.runners import FloatArray
-from edgenas.export.units import Network
 from edgenas.export.verify import (
     MAX_TOP1_DROP,
     Gate,
@@ -37,6 +36,7 @@ from edgenas.export.verify import (
     gates,
     verify_model,
 )
+from edgenas.networks import Network
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def export_networks(
     specs = {name: exporter(name) for name in formats}
     with tempfile.TemporaryDirectory(prefix="edgenas-export-") as name:
         drafts = {str(i): Path(name, str(i)) for i in range(len(requests))}
-        folded = {str(i): units.fold(request.network) for i, request in enumerate(requests)}
+        folded = {str(i): networks.fold(request.network) for i, request in enumerate(requests)}
         for folder in drafts.values():
             folder.mkdir()
         with ThreadPoolExecutor(1) as pool:  # it waits for a process; meanwhile we write the rest

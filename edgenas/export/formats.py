@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from edgenas.export.contract import InputContract
-    from edgenas.export.units import Network
+    from edgenas.networks import Network
 
 Precision = Literal["fp32", "fp16", "int8"]
 

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgenas import networks
 from edgenas.artifacts import derive_seed, digest, replacing, to_json, write_atomic
 from edgenas.errors import ExportError, nearest
 from edgenas.events import Event, Report, silent
-from edgenas.export import litert, onnx, units
+from edgenas.export import litert, onnx
 from edgenas.export.formats import FORMATS
 from edgenas.export.worker import JOBS_SCHEMA, environment
 from edgenas.spaces import KEY_VERSION, Lowering, Node, OpSpec
@@ -42,7 +43,7 @@ _TOOLS = {
 class TfliteJob:
     """One network to convert. `files` names the float32 file (kept if it is there) and any others.
 
-    `weights` is a safetensors file for `units.build(lowering, norm=False)`; None stands for random
+    `weights`: a safetensors file for `networks.build(lowering, norm=False)`; None stands for random
     weights drawn from `seed`. `calibration` is a .npy file of NHWC images; None for random normal.
     """
 
@@ -245,7 +246,7 @@ def _convert_onnx(
     activations: onnx.Activations,
 ) -> None:
     if not source.is_file():
-        network = units.random_network(lowering, seed=seed)
+        network = networks.random_network(lowering, seed=seed)
         with replacing(source) as temporary:
             if unit:
                 onnx.write_unit(network, temporary)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from edgenas.artifacts import write_atomic
 from edgenas.errors import ExportError
-from edgenas.export.units import Network
+from edgenas.networks import Network
 
 FloatArray = npt.NDArray[np.float32]
 

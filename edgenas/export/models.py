@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from edgenas import networks
 from edgenas.artifacts import replacing
 from edgenas.errors import ExportError, SpecError
-from edgenas.export import onnx, units
+from edgenas.export import onnx
 from edgenas.export.contract import METADATA_KEY, InputContract, write_document
 from edgenas.export.formats import FILE_NAMES, Format, exporter
 from edgenas.export.jobs import TfliteJob, run_tflite
 from edgenas.export.onnx import FloatArray
-from edgenas.export.units import Network
+from edgenas.networks import Network
 
 
 def export_model(
@@ -40,7 +41,7 @@ def export_model(
     """
     check_fit(network, contract, calibration)
     writer = exporter(format).write
-    writer(units.fold(network), path, calibration=calibration, contract=contract, about=about)
+    writer(networks.fold(network), path, calibration=calibration, contract=contract, about=about)
 
 
 def check_fit(network: Network, contract: InputContract, calibration: FloatArray) -> None:
@@ -65,7 +66,7 @@ def check_fit(network: Network, contract: InputContract, calibration: FloatArray
 
 def torch_logits(network: Network, images: FloatArray) -> FloatArray:
     """The network's own answers to normalised (n, h, w, c) images: the reference."""
-    network = units.fold(network)
+    network = networks.fold(network)
     nchw = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
     with torch.inference_mode():
         rows = [network(nchw[i : i + 256]).numpy() for i in range(0, len(nchw), 256)]

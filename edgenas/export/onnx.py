@@ -17,7 +17,7 @@ from edgenas.artifacts import replacing
 from edgenas.errors import ExportError, SpecError
 
 if TYPE_CHECKING:
-    from edgenas.export.units import Network
+    from edgenas.networks import Network
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -64,17 +64,18 @@ def _convert(job: Mapping[str, Any]) -> None:
     import numpy as np
     import torch
 
+    from edgenas import networks
     from edgenas.artifacts import replacing
-    from edgenas.export import litert, tflite, units
+    from edgenas.export import litert, tflite
     from edgenas.export.jobs import calibration_samples, read_lowering
 
     lowering = read_lowering(job["lowering"])
     if job["weights"] is None:
-        network = units.random_network(lowering, seed=job["seed"])
+        network = networks.random_network(lowering, seed=job["seed"])
     else:
         from safetensors.torch import load_file
 
-        network = units.build(lowering, norm=False).eval()
+        network = networks.build(lowering, norm=False).eval()
         network.load_state_dict(load_file(job["weights"]))
     files = {name: Path(path) for name, path in job["files"].items()}
     source = files["tflite"]

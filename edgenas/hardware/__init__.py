@@ -1,1 +1,48 @@
-"""hardware."""
+"""Devices: what a latency is a latency *of*, and how to reach it."""
+
+from edgenas.hardware.chip import Chip, chip_name, this_chip
+from edgenas.hardware.device import (
+    CLASSES,
+    FORMATS,
+    PRECISIONS,
+    RUNTIMES,
+    DeviceProfile,
+    device_names,
+    device_toml,
+    load_device,
+    load_device_file,
+    local_name,
+    on_this_chip,
+)
+from edgenas.hardware.folders import Found, Origin, check_name, find, folders, listing, user_folder
+from edgenas.hardware.runtimes import installed_version
+from edgenas.hardware.transports import Finished, LocalTransport, Transport, connect
+
+__all__ = [
+    "CLASSES",
+    "FORMATS",
+    "PRECISIONS",
+    "RUNTIMES",
+    "Chip",
+    "DeviceProfile",
+    "Finished",
+    "Found",
+    "LocalTransport",
+    "Origin",
+    "Transport",
+    "check_name",
+    "chip_name",
+    "connect",
+    "device_names",
+    "device_toml",
+    "find",
+    "folders",
+    "installed_version",
+    "listing",
+    "load_device",
+    "load_device_file",
+    "local_name",
+    "on_this_chip",
+    "this_chip",
+    "user_folder",
+]

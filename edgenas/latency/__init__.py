@@ -1,1 +1,48 @@
-"""latency."""
+"""Latency: tables of what units take on a device, and networks predicted from them."""
+
+from edgenas.latency.calibrate import rescale
+from edgenas.latency.cost import CostModel, fit_cost
+from edgenas.latency.fit import Fit, Sample, fit_networks
+from edgenas.latency.predictor import LatencyPrediction, Origin, Predictor, UnitLatency
+from edgenas.latency.table import (
+    SOURCES,
+    Entry,
+    LatencyTable,
+    TableDevice,
+    load_table,
+    named,
+    nearest_table,
+    read_table,
+    table_for,
+    table_names,
+    write_table,
+)
+from edgenas.latency.validate import Validation, compare, drift_factor, repeat_error
+
+__all__ = [
+    "SOURCES",
+    "CostModel",
+    "Entry",
+    "Fit",
+    "LatencyPrediction",
+    "LatencyTable",
+    "Origin",
+    "Predictor",
+    "Sample",
+    "TableDevice",
+    "UnitLatency",
+    "Validation",
+    "compare",
+    "drift_factor",
+    "fit_cost",
+    "fit_networks",
+    "load_table",
+    "named",
+    "nearest_table",
+    "read_table",
+    "repeat_error",
+    "rescale",
+    "table_for",
+    "table_names",
+    "write_table",
+]

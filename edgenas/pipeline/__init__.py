@@ -1,1 +1,72 @@
-"""pipeline."""
+"""The stages, each a function: what the command line calls, and the Python API.
+
+```python
+from pathlib import Path
+from edgenas.pipeline import DataConfig, RunConfig, SearchConfig, search
+
+config = RunConfig(
+    data=DataConfig("photos"),
+    search=SearchConfig(("local-litert-int8-t1",), ("max top1", "min latency_ms"), trials=100),
+)
+outcome = search(config, Path("runs/photos"))
+for row in outcome.document["exports"]:
+    print(row["path"], row["top1"], row["measured_ms"])
+```
+
+`read_config` reads a run file into a `RunConfig`. Nothing is printed: progress goes to `report`, a
+function that takes an `edgenas.events.Event`. Torch is imported when a stage needs it.
+"""
+
+from edgenas.pipeline.benchmarking import bench_search
+from edgenas.pipeline.config import (
+    DataConfig,
+    ExportConfig,
+    RunConfig,
+    SearchConfig,
+    SupernetConfig,
+    TrainConfig,
+    read_config,
+    write_config,
+)
+from edgenas.pipeline.devices import diff_tables, list_devices, show_device, show_table
+from edgenas.pipeline.examining import Check, examine
+from edgenas.pipeline.exporting import export, verify
+from edgenas.pipeline.profiling import bench_latency, predict, profile, validate_table
+from edgenas.pipeline.quickstart import run_quickstart
+from edgenas.pipeline.runs import Outcome, Run, find_run, open_run, report
+from edgenas.pipeline.searching import search
+from edgenas.pipeline.starting import write_run_file
+from edgenas.pipeline.training import train
+
+__all__ = [
+    "Check",
+    "DataConfig",
+    "ExportConfig",
+    "Outcome",
+    "Run",
+    "RunConfig",
+    "SearchConfig",
+    "SupernetConfig",
+    "TrainConfig",
+    "bench_latency",
+    "bench_search",
+    "diff_tables",
+    "examine",
+    "export",
+    "find_run",
+    "list_devices",
+    "open_run",
+    "predict",
+    "profile",
+    "read_config",
+    "report",
+    "run_quickstart",
+    "search",
+    "show_device",
+    "show_table",
+    "train",
+    "validate_table",
+    "verify",
+    "write_config",
+    "write_run_file",
+]

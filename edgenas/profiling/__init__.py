@@ -1,1 +1,47 @@
-"""profiling."""
+"""Profiling: what to measure, the agent that measures it, and the table that comes of it."""
+
+from edgenas.profiling.build import (
+    Converter,
+    Run,
+    calibrate_device,
+    compare_granularities,
+    profile_device,
+    quick,
+    validate_table,
+)
+from edgenas.profiling.plan import (
+    anchor_units,
+    calibration_networks,
+    missing_units,
+    spread_architectures,
+)
+from edgenas.profiling.session import (
+    FULL,
+    QUICK,
+    STANDARD,
+    Measurements,
+    Settings,
+    Timing,
+    measure,
+)
+
+__all__ = [
+    "FULL",
+    "QUICK",
+    "STANDARD",
+    "Converter",
+    "Measurements",
+    "Run",
+    "Settings",
+    "Timing",
+    "anchor_units",
+    "calibrate_device",
+    "calibration_networks",
+    "compare_granularities",
+    "measure",
+    "missing_units",
+    "profile_device",
+    "quick",
+    "spread_architectures",
+    "validate_table",
+]

@@ -1,1 +1,18 @@
-"""report."""
+"""Reports of a run: one HTML page, Markdown, JSON, and the front as a picture."""
+
+from edgenas.report.load import load_run
+from edgenas.report.model import RunView
+from edgenas.report.page import html
+from edgenas.report.picture import front_svg
+from edgenas.report.summary import document, markdown
+from edgenas.report.write import write_report
+
+__all__ = [
+    "RunView",
+    "document",
+    "front_svg",
+    "html",
+    "load_run",
+    "markdown",
+    "write_report",
+]

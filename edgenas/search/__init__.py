@@ -1,1 +1,24 @@
-"""search."""
+"""The search over architectures: an Optuna study, strategies by name, the Pareto front.
+
+It knows neither torch nor latency tables: it receives functions from architectures to metrics.
+"""
+
+from edgenas.search.problem import (
+    History,
+    MetricFunction,
+    Problem,
+    Propose,
+    Trial,
+)
+from edgenas.search.study import SearchResult, Stagnation, run_search
+
+__all__ = [
+    "History",
+    "MetricFunction",
+    "Problem",
+    "Propose",
+    "SearchResult",
+    "Stagnation",
+    "Trial",
+    "run_search",
+]

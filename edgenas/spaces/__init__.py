@@ -2,12 +2,13 @@
 
 from edgenas.spaces.architecture import Architecture, Choice
 from edgenas.spaces.ops import KEY_VERSION, Lowering, Node, OpSpec, Shape, chain, conv
-from edgenas.spaces.space import SearchSpace
+from edgenas.spaces.space import Choices, SearchSpace
 
 __all__ = [
     "KEY_VERSION",
     "Architecture",
     "Choice",
+    "Choices",
     "Lowering",
     "Node",
     "OpSpec",

@@ -418,15 +418,15 @@ def _check_ascending(what: str, values: tuple[int, ...], least: int, most: int) 
 _BOTH = KINDS
 
 SMALL = MobileSpace(
-    resolutions=(20, 24, 28),
-    stem_width=16,
+    resolutions=(24, 28),
+    stem_width=8,
     stem_stride=1,
-    head_width=256,
+    head_width=192,
     stages=(
-        Stage(2, widths=(24, 32), depths=(1, 2, 3), expands=(2, 3, 4), kinds=_BOTH),
-        Stage(2, widths=(40, 64), depths=(1, 2, 3), expands=(2, 3, 4), kinds=_BOTH),
-        Stage(1, widths=(64, 96), depths=(1, 2, 3), expands=(2, 3, 4)),
-        Stage(2, widths=(96, 128), depths=(1, 2, 3), expands=(2, 3, 4)),
+        Stage(2, widths=(16, 20, 24), depths=(1, 2, 3), expands=(2, 3), kinds=_BOTH),
+        Stage(2, widths=(32, 36, 40), depths=(2, 3), expands=(2, 3), kinds=_BOTH),
+        Stage(1, widths=(40, 48, 56), depths=(2, 3, 4), expands=(2, 3)),
+        Stage(2, widths=(64, 80, 96), depths=(1, 2, 3), kernels=(3,), expands=(2, 3, 4, 6)),
     ),
 )
 """For images of about 28 pixels."""

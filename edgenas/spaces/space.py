@@ -1,4 +1,4 @@
-"""The contract of a search space."""
+"""The contracts: what a search chooses from, and a search space whose choices are networks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from edgenas.spaces.architecture import Architecture, Choice
 from edgenas.spaces.ops import Lowering, OpSpec, Shape
 
 
-class SearchSpace(Protocol):
-    """A family of networks. Frozen and equal by value; pure Python.
+class Choices(Protocol):
+    """What a search chooses from: a space, or a table of results that holds no networks.
 
     `genes` names every choice with its allowed values, active or not; `architecture` drops the
-    inactive ones. Same network, same `Architecture`.
+    inactive ones. Same network, same `Architecture`. Frozen and equal by value; pure Python.
     """
 
     @property
@@ -51,6 +51,10 @@ class SearchSpace(Protocol):
 
     def largest(self) -> Architecture:
         """The one with every choice at its dearest."""
+
+
+class SearchSpace(Choices, Protocol):
+    """A family of networks."""
 
     def lower(self, arch: Architecture) -> Lowering:
         """The units of the network, from the image to the logits."""

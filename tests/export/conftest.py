@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from edgenas.export import units
+from edgenas import networks
 from edgenas.export.certificate import Certificate
 from edgenas.export.certified import ExportRequest, export_networks
 from edgenas.export.contract import InputContract
 from edgenas.export.formats import FORMATS
 from edgenas.export.models import torch_logits
-from edgenas.export.units import Network
+from edgenas.networks import Network
 from edgenas.spaces.mobile import MobileSpace, Stage
 
 TINY = MobileSpace(
@@ -95,7 +95,7 @@ def trained(digits: Digits) -> Network:
     torch.set_num_threads(1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = units.build(TINY.lower(TINY.largest()))
+        network = networks.build(TINY.lower(TINY.largest()))
     optimiser = torch.optim.AdamW(network.parameters(), lr=5e-3)
     generator = torch.Generator().manual_seed(0)
     images = torch.from_numpy(digits.train).permute(0, 3, 1, 2)
@@ -142,7 +142,7 @@ def _both(
     arch = WIDE.largest()
     lowering = WIDE.lower(arch)
     noise = np.random.default_rng(0).standard_normal((24, 16, 16, 1), dtype=np.float32)
-    network = units.random_network(lowering, seed=0)
+    network = networks.random_network(lowering, seed=0)
     large = ExportRequest(
         network=network,
         folder=folder / "large",

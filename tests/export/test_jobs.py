@@ -11,8 +11,9 @@ import onnxruntime
 import pytest
 import torch
 
+from edgenas import networks
 from edgenas.errors import ExportError
-from edgenas.export import jobs, onnx, tflite, units
+from edgenas.export import jobs, onnx, tflite
 from edgenas.export.jobs import (
     TfliteJob,
     convert_networks,
@@ -53,7 +54,7 @@ def test_onnx_units_compute_what_torch_does(op, tmp_path):
     assert len(run.get_inputs()) == op.n_inputs
     (answer,) = run.run(None, {f"x{i}": x for i, x in enumerate(inputs)})
     with torch.no_grad():
-        expected = units.unit_network(op, seed=0)(*map(torch.from_numpy, inputs)).numpy()
+        expected = networks.unit_network(op, seed=0)(*map(torch.from_numpy, inputs)).numpy()
     np.testing.assert_allclose(answer, expected, atol=2e-5)
     assert not {"Transpose"} & {name for name, _ in onnx.operators(path)}
 
@@ -206,7 +207,7 @@ def test_tflite_units_compute_what_torch_does(tmp_path, capfd):
         run.invoke()
         answer = run.get_tensor(run.get_output_details()[0]["index"])
         with torch.no_grad():
-            expected = units.unit_network(op, seed=0)(*map(torch.from_numpy, inputs)).numpy()
+            expected = networks.unit_network(op, seed=0)(*map(torch.from_numpy, inputs)).numpy()
         if expected.ndim == 4:
             expected = expected.transpose(0, 2, 3, 1)
         np.testing.assert_allclose(answer, expected, atol=2e-5)

@@ -30,7 +30,7 @@ class Network(nn.Module):
         self.units = nn.ModuleList(_Unit(op, norm=norm) for op in lowering)
 
     def forward(self, *images: Tensor) -> Tensor:
-        """The last unit's output; several `images` only for one unit that takes as many."""
+        """The last unit's output; only a one-unit network may take several `images`."""
         outputs: list[Tensor] = []
         for unit, node in zip(self.units, self.lowering.nodes, strict=True):
             outputs.append(unit(*_gather(node, outputs, images)))

@@ -1,0 +1,64 @@
+"""`edgenas devices`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edgenas.cli.console import Json, output
+from edgenas.cli.results import columns
+
+app = typer.Typer(help="Device profiles, and where each one's latency table came from.")
+
+
+@app.callback(invoke_without_command=True)
+def _default(context: typer.Context) -> None:
+    """Device profiles, and where each one's latency table came from."""
+    if context.invoked_subcommand is None:
+        list_devices()
+
+
+@app.command("list")
+def list_devices(json: Json = False) -> None:
+    """Every device that can be searched for, with its table's source and error.
+
+    The error is the median of |predicted - measured| / measured over whole networks that the
+    table's fit has not seen; n is their number.
+    """
+    from edgenas import pipeline
+
+    with output(json=json) as out:
+        devices = pipeline.list_devices()
+        rows = [
+            (
+                d["name"],
+                d["class"],
+                d["source"] or "no table",
+                _percent(d["error_median"]),
+                _percent(d["error_within_10"]),
+                str(d["n_validation"] or ""),
+                d["date"] or "",
+            )
+            for d in devices
+        ]
+        heads = ("device", "class", "source", "error", "within 10 %", "n", "date")
+        out.result({"schema": "edgenas.devices/1", "devices": devices}, columns(heads, rows))
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A device's name, as `edgenas devices` lists it.")],
+    json: Json = False,
+) -> None:
+    """One device: its profile, the file it stands in, its table's conditions."""
+    from edgenas import pipeline
+
+    with output(json=json) as out:
+        facts = pipeline.show_device(name)
+        lines = [f"{key}: {value}" for key, value in facts.items() if value not in (None, "")]
+        out.result({"schema": "edgenas.device/1", **facts}, "\n".join(lines))
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"

@@ -1,0 +1,188 @@
+"""The command line: `edgenas COMMAND`. Each command is a module that imports its work when called.
+
+`main` is the one place that turns errors into messages and exit codes, and the only one that
+configures logging or signals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from edgenas import __version__
+from edgenas.cli import (
+    bench,
+    devices,
+    doctor,
+    export,
+    init,
+    predict,
+    profile,
+    quickstart,
+    report,
+    search,
+    table,
+    train,
+    verify,
+)
+from edgenas.errors import EdgenasError
+
+_RESOURCE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+app = typer.Typer(
+    name="edgenas",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edgenas {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    _debug: Annotated[
+        bool, typer.Option("--debug", help="Log every step, and show tracebacks.")
+    ] = False,
+) -> None:
+    """Networks for edge devices: search a supernet, export, verify in the real runtimes.
+
+    First steps: `edgenas quickstart`, or for images of your own `edgenas init FOLDER`, then
+    `edgenas train run.toml` and `edgenas search run.toml`.
+
+    Results go to stdout, progress to stderr. Exit codes: 0 fine, 1 unexpected error, 2 usage,
+    3 bad input, 4 device, 5 a verification failed, 6 disk or memory, 7 no architecture meets the
+    bounds, 8 export not possible, 130 and 143 stopped by a signal.
+    """
+
+
+app.command()(quickstart.quickstart)
+app.command()(init.init)
+app.command()(doctor.doctor)
+app.add_typer(devices.app, name="devices")
+app.command()(profile.profile)
+app.add_typer(table.app, name="table")
+app.command()(predict.predict)
+app.command()(train.train)
+app.command()(search.search)
+app.command()(export.export)
+app.command()(verify.verify)
+app.command()(report.report)
+app.add_typer(bench.app, name="bench")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    with _signals() as received, _logging(debug=debug):
+        try:
+            app(args, prog_name="edgenas")
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+            return 128 + received[0] if code == 130 and received else code
+        except KeyboardInterrupt:  # outside of a command's own handling
+            return 128 + (received[0] if received else signal.SIGINT)
+        except EdgenasError as error:
+            return _fail(str(error), error.hint, error.exit_code, debug=debug)
+        except BrokenPipeError:
+            with contextlib.suppress(OSError):  # else Python complains when it flushes at exit
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            return 0
+        except MemoryError:
+            return _fail("out of memory", "close other programs, or lower batch_size", 6, debug)
+        except OSError as error:
+            if error.errno not in _RESOURCE_ERRNOS:
+                return _unexpected(error, debug=debug)
+            return _fail(str(error), "", 6, debug=debug)
+        except Exception as error:  # noqa: BLE001  the last one: nobody else would catch it
+            return _unexpected(error, debug=debug)
+        return 0
+
+
+def _fail(message: str, hint: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    with contextlib.suppress(OSError):
+        print(f"error: {message}", file=sys.stderr)
+        if hint:
+            print(f"  try: {hint}", file=sys.stderr)
+    return code
+
+
+def _unexpected(error: Exception, *, debug: bool) -> int:
+    """A short message, and the traceback in a log file (on stderr with `--debug`)."""
+    if debug:
+        traceback.print_exc()
+        return 1
+    where = ""
+    with contextlib.suppress(Exception):
+        from pathlib import Path
+
+        from platformdirs import user_log_dir
+
+        path = Path(user_log_dir("edgenas")) / "last-error.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(traceback.format_exc(), "utf-8")
+        where = f" (traceback: {path})"
+    print(f"error: unexpected {type(error).__name__}: {error}{where}", file=sys.stderr)
+    print("  try: the same command as `edgenas --debug ...`", file=sys.stderr)
+    return 1
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """SIGTERM ends work as Ctrl-C does; the list then holds its number."""
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _logging(*, debug: bool) -> Iterator[None]:
+    """Warnings and errors on stderr; everything of edgenas with `--debug`."""
+    logger = logging.getLogger("edgenas")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if debug else logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            if not debug:  # other libraries' warnings help no user
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

@@ -1,0 +1,21 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RunFile = Annotated[
+    Path,
+    typer.Argument(metavar="RUN.TOML", help="A run file (TOML), such as `edgenas init` writes."),
+]
+Run = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run: its name below the folder of runs, or its path."),
+]
+Runs = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
+Name = Annotated[
+    str | None, typer.Option(help="Name of the run's folder; default: the run file's.")
+]

@@ -1,0 +1,36 @@
+"""`edgenas predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgenas.cli.console import Json, output
+from edgenas.cli.results import prediction_text
+
+
+def predict(
+    device: Annotated[str, typer.Argument(help="A device's name (`edgenas devices`).")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="ARCH", help="An architecture's line, `largest` or `smallest`; quote it."
+        ),
+    ],
+    run: Annotated[
+        str | None, typer.Option(help="The run or run file whose space is meant; default: shipped.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
+    json: Json = False,
+) -> None:
+    """The latency of a network on a device, unit by unit, with its interval and what it rests on.
+
+    Example: edgenas predict local-litert-int8-t1 largest
+    """
+    from edgenas import pipeline
+
+    with output(json=json) as out:
+        facts = pipeline.predict(device, model, run=run, runs=runs)
+        out.result({"schema": "edgenas.predict/1", **facts}, prediction_text(facts))

@@ -1,0 +1,105 @@
+"""Results as text: what commands print without `--json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgenas.cli.console import duration
+
+if TYPE_CHECKING:
+    from edgenas.pipeline import Outcome
+
+
+def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table with aligned columns; numbers to the right, two spaces between."""
+    table = [list(heads), *(list(row) for row in rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(heads))]
+    right = [bool(rows) and all(_numeric(row[i]) for row in rows) for i in range(len(heads))]
+    lines = []
+    for row in table:
+        cells = [
+            cell.rjust(width) if end else cell.ljust(width)
+            for cell, width, end in zip(row, widths, right, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def run_text(result: Outcome) -> str:
+    """The front, the exported files, and where the report lies."""
+    document = result.document
+    names = list(document["front"][0]["metrics"]) if document["front"] else []
+    rows = [
+        (c["digest"], *(metric(name, c["metrics"][name]["value"]) for name in names))
+        for c in document["front"]
+    ]
+    parts = [*result.notes]
+    parts.append(
+        f"{document['trials']} trials in {duration(document['elapsed_s'])}, "
+        f"{len(document['front'])} networks on the front:"
+    )
+    parts.append(columns(("network", *names), rows))
+    parts.append(exports_text(result))
+    parts.append(f"report: {result.folder / 'report.html'}")
+    return "\n\n".join(part for part in parts if part)
+
+
+def exports_text(result: Outcome) -> str:
+    """Exported files with their certificates, failures last."""
+    exports: Sequence[Mapping[str, Any]] = result.document["exports"]
+    rows = [
+        (
+            str(e["path"]),
+            "verified" if e["verified"] else "NOT VERIFIED",
+            f"{e['size_bytes'] / 1024:.0f} KiB",
+            percent(e["top1"]),
+            "" if e["top1_drop"] is None else f"{100 * e['top1_drop']:+.2f}",
+            percent(e["agreement"]),
+            milliseconds(e.get("predicted_ms")),
+            milliseconds(e.get("measured_ms")),
+        )
+        for e in exports
+    ]
+    heads = ("file", "", "size", "top-1", "drop", "agree", "predicted", "measured")
+    text = columns(heads, rows) if rows else ""
+    return "\n".join([text, *(f"FAILED: {failure}" for failure in result.failures)]).strip("\n")
+
+
+def prediction_text(facts: Mapping[str, Any]) -> str:
+    """A predicted latency and its units, slowest first."""
+    head = (
+        f"{facts['latency_ms']:.3f} ms ({facts['low_ms']:.3f} to {facts['high_ms']:.3f}), "
+        f"{facts['origin']}; {100 * facts['measured_share']:.0f} % rests on measured units"
+    )
+    units = sorted(facts["units"], key=lambda unit: -float(unit["ms"]))
+    rows = [(u["name"], f"{u['ms']:.4f}", u["origin"], u["key"]) for u in units]
+    return head + "\n" + columns(("unit", "ms", "origin", "key"), rows)
+
+
+def metric(name: str, value: float) -> str:
+    """A metric's value with its unit: `93.4 %`, `0.412 ms`, `181 KiB`, `3.2 M`."""
+    base = name.partition("@")[0]
+    if base.startswith("top1"):
+        return percent(value)
+    if base.endswith("_ms"):
+        return milliseconds(value)
+    if base.endswith("_bytes"):
+        return f"{value / 1024:.0f} KiB"
+    if base in ("macs", "params"):
+        return f"{value / 1e6:.2f} M" if value >= 1e5 else f"{value:.0f}"
+    return f"{value:.4g}"
+
+
+def percent(value: float | None) -> str:
+    """A fraction in percent; nothing where it is unknown."""
+    return "" if value is None else f"{100 * value:.2f} %"
+
+
+def milliseconds(value: float | None) -> str:
+    """A latency; nothing where it is unknown."""
+    return "" if value is None else f"{value:.3f} ms"
+
+
+def _numeric(cell: str) -> bool:
+    return not cell or cell[0].isdigit() or cell[0] in "+-."

@@ -1,0 +1,54 @@
+"""`edgenas search`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgenas.cli.console import Fresh, Json, Quiet, Resume, output, positive
+from edgenas.cli.options import Name, RunFile, Runs
+
+
+def search(
+    run_file: RunFile,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+    resume: Resume = False,
+    fresh: Fresh = False,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Instead of the file's number of trials.")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(parser=positive, metavar="M", help="Instead of the file's minutes."),
+    ] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="Instead of the file's: nsga2, tpe or random.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Everything from a run file to verified models: search, export, verify, measure, report.
+
+    Trains the supernet first where the run file names none and none is trained. Writes runs/NAME:
+    front.json, models/, report.html, manifest.json. Ends with 5 where an exported file missed its
+    gate, after all else was written.
+
+    Example: edgenas search run.toml --trials 200
+    """
+    from edgenas import pipeline
+    from edgenas.cli.results import run_text
+
+    again = f"edgenas search {run_file} --resume"
+    with output(json=json, quiet=quiet, resume=again) as out:
+        run = pipeline.open_run(
+            run_file, runs=runs, name=name, trials=trials, minutes=minutes, strategy=strategy
+        )
+        result = pipeline.search(
+            run.config, run.folder, resume=resume, fresh=fresh, report=out.report
+        )
+        out.result(result.document, run_text(result))
+    if result.exit_code:
+        raise typer.Exit(result.exit_code)

@@ -1,0 +1,277 @@
+"""Device profiles: one measurement context each, written by hand in `devices/*.toml`."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgenas.artifacts import digest, read_toml
+from edgenas.errors import SpecError, UsageError, nearest
+from edgenas.hardware.chip import this_chip
+from edgenas.hardware.folders import Found, check_name, find, listing
+
+DeviceClass = Literal["cpu", "mobile", "gpu", "tpu", "npu", "mcu"]
+RuntimeName = Literal["onnxruntime", "litert"]
+Precision = Literal["fp32", "int8"]
+ConnectionKind = Literal["local"]
+
+CLASSES: tuple[str, ...] = get_args(DeviceClass)
+RUNTIMES: tuple[str, ...] = get_args(RuntimeName)
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+FORMATS = MappingProxyType(
+    {
+        ("onnxruntime", "fp32"): "onnx",
+        ("onnxruntime", "int8"): "onnx-int8",
+        ("litert", "fp32"): "tflite",
+        ("litert", "int8"): "tflite-int8",
+    }
+)
+"""Which exported format each runtime and precision runs."""
+
+SCHEMA = "edgenas.device/1"
+_LOCAL = re.compile(r"local-([a-z0-9]+)-([a-z0-9]+)-t([0-9]{1,4})")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceProfile:
+    """One measurement context: chip, connection, runtime, precision, threads.
+
+    `runtime_version` None means whichever is installed. `affinity` names the processors that the
+    agent is bound to; empty: none. `operators` empty means that all kinds run.
+    """
+
+    name: str
+    title: str
+    device_class: DeviceClass
+    chip: str
+    runtime: RuntimeName
+    precision: Precision
+    threads: int
+    connection: ConnectionKind = "local"
+    runtime_version: str | None = None
+    ram_bytes: int | None = None
+    flash_bytes: int | None = None
+    operators: tuple[str, ...] = ()
+    affinity: tuple[int, ...] = ()
+    path: Path | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        check_name(self.chip, what="chip")
+        if not 1 <= self.threads <= 1024:
+            raise SpecError(f"device {self.name}: {self.threads} threads; 1 to 1024 are allowed")
+        if (self.runtime, self.precision) not in FORMATS:
+            raise SpecError(f"device {self.name}: {self.runtime} does not run {self.precision}")
+
+    @property
+    def format(self) -> str:
+        """The exported format that it runs."""
+        return FORMATS[self.runtime, self.precision]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it names the machine at hand rather than a chip."""
+        return self.name.startswith("local-")
+
+    @property
+    def digest(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 over what decides a latency: not the name."""
+        return digest(
+            [
+                self.chip,
+                self.runtime,
+                self.runtime_version,
+                self.precision,
+                self.threads,
+                list(self.affinity),
+            ]
+        )
+
+
+class _Limits(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    ram_bytes: Annotated[int, Field(gt=0)] | None = None
+    flash_bytes: Annotated[int, Field(gt=0)] | None = None
+
+
+class _Connection(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    kind: ConnectionKind = "local"
+
+
+class _DeviceFile(BaseModel):
+    """The file format; every key is documented in the README."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    schema_: Annotated[Literal["edgenas.device/1"], Field(alias="schema")]
+    name: str
+    title: Annotated[str, Field(min_length=1, max_length=200)]
+    class_: Annotated[DeviceClass, Field(alias="class")]
+    chip: str
+    runtime: RuntimeName
+    runtime_version: Annotated[str, Field(pattern=r"^[0-9][0-9A-Za-z.+_-]{0,40}$")] | None = None
+    precision: Precision
+    threads: Annotated[int, Field(ge=1, le=1024)]
+    affinity: list[Annotated[int, Field(ge=0)]] = []
+    operators: list[str] = []
+    connection: _Connection = _Connection()
+    memory: _Limits = _Limits()
+
+    def to_profile(self, path: Path) -> DeviceProfile:
+        return DeviceProfile(
+            name=self.name,
+            title=self.title,
+            device_class=self.class_,
+            chip=self.chip,
+            runtime=self.runtime,
+            precision=self.precision,
+            threads=self.threads,
+            connection=self.connection.kind,
+            runtime_version=self.runtime_version,
+            ram_bytes=self.memory.ram_bytes,
+            flash_bytes=self.memory.flash_bytes,
+            operators=tuple(self.operators),
+            affinity=tuple(self.affinity),
+            path=path,
+        )
+
+
+def load_device_file(path: Path) -> DeviceProfile:
+    """The device that the file describes; its name must be the file's.
+
+    Raises:
+        SpecError: not TOML, unknown or ill-typed keys (all at once, with the nearest known one).
+        UsageError: a name that cannot be a file's name.
+    """
+    table = read_toml(path)
+    try:
+        profile = _DeviceFile.model_validate(table).to_profile(path)
+    except ValidationError as error:
+        problems = "; ".join(_problem(item) for item in error.errors())
+        raise SpecError(
+            f"{path}: {problems}", hint="edgenas devices show NAME prints one"
+        ) from error
+    if profile.name != path.name.removesuffix(".toml"):
+        raise SpecError(f"{path}: it names {profile.name!r}; file and device must have one name")
+    if profile.name.startswith("local-") and profile.chip != this_chip().name:
+        raise SpecError(
+            f"{path}: {profile.name!r} means this machine, whose chip is {this_chip().name}, "
+            f"not {profile.chip}"
+        )
+    return profile
+
+
+def load_device(name: str) -> DeviceProfile:
+    """The device called `name`; `local-<runtime>-<precision>-t<n>` needs no file.
+
+    Raises:
+        UsageError: unknown name, with the nearest known one; a name that is no name.
+        SpecError: its file is wrong.
+    """
+    found = find("devices", name)
+    if found:
+        return load_device_file(found.path)
+    if name.startswith("local-") or name == "local":
+        return _local(name)
+    raise UsageError(
+        f"no device {name!r}; {nearest(name, device_names())}", hint="edgenas devices list"
+    )
+
+
+def device_names() -> dict[str, Found | None]:
+    """All names that `load_device` knows, sorted; None stands for a local device without a file.
+
+    Any thread count is known for local devices; listed are those with one thread.
+    """
+    names: dict[str, Found | None] = {local_name(*pair, threads=1): None for pair in FORMATS}
+    names |= listing("devices")
+    return dict(sorted(names.items()))
+
+
+def local_name(runtime: str, precision: str, *, threads: int) -> str:
+    """The name of a device that is the machine at hand."""
+    return f"local-{runtime}-{precision}-t{threads}"
+
+
+def on_this_chip(device: DeviceProfile) -> str:
+    """The name under which a table for `device` would be shipped: by its chip, never `local`."""
+    return f"{device.chip}-{device.runtime}-{device.precision}-t{device.threads}"
+
+
+def device_toml(device: DeviceProfile, *, runtime_version: str | None = None) -> str:
+    """The file that `load_device_file` reads back; `runtime_version` fixes the one that ran."""
+    lines = [
+        f'schema = "{SCHEMA}"',
+        f"name = {json.dumps(device.name)}",
+        f"title = {json.dumps(device.title)}",
+        f"class = {json.dumps(device.device_class)}",
+        f"chip = {json.dumps(device.chip)}",
+        f"runtime = {json.dumps(device.runtime)}",
+        f"precision = {json.dumps(device.precision)}",
+        f"threads = {device.threads}",
+    ]
+    if version := runtime_version or device.runtime_version:
+        lines.append(f"runtime_version = {json.dumps(version)}")
+    if device.affinity:
+        lines.append(f"affinity = {json.dumps(list(device.affinity))}")
+    if device.operators:
+        lines.append(f"operators = {json.dumps(list(device.operators))}")
+    limits = {"ram_bytes": device.ram_bytes, "flash_bytes": device.flash_bytes}
+    if any(limits.values()):
+        lines += ["", "[memory]"] + [f"{key} = {value}" for key, value in limits.items() if value]
+    return "\n".join(lines) + "\n"
+
+
+def _local(name: str) -> DeviceProfile:
+    match = _LOCAL.fullmatch(name)
+    known = [local_name(*pair, threads=1) for pair in FORMATS]
+    if match is None:
+        raise UsageError(
+            f"no device {name!r}: local devices are local-<runtime>-<precision>-t<threads>; "
+            f"{nearest(name, known)}",
+            hint="edgenas devices list",
+        )
+    runtime, precision, threads = match.groups()
+    for pair in FORMATS:
+        if pair == (runtime, precision) and 1 <= int(threads) <= 1024 and threads[0] != "0":
+            chip = this_chip()
+            return DeviceProfile(
+                name=name,
+                title=f"this machine: {chip.title}, {chip.n_cpus} processors",
+                device_class="cpu",
+                chip=chip.name,
+                runtime=_RUNTIME[runtime],
+                precision=_PRECISION[precision],
+                threads=int(threads),
+            )
+    raise UsageError(f"no device {name!r}; {nearest(name, known)}", hint="edgenas devices list")
+
+
+_RUNTIME: dict[str, RuntimeName] = {"onnxruntime": "onnxruntime", "litert": "litert"}
+_PRECISION: dict[str, Precision] = {"fp32": "fp32", "int8": "int8"}
+
+
+def _problem(item: object) -> str:
+    """One line for one of pydantic's errors; unknown keys get the nearest known one."""
+    error = dict(item)  # type: ignore[call-overload]
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        outer: type[BaseModel] = _DeviceFile
+        if error["loc"][0] == "connection":
+            outer = _Connection
+        elif error["loc"][0] == "memory":
+            outer = _Limits
+        known = [f.alias or key for key, f in outer.model_fields.items()]
+        return f"{place}: unknown key; {nearest(str(error['loc'][-1]), known)}"
+    value = error.get("input")
+    shown = f" (found {value!r})" if isinstance(value, str | int | float | bool) else ""
+    return f"{place}: {error['msg'][:1].lower()}{error['msg'][1:]}{shown}"

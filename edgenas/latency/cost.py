@@ -1,0 +1,182 @@
+"""A cost model for units that were never timed, fitted on those of the same table that were.
+
+A unit's time is the sum over its primitives of non-negative coefficients x features (calls, MACs,
+elements moved, weights), one set of coefficients for each group of primitives that runs in a
+kernel of its own: depthwise 3x3 and 7x7, for instance, have little in common. Fitted by relative
+least squares; its interval comes from units held out in five folds.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgenas.spaces.ops import OpSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Matrix = npt.NDArray[np.float64]
+
+FEATURES = ("call", "macs", "elements", "weights")
+MIN_UNITS = 12
+_FOLDS = 5
+_SLACK = 1.25  # beyond the fitted range by this factor counts as inside
+
+
+@dataclass(frozen=True, slots=True)
+class CostModel:
+    """Coefficients in ms by `group.feature`, their range of validity, and their error.
+
+    `ranges` holds the smallest and largest value of each feature of each group in the fitted
+    units; beyond it a prediction is extrapolated. 90 % of held-out units had between `low` and
+    `high` times the predicted latency; `error_median` is their median relative error.
+    """
+
+    coefficients: Mapping[str, float]
+    ranges: Mapping[str, tuple[float, float]]
+    n_units: int
+    error_median: float
+    low: float
+    high: float
+
+    def unit_ms(self, op: OpSpec) -> float | None:
+        """Latency of a unit timed alone; None where a primitive's group was never fitted."""
+        total = 0.0
+        for name, value in features(op):
+            if name.endswith(".call") and name not in self.ranges:
+                return None
+            total += self.coefficients.get(name, 0.0) * value
+        return total if total > 0 else None
+
+    def covers(self, op: OpSpec) -> bool:
+        """Whether every primitive of `op` lies within the fitted range of shapes."""
+        for node in op.primitives():
+            for name, value in features(node.op):
+                low, high = self.ranges.get(name, (math.inf, -math.inf))
+                if not low / _SLACK <= value <= high * _SLACK:
+                    return False
+        return True
+
+
+def fit_cost(units: Mapping[OpSpec, float]) -> CostModel | None:
+    """The cost model of these units (ms each); None for fewer than 12, which say too little."""
+    if len(units) < MIN_UNITS:
+        return None
+    ops = sorted(units, key=lambda op: op.key)  # whatever the order they came in
+    columns = sorted({name for op in ops for name, _ in features(op)})
+    coefficients = _fit(ops, [units[op] for op in ops], columns)
+    ratios: list[float] = []
+    for fold in range(_FOLDS):
+        held = [op for op in ops if zlib.crc32(op.key.encode()) % _FOLDS == fold]
+        kept = [op for op in ops if zlib.crc32(op.key.encode()) % _FOLDS != fold]
+        if not held or not kept:
+            continue
+        found = _fit(kept, [units[op] for op in kept], columns)
+        for op in held:
+            predicted = sum(found.get(name, 0.0) * value for name, value in features(op))
+            ratios.append(units[op] / predicted if predicted > 0 else math.inf)
+    ratios = sorted(r for r in ratios if math.isfinite(r)) or [1.0]
+    edge = max(0, math.floor(0.05 * (len(ratios) + 1)) - 1)
+    ranges: dict[str, tuple[float, float]] = {}
+    for op in ops:
+        for node in op.primitives():
+            for name, value in features(node.op):
+                low, high = ranges.get(name, (value, value))
+                ranges[name] = min(low, value), max(high, value)
+    errors = sorted(abs(r - 1) for r in ratios)
+    return CostModel(
+        coefficients=coefficients,
+        ranges=ranges,
+        n_units=len(ops),
+        error_median=errors[len(errors) // 2],
+        low=min(1.0, ratios[edge]),
+        high=max(1.0, ratios[-1 - edge]),
+    )
+
+
+@functools.lru_cache(maxsize=65536)
+def features(op: OpSpec) -> tuple[tuple[str, float], ...]:
+    """The features of a unit by `group.feature`: sums over its primitives, zeros left out."""
+    found: dict[str, float] = {}
+    for node in op.primitives():
+        group = _group(node.op)
+        values = 1.0, float(node.op.macs), float(_elements(node.op)), float(node.op.weights)
+        for feature, value in zip(FEATURES, values, strict=True):
+            if value:
+                name = f"{group}.{feature}"
+                found[name] = found.get(name, 0.0) + value
+    return tuple(sorted(found.items()))
+
+
+def _group(op: OpSpec) -> str:
+    """Primitives that run in the same kernel."""
+    if op.kind != "conv":
+        return op.kind
+    slow = "_hard" if op.act in ("hswish", "hsigmoid") else ""
+    if op["g"] == op["cin"] == op["cout"] and op["g"] > 1:
+        return f"depthwise{op['k']}{slow}"
+    if op["k"] == 1:
+        return f"pointwise{slow}"
+    return f"dense{op['k']}{'_stem' if op['cin'] <= 4 else ''}{slow}"
+
+
+def _elements(op: OpSpec) -> int:
+    """Elements read and written, without weights."""
+    return op.n_inputs * math.prod(op.in_chw) + math.prod(op.out_chw)
+
+
+def _fit(
+    ops: Sequence[OpSpec], targets_ms: Sequence[float], columns: Iterable[str]
+) -> dict[str, float]:
+    """Non-negative coefficients that minimise the sum of squared relative errors."""
+    import numpy as np
+
+    names = {name: i for i, name in enumerate(columns)}
+    design = np.zeros((len(ops), len(names)))
+    for row, (op, target) in enumerate(zip(ops, targets_ms, strict=True)):
+        for name, value in features(op):
+            design[row, names[name]] = value / target
+    size = np.linalg.norm(design, axis=0)
+    size[size == 0] = 1.0
+    scaled = design / size
+    # A little ridge: collinear features then share rather than fight.
+    gram = scaled.T @ scaled + 1e-6 * np.eye(len(names))
+    found = _non_negative(gram, scaled.T @ np.ones(len(ops)))
+    return {name: float(found[i] / size[i]) for name, i in names.items() if found[i] > 0}
+
+
+def _non_negative(gram: Matrix, aim: Matrix) -> Matrix:
+    """The x >= 0 that minimises x'Gx/2 - a'x, G positive definite (Lawson and Hanson 1974)."""
+    import numpy as np
+
+    x = np.zeros(len(aim))
+    free: list[int] = []
+    for _ in range(10 * len(aim)):
+        slope = aim - gram @ x
+        slope[free] = -np.inf
+        best = int(slope.argmax())
+        if slope[best] <= 1e-9:
+            break
+        free.append(best)
+        while True:
+            trial = np.linalg.solve(gram[np.ix_(free, free)], aim[free])
+            if trial.min() > 0:
+                x[:] = 0.0
+                x[free] = trial
+                break
+            now = x[free]
+            down = trial <= 0
+            step = float((now[down] / np.maximum(now[down] - trial[down], 1e-300)).min())
+            x[free] = now + step * (trial - now)
+            stay = [i for i in free if x[i] > 1e-12]
+            x[[i for i in free if i not in stay]] = 0.0
+            free = stay
+            if not free:
+                break
+    return x

@@ -1,0 +1,184 @@
+"""Latency of whole networks from a table: the coarsest measured cover, the cost model elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgenas.errors import MissingUnitsError
+from edgenas.latency.fit import Granularity
+from edgenas.latency.table import LatencyTable
+from edgenas.spaces.ops import Lowering, OpSpec
+
+Origin = Literal["measured", "predicted", "estimated", "calibrated", "analytic", "extrapolated"]
+WITHOUT_FIT = 0.5
+"""Half-width of the interval where no whole network was ever measured: sums were off by as much."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitLatency:
+    """One unit's share of a network's latency; the shares add up to the whole.
+
+    `origin` is that of the unit's time: the table's own word (measured, ...), "predicted" by the
+    cost model, or "extrapolated" by it.
+    """
+
+    name: str
+    key: str
+    latency_ms: float
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyPrediction:
+    """Latency of a network, batch 1, with the interval that holds 90 % of such networks.
+
+    `measured_share` of it rests on units of the table. `origin` is "predicted" from a measured
+    table, else the table's own word; "extrapolated" where a unit lies outside its fitted shapes.
+    """
+
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+    measured_share: float
+    origin: Origin
+    per_unit: tuple[UnitLatency, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """What one unit adds to a network: already scaled, with its constant, and its bounds."""
+
+    key: str
+    plain_ms: float
+    latency_ms: float
+    low_ms: float
+    high_ms: float
+    origin: Origin
+    from_table: bool
+
+
+class Predictor:
+    """Predicts from one table. Costs of units are kept, so that a network is a sum of look-ups."""
+
+    def __init__(self, table: LatencyTable) -> None:
+        self.table = table
+        self._costs: dict[OpSpec, _Cost | None] = {}
+
+    def covers(self, op: OpSpec) -> bool:
+        """Whether the table or its cost model knows `op`."""
+        return self._cost(op) is not None
+
+    def measured(self, op: OpSpec) -> bool:
+        """Whether the table holds `op`, whole or as all of its primitives."""
+        cost = self._cost(op)
+        return cost is not None and cost.from_table
+
+    def predict(self, lowering: Lowering) -> LatencyPrediction:
+        """Latency of the network.
+
+        Raises:
+            MissingUnitsError: units that are neither in the table nor covered by a cost model.
+        """
+        costs: list[_Cost] = []
+        for node in lowering.nodes:
+            cost = self._cost(node.op)
+            if cost is None:
+                raise self._missing(lowering)
+            costs.append(cost)
+        total = low = high = plain = known = 0.0
+        origin = self._origin()
+        for cost in costs:
+            total += cost.latency_ms
+            low += cost.low_ms
+            high += cost.high_ms
+            plain += cost.plain_ms
+            if cost.from_table:
+                known += cost.plain_ms
+            if cost.origin == "extrapolated":
+                origin = "extrapolated"
+        per_unit = tuple(
+            UnitLatency(node.name, cost.key, cost.latency_ms, cost.origin)
+            for node, cost in zip(lowering.nodes, costs, strict=True)
+        )
+        if total < 0.1 * plain:  # as Fit.network_ms: constants must not outweigh tiny parts
+            factor = 0.1 * plain
+            per_unit = tuple(
+                UnitLatency(u.name, u.key, factor * c.plain_ms / plain, u.origin)
+                for u, c in zip(per_unit, costs, strict=True)
+            )
+            total, low, high = factor, min(low, factor), max(high, factor)
+        return LatencyPrediction(
+            latency_ms=total,
+            low_ms=max(low, 0.0),
+            high_ms=high,
+            measured_share=known / plain,
+            origin=origin,
+            per_unit=per_unit,
+        )
+
+    def _origin(self) -> Origin:
+        return "predicted" if self.table.source == "measured" else self.table.source
+
+    def _cost(self, op: OpSpec) -> _Cost | None:
+        try:
+            return self._costs[op]
+        except KeyError:
+            cost = self._costs[op] = self._find(op)
+            return cost
+
+    def _find(self, op: OpSpec) -> _Cost | None:
+        """The unit itself; else all its primitives; else the cost model."""
+        entries, source = self.table.entries, self.table.source
+        if op in entries:
+            return self._scaled(op, entries[op].latency_ms, 1, self._granularity(op), source)
+        parts = _parts(op)
+        if op.is_block and all(part in entries for part in parts):
+            total = sum(entries[part].latency_ms for part in parts)
+            return self._scaled(op, total, len(parts), "primitive", source)
+        model = self.table.cost_model
+        guess = model.unit_ms(op) if model else None
+        if model is None or guess is None:
+            return None
+        origin: Origin = "predicted" if model.covers(op) else "extrapolated"
+        # The cost model speaks of units timed alone, as coarse as those it was fitted on.
+        cost = self._scaled(op, guess, 1, self._granularity(op), origin)
+        return _Cost(
+            key=cost.key,
+            plain_ms=guess,
+            latency_ms=cost.latency_ms,
+            low_ms=cost.low_ms * model.low,
+            high_ms=cost.high_ms * model.high,
+            origin=origin,
+            from_table=False,
+        )
+
+    def _granularity(self, op: OpSpec) -> Granularity:
+        """Blocks are units; so is whatever stands between them, unless only primitives fit."""
+        if op.is_block or self.table.fit("unit") is not None:
+            return "unit"
+        return "primitive"
+
+    def _scaled(
+        self, op: OpSpec, plain_ms: float, n_parts: int, granularity: Granularity, origin: Origin
+    ) -> _Cost:
+        fit = self.table.fit(granularity)
+        if fit is None:
+            total, width = plain_ms, WITHOUT_FIT
+        else:
+            total, width = fit.scale * plain_ms + fit.per_part_ms * n_parts, fit.interval
+        slack = width * max(total, 0.1 * plain_ms)
+        return _Cost(op.key, plain_ms, total, total - slack, total + slack, origin, from_table=True)
+
+    def _missing(self, lowering: Lowering) -> MissingUnitsError:
+        keys = sorted({op.key for op in lowering if not self.covers(op)})
+        shown = "; ".join(keys[:10]) + (f"; and {len(keys) - 10} more" if len(keys) > 10 else "")
+        return MissingUnitsError(
+            f"table {self.table.name}: {len(keys)} units are neither measured nor covered by its "
+            f"cost model: {shown}",
+            hint=f"edgenas profile {self.table.name}",
+        )
+
+
+def _parts(op: OpSpec) -> tuple[OpSpec, ...]:
+    return tuple(node.op for node in op.primitives())

@@ -1,0 +1,448 @@
+"""Latency tables: what units take on one device, with where it comes from and how good it is.
+
+A file is JSON, sorted, one unit a line. A table is refused as a whole for any value that cannot
+be a latency: it would win every search that reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgenas import artifacts
+from edgenas.errors import ArtifactError, SpecError, nearest
+from edgenas.hardware import DeviceProfile, find, listing, on_this_chip
+from edgenas.hardware.device import DeviceClass, Precision, RuntimeName
+from edgenas.hardware.folders import Found
+from edgenas.latency.cost import CostModel
+from edgenas.latency.fit import Fit, Granularity
+from edgenas.spaces.ops import KEY_VERSION, OpSpec
+
+SCHEMA = "edgenas.table/1"
+Source = Literal["measured", "estimated", "calibrated", "analytic"]
+SOURCES: tuple[str, ...] = get_args(Source)
+IMPLAUSIBLE = 100.0
+"""A latency this many times off what the rest of the table says is an error of the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One unit's latency: the minimum over rounds of the round's median, and what is beside it."""
+
+    latency_ms: float
+    p10_ms: float
+    p50_ms: float
+    p90_ms: float
+    n: int
+
+    def __post_init__(self) -> None:
+        values = self.latency_ms, self.p10_ms, self.p50_ms, self.p90_ms
+        if not all(isinstance(v, float) and 0 < v < math.inf for v in values) or self.n < 1:
+            raise SpecError(f"a latency must be positive and finite, from n >= 1: {self}")
+        if not self.p10_ms <= self.p50_ms <= self.p90_ms or self.latency_ms > self.p90_ms:
+            raise SpecError(f"quantiles out of order: {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class TableDevice:
+    """The measurement context that a table holds for; see `DeviceProfile`."""
+
+    name: str
+    title: str
+    device_class: DeviceClass
+    chip: str
+    runtime: RuntimeName
+    runtime_version: str
+    precision: Precision
+    threads: int
+
+    @classmethod
+    def of(cls, device: DeviceProfile, *, runtime_version: str) -> TableDevice:
+        """The context of a profile, with the version that really ran."""
+        return cls(
+            name=device.name,
+            title=device.title,
+            device_class=device.device_class,
+            chip=device.chip,
+            runtime=device.runtime,
+            runtime_version=runtime_version,
+            precision=device.precision,
+            threads=device.threads,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyTable:
+    """Latencies of units on one device, the fits that make networks of them, and their origin.
+
+    `conditions`: how it was measured. `validation`: whole networks, predicted against measured.
+    `excluded`: units that could not be timed, with the reason. `created` is an ISO date.
+    """
+
+    device: TableDevice
+    source: Source
+    created: str
+    entries: Mapping[OpSpec, Entry]
+    fits: tuple[Fit, ...] = ()
+    cost_model: CostModel | None = None
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    validation: Mapping[str, Any] | None = None
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    path: Path | None = field(default=None, compare=False)
+    key_version: int = KEY_VERSION
+
+    def __post_init__(self) -> None:
+        if len({fit.granularity for fit in self.fits}) < len(self.fits):
+            raise SpecError(f"table {self.name}: two fits of one granularity")
+        if not self.entries:
+            raise SpecError(f"table {self.name}: no unit at all")
+        object.__setattr__(self, "entries", MappingProxyType(dict(self.entries)))
+
+    @property
+    def name(self) -> str:
+        """The device's name, which is the file's stem."""
+        return self.device.name
+
+    @property
+    def digest(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 over the whole content."""
+        return artifacts.digest(_document(self))
+
+    def fit(self, granularity: Granularity) -> Fit | None:
+        """The fit for parts of this granularity."""
+        return next((fit for fit in self.fits if fit.granularity == granularity), None)
+
+    def check_device(self, device: DeviceProfile, *, runtime_version: str | None = None) -> None:
+        """Whether the table holds for `device`; a chip's table holds for that local machine.
+
+        Raises:
+            ArtifactError: another runtime, version, precision, thread count or chip.
+        """
+        wanted = {
+            "runtime": device.runtime,
+            "precision": device.precision,
+            "threads": device.threads,
+            "chip": device.chip,
+            "runtime_version": device.runtime_version or runtime_version,
+        }
+        for name, value in wanted.items():
+            found = getattr(self.device, name)
+            if value is not None and found != value:
+                raise ArtifactError(
+                    f"table {self.path or self.name}: {name} is {found!r}, "
+                    f"device {device.name} has {value!r}",
+                    hint=f"edgenas profile {device.name}",
+                )
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+_Ms = Annotated[float, Field(gt=0)]
+_Share = Annotated[float, Field(ge=0)]
+_Count = Annotated[int, Field(ge=1)]
+
+
+class _EntryFile(_Strict):
+    latency_ms: _Ms
+    p10_ms: _Ms
+    p50_ms: _Ms
+    p90_ms: _Ms
+    n: _Count
+
+
+class _DeviceFile(_Strict):
+    name: str
+    title: str
+    class_: Annotated[DeviceClass, Field(alias="class")]
+    chip: str
+    runtime: RuntimeName
+    runtime_version: str
+    precision: Precision
+    threads: _Count
+
+
+class _FitFile(_Strict):
+    granularity: Granularity
+    scale: Annotated[float, Field(gt=0)]
+    per_part_ms: float
+    n_networks: _Count
+    error_mean: _Share
+    error_max: _Share
+    interval: _Share
+    plain_sum_error_mean: _Share
+
+
+class _CostFile(_Strict):
+    coefficients: dict[str, Annotated[float, Field(ge=0)]]
+    ranges: dict[str, Annotated[list[_Share], Field(min_length=2, max_length=2)]]
+    n_units: _Count
+    error_median: _Share
+    low: Annotated[float, Field(gt=0, le=1)]
+    high: Annotated[float, Field(ge=1)]
+
+
+class TableFile(_Strict):
+    """The format of `latency_tables/*.json`; `model_json_schema()` is its JSON Schema."""
+
+    schema_: Annotated[Literal["edgenas.table/1"], Field(alias="schema")]
+    key_version: _Count
+    device: _DeviceFile
+    source: Source
+    created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
+    conditions: dict[str, Any]
+    entries: dict[str, _EntryFile]
+    excluded: dict[str, str] = {}
+    fits: list[_FitFile] = []
+    cost_model: _CostFile | None = None
+    validation: dict[str, Any] | None = None
+
+
+def read_table(path: Path) -> LatencyTable:
+    """The table in `path`.
+
+    Raises:
+        ArtifactError: cut off, not JSON, newer schema or key grammar, unknown field, duplicate
+            key, a value that is no latency or cannot be one beside the others.
+    """
+    value = artifacts.read_json(path, schema=SCHEMA)
+    try:
+        file = TableFile.model_validate(value)
+    except ValidationError as error:
+        shown = error.errors()[:5]
+        more = f" and {error.error_count() - 5} more" if error.error_count() > 5 else ""
+        raise ArtifactError(f"{path}: {'; '.join(map(_problem, shown))}{more}") from error
+    if file.key_version > KEY_VERSION:
+        raise ArtifactError(
+            f"{path}: key_version {file.key_version} is newer than {KEY_VERSION}",
+            hint="upgrade: pip install --upgrade edgenas",
+        )
+    entries: dict[OpSpec, Entry] = {}
+    for key, entry in file.entries.items():
+        try:
+            entries[OpSpec.parse(key)] = Entry(**entry.model_dump())
+        except SpecError as error:
+            raise ArtifactError(f"{path}: entries: {key!r}: {error}") from error
+    try:
+        table = _table(file, entries, path)
+    except SpecError as error:
+        raise ArtifactError(f"{path}: {error}") from error
+    if found := implausible(table):
+        op, expected = found[0]
+        raise ArtifactError(
+            f"{path}: entries: {op.key!r}: {entries[op].latency_ms:g} ms is implausible: the rest "
+            f"of the table says about {expected:g} ms",
+            hint=f"edgenas profile {table.name}",
+        )
+    return table
+
+
+def write_table(table: LatencyTable, path: Path) -> None:
+    """Writes the table, one unit a line, whole or not at all."""
+    artifacts.write_atomic(path, table_text(table))
+
+
+def table_text(table: LatencyTable) -> str:
+    """The text of the table's file: keys sorted, one unit a line."""
+    parts = []
+    for name, value in sorted(_document(table).items()):
+        if name == "entries":
+            lines = [
+                f"    {json.dumps(key)}: {json.dumps(entry, sort_keys=True)}"
+                for key, entry in sorted(value.items())
+            ]
+            text = "{\n" + ",\n".join(lines) + "\n  }"
+        else:
+            text = artifacts.to_json(value).rstrip("\n").replace("\n", "\n  ")
+        parts.append(f"  {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def load_table(name: str) -> LatencyTable:
+    """The table of the device called `name`: shipped, the user's or the working folder's.
+
+    Raises:
+        UsageError: `name` is no name.
+        SpecError: there is none.
+        ArtifactError: the file is damaged or holds another device's table.
+    """
+    found = find("latency_tables", name)
+    if found is None:
+        raise SpecError(
+            f"no latency table for {name!r}; {nearest(name, table_names())}",
+            hint=f"edgenas profile {name}",
+        )
+    return _load(found)
+
+
+def table_names() -> dict[str, Found]:
+    """All tables by name, with where each was found and what it hides."""
+    return listing("latency_tables")
+
+
+def table_for(device: DeviceProfile) -> LatencyTable:
+    """The table to predict `device` with: its own, else the one under its chip's name.
+
+    Raises:
+        SpecError: there is none.
+        ArtifactError: it is damaged, or does not hold for the device.
+    """
+    for name in dict.fromkeys((device.name, on_this_chip(device))):
+        found = find("latency_tables", name)
+        if found:
+            table = _load(found)
+            table.check_device(device)
+            return table
+    raise SpecError(
+        f"no latency table for {device.name!r} (chip {device.chip})",
+        hint=f"edgenas profile {device.name}",
+    )
+
+
+def nearest_table(device: DeviceProfile) -> LatencyTable | None:
+    """The known table that most resembles `device`, to be rescaled by `calibrate`; None: none.
+
+    Runtime and precision must be the same; then count chip, class, threads.
+    """
+    best: tuple[tuple[bool, bool, int], LatencyTable] | None = None
+    kind = f"-{device.runtime}-{device.precision}-t"
+    for found in table_names().values():
+        if kind not in found.name:
+            continue
+        table = _load(found)
+        d = table.device
+        if (d.runtime, d.precision) != (device.runtime, device.precision):
+            continue
+        if table.source == "calibrated":
+            continue  # a copy of a copy
+        distance = (
+            d.chip != device.chip,
+            d.device_class != device.device_class,
+            abs(d.threads - device.threads),
+        )
+        if best is None or distance < best[0]:
+            best = distance, table
+    return best[1] if best else None
+
+
+def implausible(table: LatencyTable) -> list[tuple[OpSpec, float]]:
+    """Units whose latency is over 100 times more or less than expected, with the expectation.
+
+    Expected is the stored cost model's word, else the middle of what the others take for their
+    work, for which at least three others are needed.
+    """
+    model = table.cost_model
+    guesses: dict[OpSpec, float] = {}
+    if model is not None:
+        guesses = {op: ms for op in table.entries if (ms := model.unit_ms(op)) is not None}
+    if len(table.entries) >= 4:
+        rate = statistics.median(e.latency_ms / _work(op) for op, e in table.entries.items())
+        guesses = {op: rate * _work(op) for op in table.entries} | guesses
+    return sorted(
+        (
+            (op, guess)
+            for op, guess in guesses.items()
+            if not 1 / IMPLAUSIBLE < table.entries[op].latency_ms / guess < IMPLAUSIBLE
+        ),
+        key=lambda pair: pair[0].key,
+    )
+
+
+def _work(op: OpSpec) -> float:
+    """A rough amount of work: a call costs as much as 20,000 MACs, an element as 4."""
+    return 20_000 + op.macs + 4 * (math.prod(op.in_chw) + math.prod(op.out_chw))
+
+
+def _load(found: Found) -> LatencyTable:
+    table = read_table(found.path)
+    if table.name != found.name:
+        raise ArtifactError(
+            f"{found.path}: it holds the table of {table.name!r}, not of {found.name!r}"
+        )
+    return table
+
+
+def _document(table: LatencyTable) -> dict[str, Any]:
+    device = asdict(table.device)
+    device["class"] = device.pop("device_class")
+    document: dict[str, Any] = {
+        "schema": SCHEMA,
+        "key_version": table.key_version,
+        "device": device,
+        "source": table.source,
+        "created": table.created,
+        "conditions": dict(table.conditions),
+        "entries": {
+            op.key: {name: _short(v) for name, v in asdict(entry).items()}
+            for op, entry in table.entries.items()
+        },
+        "excluded": dict(table.excluded),
+        "fits": [
+            {name: _short(v) for name, v in asdict(fit).items()}
+            for fit in sorted(table.fits, key=lambda fit: fit.granularity)
+        ],
+    }
+    if table.cost_model is not None:
+        cost = {name: _short(v) for name, v in asdict(table.cost_model).items()}
+        cost["coefficients"] = {k: _short(v) for k, v in table.cost_model.coefficients.items()}
+        cost["ranges"] = {k: list(v) for k, v in table.cost_model.ranges.items()}
+        document["cost_model"] = cost
+    if table.validation is not None:
+        document["validation"] = dict(table.validation)
+    return document
+
+
+def _short(value: Any) -> Any:
+    """Floats with six significant digits: no measurement has more."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _table(file: TableFile, entries: Mapping[OpSpec, Entry], path: Path) -> LatencyTable:
+    device = file.device.model_dump()
+    device["device_class"] = device.pop("class_")
+    cost = file.cost_model
+    return LatencyTable(
+        device=TableDevice(**device),
+        source=file.source,
+        created=file.created,
+        entries=entries,
+        fits=tuple(Fit(**fit.model_dump()) for fit in file.fits),
+        cost_model=CostModel(
+            coefficients=cost.coefficients,
+            ranges={name: (low, high) for name, (low, high) in cost.ranges.items()},
+            n_units=cost.n_units,
+            error_median=cost.error_median,
+            low=cost.low,
+            high=cost.high,
+        )
+        if cost
+        else None,
+        conditions=file.conditions,
+        validation=file.validation,
+        excluded=file.excluded,
+        path=path,
+        key_version=file.key_version,
+    )
+
+
+def _problem(error: Any) -> str:
+    place = ": ".join(repr(part) if " " in str(part) else str(part) for part in error["loc"])
+    value = error.get("input")
+    if error["type"] == "extra_forbidden":
+        return f"{place}: unknown field, value {value!r:.60}"
+    return f"{place}: {error['msg']} (found {value!r:.60})"
+
+
+def named(table: LatencyTable, name: str, *, title: str = "") -> LatencyTable:
+    """The same table under another device's name, as a chip's table is shipped."""
+    device = replace(table.device, name=name, title=title or table.device.title)
+    return replace(table, device=device)

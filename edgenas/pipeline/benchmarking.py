@@ -1,0 +1,102 @@
+"""How many trials strategies need: on tabulated architectures, or on a run's supernet."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgenas.errors import UsageError
+from edgenas.events import Report, silent
+from edgenas.objectives import directed, parse_objectives
+from edgenas.pipeline.config import RunConfig, read_config
+from edgenas.pipeline.metrics import metric_names
+
+if TYPE_CHECKING:
+    from edgenas.search.bench import BenchProblem
+
+
+def bench_search(
+    *,
+    table: Path | None = None,
+    architecture: Sequence[str] = (),
+    accuracy: str = "",
+    latency: str = "",
+    run_file: Path | None = None,
+    budget: int = 200,
+    seeds: int = 5,
+    strategies: Sequence[str] = ("nsga2", "random"),
+    report: Report = silent,
+) -> dict[str, Any]:
+    """The hypervolume of each strategy's front after `budget` trials, for `seeds` seeds.
+
+    Either on the rows of a CSV `table` (with the columns that make up an architecture, and those
+    of accuracy and latency), whose front is known exactly, or on the supernet, search split and
+    latency table of a run file, relative to the union of all fronts found.
+
+    Raises:
+        UsageError: neither or both of `table` and `run_file`, or columns that are not named.
+        SpecError: the table or the run file is wrong.
+    """
+    from edgenas.search.bench import table_problem
+
+    if (table is None) == (run_file is None):
+        raise UsageError(
+            "give either a table of evaluated architectures or a run file",
+            hint="edgenas bench search --run run.toml, or --table CSV --architecture A,B "
+            "--accuracy COLUMN --latency COLUMN",
+        )
+    words = f"--budget {budget} --seeds {seeds} --strategies {','.join(strategies)}"
+    if table is not None:
+        if not (architecture and accuracy and latency):
+            raise UsageError(
+                "a table needs its columns: --architecture, --accuracy, --latency",
+                hint="edgenas bench search --table CSV --architecture A,B --accuracy C --latency D",
+            )
+        problem = table_problem(
+            table, architecture=architecture, accuracy=accuracy, latency=latency
+        )
+        columns = f"--architecture {','.join(architecture)} --accuracy {accuracy}"
+        command = f"edgenas bench search --table {table.name} {columns} --latency {latency} {words}"
+        return _run(problem, strategies, budget, seeds, command, report)
+    assert run_file is not None  # noqa: S101  # one of the two is set: checked above
+    command = f"edgenas bench search --run {run_file.name} {words}"
+    with tempfile.TemporaryDirectory(prefix="edgenas-bench-") as name:
+        problem = _supernet_problem(read_config(run_file), run_file, Path(name), report)
+        return _run(problem, strategies, budget, seeds, command, report)
+
+
+def _run(
+    problem: BenchProblem,
+    strategies: Sequence[str],
+    budget: int,
+    seeds: int,
+    command: str,
+    report: Report,
+) -> dict[str, Any]:
+    from edgenas.search.bench import run_bench
+
+    result = run_bench(problem, strategies, [budget], range(seeds), command=command, report=report)
+    return result.to_table()
+
+
+def _supernet_problem(
+    config: RunConfig, run_file: Path, folder: Path, report: Report
+) -> BenchProblem:
+    """The search of a run file; its reference point is the worse of the two extreme networks."""
+    from edgenas.pipeline.evaluating import evaluator
+    from edgenas.pipeline.searching import open_stages
+    from edgenas.search.bench import BenchProblem
+
+    run = open_stages(replace(config, name=None), folder, resume=False, report=report)
+    objectives = parse_objectives(
+        config.search.objectives, known=metric_names(config.search.devices)
+    )
+    evaluate = evaluator(run.supernet, run.data, config)
+    space = run.supernet.space
+    ends = [{**run.cheap(a), **evaluate(a)} for a in (space.smallest(), space.largest())]
+    reference = {axis.name: axis.value(max(ends, key=axis.loss)) for axis in directed(objectives)}
+    name = f"{run_file.name}: {run.data.name}, {', '.join(run.tables)}"
+    return BenchProblem(name, space, objectives, run.cheap, evaluate, reference)

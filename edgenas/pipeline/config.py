@@ -1,0 +1,353 @@
+"""The run file, schema `edgenas.run/1`: what to train, search and export, in TOML.
+
+A person writes it; `read_config` turns it into a `RunConfig` or names every problem at once, each
+as `file: key: what is wrong`, unknown keys with the nearest known one. Paths inside the file are
+relative to its folder. The copy in a run folder (`write_config`) holds absolute paths.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from edgenas import plugins
+from edgenas.artifacts import read_toml, write_atomic
+from edgenas.errors import SpecError, UsageError, nearest
+from edgenas.spaces.registry import FAMILIES
+
+SCHEMA = "edgenas.run/1"
+
+Format = Literal["onnx", "onnx-int8", "tflite", "tflite-fp16", "tflite-int8"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+SHIPPED = "shipped"
+"""The checkpoint's name for the supernet that comes with edgenas for a known data set."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_RESERVED = {"con", "prn", "aux", "nul"} | {f"{d}{i}" for d in ("com", "lpt") for i in range(1, 10)}
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """Where images come from."""
+
+    source: str
+    """A known set (`fashion-mnist`, `digits`), a folder with one sub-folder a class, or `.npz`."""
+    image_size: int | None = None
+    """Height and width in pixels that images of differing size are brought to; default: theirs."""
+    download: bool = False
+    """Whether a known set may be fetched from the network where its files are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class SupernetConfig:
+    """Which supernet is searched."""
+
+    checkpoint: str | None = None
+    """`shipped`, or the path of a `.safetensors` file; absent: one is trained into the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchConfig:
+    """What is looked for, where it must run, and how long to look."""
+
+    devices: tuple[str, ...]
+    """Device names (`edgenas devices`); with several, write `latency_ms@DEVICE`."""
+    objectives: tuple[str, ...] = ("max top1", "min latency_ms")
+    """Such as `max top1`, `min latency_ms <= 2.0`, or a bound alone, `size_bytes <= 500000`."""
+    strategy: str = "nsga2"
+    """Who proposes architectures: `nsga2`, `tpe` or `random`."""
+    trials: int | None = None
+    """Stop after so many trials; 200 where neither `trials` nor `minutes` is given."""
+    minutes: float | None = None
+    """Stop after so long, the first of the two."""
+    images: int | None = None
+    """Images of the search split that accuracy is read from; default: all."""
+    recalibration_images: int = 2000
+    """Training images that renew the BatchNorm statistics of each candidate."""
+    profile_minutes: float = 10.0
+    """Time units that a table of this machine lacks, if it takes at most so long; 0: never."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """How a supernet is trained, where one is: the settings of `supernet.Recipe`, and where."""
+
+    epochs: int = 24
+    """Passes over the training split."""
+    batch: int = 128
+    """Images a step, over all processes."""
+    peak_lr: float = 0.1
+    """Largest learning rate."""
+    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    """How the learning rate rises and falls."""
+    warmup: float = 0.15
+    """Share of the steps before the peak of `one-cycle`."""
+    momentum: float = 0.9
+    """Of stochastic gradient descent."""
+    weight_decay: float = 2e-4
+    """Of convolutions and the classifier."""
+    label_smoothing: float = 0.05
+    """Of the labels that the largest network sees."""
+    n_random: int = 2
+    """Random networks a step, beside the largest and the smallest."""
+    augmentation: str = "light"
+    """`none`, `light` or `strong`."""
+    mirror: bool | None = None
+    """Whether images may be flipped left to right; default: what the data set says of itself."""
+    balance: bool | None = None
+    """Whether rare classes weigh more; default: where a class has 1.5 times another's images."""
+    accumulate: int = 1
+    """Parts that a batch is cut into, to save memory."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; `auto` is CUDA where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportConfig:
+    """Which files are written for the chosen networks, and what they must pass."""
+
+    formats: tuple[Format, ...] = FORMATS
+    """File formats."""
+    top: int = 3
+    """Networks: the most accurate, the knee, the fastest, then spread over the front."""
+    max_top1_drop: float = 0.01
+    """Largest loss of top-1 of a file against the network in torch, on the test split."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """A whole run file."""
+
+    data: DataConfig
+    search: SearchConfig
+    seed: int = 0
+    """The one root seed; all others are derived from it."""
+    space: str | Mapping[str, Any] = "mobile/1"
+    """A family, with its default choices for the images' size, or a table of choices."""
+    name: str | None = None
+    """Name of the run's folder; default: the run file's stem."""
+    supernet: SupernetConfig = field(default_factory=SupernetConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+
+    @property
+    def max_trials(self) -> int | None:
+        """The budget in trials: 200 where no budget at all is given."""
+        if self.search.trials is None and self.search.minutes is None:
+            return 200
+        return self.search.trials
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class _Data(_Strict):
+    source: str = Field(min_length=1)
+    image_size: int | None = Field(None, ge=8, le=1024)
+    download: bool = False
+
+
+class _Supernet(_Strict):
+    checkpoint: str | None = Field(None, min_length=1)
+
+
+class _Search(_Strict):
+    devices: list[str] = Field(min_length=1)
+    objectives: list[str] = Field(default=["max top1", "min latency_ms"], min_length=1)
+    strategy: str = "nsga2"
+    trials: int | None = Field(None, ge=1)
+    minutes: float | None = Field(None, gt=0)
+    images: int | None = Field(None, ge=1)
+    recalibration_images: int = Field(2000, ge=1)
+    profile_minutes: float = Field(10.0, ge=0)
+
+    @field_validator("devices", "objectives")
+    @classmethod
+    def _distinct(cls, values: list[str]) -> list[str]:
+        for value in values:
+            if values.count(value) > 1:
+                raise ValueError(f"{value!r} stands twice")
+        return values
+
+
+class _Train(_Strict):
+    epochs: int = Field(24, ge=1)
+    batch: int = Field(128, ge=2)
+    peak_lr: float = Field(0.1, gt=0)
+    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    warmup: float = Field(0.15, ge=0, lt=1)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(2e-4, ge=0, lt=1)
+    label_smoothing: float = Field(0.05, ge=0, lt=1)
+    n_random: int = Field(2, ge=0)
+    augmentation: str = "light"
+    mirror: bool | None = None
+    balance: bool | None = None
+    accumulate: int = Field(1, ge=1)
+    checkpoint_every: int = Field(100, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class _Export(_Strict):
+    formats: list[Format] = Field(default=list(FORMATS), min_length=1)
+    top: int = Field(3, ge=1)
+    max_top1_drop: float = Field(0.01, ge=0, le=1)
+
+
+class _Run(_Strict):
+    schema_: Literal["edgenas.run/1"] = Field(alias="schema")
+    name: str | None = None
+    seed: int = Field(0, ge=0, lt=2**63)
+    space: str | dict[str, Any] = "mobile/1"
+    data: _Data
+    supernet: _Supernet = Field(default_factory=_Supernet)
+    search: _Search
+    train: _Train = Field(default_factory=_Train)
+    export: _Export = Field(default_factory=_Export)
+
+    @field_validator("space")
+    @classmethod
+    def _family(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
+        family = value if isinstance(value, str) else value.get("family")
+        if family not in (known := plugins.names("spaces", FAMILIES)):
+            raise ValueError(f"unknown space {family!r}; {nearest(str(family), known)}")
+        return value
+
+
+_SECTIONS: Mapping[str, type[BaseModel]] = {
+    "": _Run,
+    "data": _Data,
+    "supernet": _Supernet,
+    "search": _Search,
+    "train": _Train,
+    "export": _Export,
+}
+_BUILT_IN_SETS = ("fashion-mnist", "digits")
+
+
+def read_config(path: Path) -> RunConfig:
+    """The run that the file describes; paths in it are made absolute, from the file's folder.
+
+    Raises:
+        SpecError: not TOML, unknown or missing keys, wrong values; all of them in one message.
+        UsageError: where its `name` cannot name a folder.
+    """
+    table = read_toml(path)
+    try:
+        run = _Run.model_validate(table)
+    except ValidationError as error:
+        problems = "\n".join(f"{path}: {_problem(e)}" for e in error.errors())
+        raise SpecError(problems, hint="a valid one to start from: edgenas init FOLDER") from error
+    config = from_table(run.model_dump(exclude={"schema_"}))
+    return _absolute(config, path.resolve().parent)
+
+
+def from_table(table: Mapping[str, Any]) -> RunConfig:
+    """The value that a checked table holds; what `write_config` writes."""
+    search, export = dict(table["search"]), dict(table.get("export", {}))
+    for section, keys in ((search, ("devices", "objectives")), (export, ("formats",))):
+        section.update({key: tuple(section[key]) for key in keys if key in section})
+    name = table.get("name")
+    return RunConfig(
+        data=DataConfig(**table["data"]),
+        search=SearchConfig(**search),
+        seed=table.get("seed", 0),
+        space=table.get("space", "mobile/1"),
+        name=None if name is None else run_name(name),
+        supernet=SupernetConfig(**table.get("supernet", {})),
+        train=TrainConfig(**table.get("train", {})),
+        export=ExportConfig(**export),
+    )
+
+
+def write_config(path: Path, config: RunConfig) -> None:
+    """Writes the run file that `read_config` reads back as `config`, every setting spelt out."""
+    values = asdict(config)
+    scalars = {key: values[key] for key in ("name", "seed", "space")}
+    lines = [f'schema = "{SCHEMA}"']
+    space = scalars.pop("space")
+    lines += [f"{key} = {toml_value(value)}" for key, value in scalars.items() if value is not None]
+    lines.append(f"space = {toml_value(space)}")
+    for section in ("data", "supernet", "search", "train", "export"):
+        lines += ["", f"[{section}]"]
+        lines += [f"{k} = {toml_value(v)}" for k, v in values[section].items() if v is not None]
+    write_atomic(path, "\n".join(lines) + "\n")
+
+
+def run_name(text: str) -> str:
+    """`text`, if it can name a run's folder on any system.
+
+    Raises:
+        UsageError: for `..`, separators, reserved words, leading dots or dashes, other characters.
+    """
+    if not _NAME.match(text) or ".." in text or text.split(".")[0].lower() in _RESERVED:
+        raise UsageError(
+            f"run name {text!r} cannot be used: letters, digits, '.', '_' and '-', at most 64, "
+            "the first a letter or digit, and no name that a system reserves",
+            hint="choose one with --name, such as --name photos-1",
+        )
+    return text
+
+
+def _problem(error: Any) -> str:
+    """One finding of pydantic as `key: what is wrong`, with the nearest known key or value."""
+    where = [part for part in error["loc"] if part != "str" and "dict[" not in str(part)]
+    key = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in where).lstrip(".")
+    given = error.get("input")
+    match error["type"]:
+        case "extra_forbidden":
+            section = _SECTIONS.get(".".join(map(str, where[:-1])), _Run)
+            known = [f.alias or name for name, f in section.model_fields.items()]
+            return f"{key}: unknown key; {nearest(str(where[-1]), known)}"
+        case "missing":
+            return f"{key}: missing"
+        case "literal_error" if key == "schema":
+            return f"schema: {given!r}; {SCHEMA!r} is expected"
+        case "literal_error" if isinstance(given, str) and where[0] == "export":
+            return f"{key}: {given!r} is no format; {nearest(given, FORMATS)}"
+        case _:
+            shown = "" if isinstance(given, dict | list) else f" (got {given!r})"
+            return f"{key}: {error['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _absolute(config: RunConfig, folder: Path) -> RunConfig:
+    """`config` with paths taken from `folder`; a bare word that names nothing there is kept."""
+    source, checkpoint = config.data.source, config.supernet.checkpoint
+    if source not in _BUILT_IN_SETS:
+        candidate = folder / Path(source).expanduser()
+        if candidate.exists() or "/" in source or source.endswith(".npz"):
+            config = replace(config, data=replace(config.data, source=str(candidate)))
+    if checkpoint is not None and checkpoint != SHIPPED:
+        path = folder / Path(checkpoint).expanduser()
+        config = replace(config, supernet=SupernetConfig(str(path)))
+    return config
+
+
+def toml_value(value: object) -> str:
+    """`value` as TOML on one line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        # JSON's escapes are TOML's, but for DEL, which TOML wants escaped
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, Mapping):
+        return (
+            "{"
+            + ", ".join(f"{toml_value(str(k))} = {toml_value(v)}" for k, v in value.items())
+            + "}"
+        )
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(toml_value(item) for item in value) + "]"
+    raise TypeError(f"no TOML for {type(value).__name__}")

@@ -1,0 +1,426 @@
+"""Networks of a run as files: extracted, converted, verified, timed; and each certificate again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgenas.artifacts import derive_seed, write_atomic, write_json, write_manifest
+from edgenas.errors import ArtifactError, DeviceError, SpecError, UsageError, nearest
+from edgenas.events import Event, Report, silent
+from edgenas.pareto import Candidate, ParetoFront
+from edgenas.pipeline.config import FORMATS, RunConfig
+from edgenas.pipeline.runs import Outcome, find_run, locked
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from edgenas.data import DataSet, Images
+    from edgenas.export.certificate import Certificate, ExportedModel
+    from edgenas.export.certified import ExportRequest
+    from edgenas.networks import Network
+    from edgenas.pipeline.searching import Opened
+    from edgenas.spaces import Architecture
+
+    FloatArray = npt.NDArray[np.float32]
+
+EXPORTS_SCHEMA = "edgenas.exports/1"
+LATENCY_SCHEMA = "edgenas.model-latency/1"
+CALIBRATION_IMAGES = 256
+"""Training images that set the ranges of int8."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The certificates of several networks by their folders, and what went wrong."""
+
+    certificates: Mapping[Path, Certificate]
+    failures: tuple[str, ...]
+    exit_code: int
+
+    def rows(self, folder: Path) -> list[dict[str, Any]]:
+        """Every file as a row of `result.json`; paths relative to the run's `folder`."""
+        return [
+            _row(model, (place / model.path).relative_to(folder).as_posix())
+            for place, certificate in self.certificates.items()
+            for model in certificate.models
+        ]
+
+
+def export(
+    config: RunConfig,
+    folder: Path,
+    architecture: str,
+    *,
+    formats: Sequence[str] | None = None,
+    report: Report = silent,
+) -> Outcome:
+    """One network of a run again: written, verified and timed in `folder/models/<digest>`.
+
+    Args:
+        config: the run's settings.
+        folder: the run's folder.
+        architecture: a digest on the run's front (its first digits suffice), or a whole line.
+        formats: default: the run's.
+        report: progress.
+
+    Raises:
+        UsageError: no such network on the front, an unknown format.
+        SpecError: the line is no architecture of the space.
+    """
+    from edgenas.pipeline.searching import open_stages
+
+    wanted = tuple(formats or config.export.formats)
+    for name in wanted:
+        if name not in FORMATS:
+            raise UsageError(f"unknown format {name!r}; {nearest(name, FORMATS)}")
+    with locked(folder):
+        run = open_stages(config, folder, resume=True, may_train=False, report=report)
+        arch = find_architecture(run, architecture)
+        candidate = Candidate(arch, run.cheap.explain(arch))
+        exported = export_candidates(
+            run, [("asked for", candidate)], formats=wanted, again=True, report=report
+        )
+        exported = measure_exports(run, exported, report=report)
+        if (folder / "manifest.json").is_file():
+            write_manifest(folder)
+    document = {
+        "schema": EXPORTS_SCHEMA,
+        "run": str(folder),
+        "exports": exported.rows(folder),
+        "failures": list(exported.failures),
+    }
+    return Outcome(folder, document, exported.failures, (), exported.exit_code)
+
+
+def verify(path: Path, *, report: Report = silent) -> Outcome:
+    """The certificates at or below `path` again: digests, then every file over the test split.
+
+    `path` is a run's folder, a model's folder, or one exported file. Nothing is written.
+
+    Raises:
+        UsageError: nothing exported lies there.
+        ArtifactError: a file is missing, or was changed since it was verified.
+    """
+    from edgenas.artifacts import check_manifest
+    from edgenas.export.certificate import recheck
+    from edgenas.export.certified import verify_again
+    from edgenas.export.models import torch_logits
+    from edgenas.export.verify import worst
+    from edgenas.pipeline.searching import open_stages
+
+    folders, only = _certified_folders(path)
+    root = folders[0].parent.parent
+    run_config = find_run(str(root)).config
+    if path.resolve() == root.resolve() and (root / "manifest.json").is_file():
+        check_manifest(root)
+    for folder in folders:  # cheap, and before any data is read
+        recheck(folder)
+    run = open_stages(run_config, root, resume=True, may_train=False, report=report)
+    rows: list[dict[str, Any]] = []
+    failures: list[str] = []
+    for folder in folders:
+        arch = run.supernet.space.parse(recheck(folder).architecture)
+        images, labels = network_images(run.data, run.data.test, _resolution(run, arch))
+        reference = torch_logits(extract(run, arch), images)
+        for model, evidence, gates in verify_again(
+            folder, images=images, labels=labels, reference_logits=reference, report=report
+        ):
+            if only is not None and model.path != only:
+                continue
+            verdict = worst(gates)
+            row = _row(model, (folder / model.path).relative_to(root).as_posix())
+            row |= {
+                "verified": {"passed": True, "failed": False, "inconclusive": None}[verdict],
+                "top1": evidence.top1,
+                "top1_drop": evidence.top1_drop,
+                "agreement": evidence.agreement,
+                "n_images": evidence.n,
+            }
+            rows.append(row)
+            failures += [
+                f"{row['path']}: {gate.name}: {gate.reason}"
+                for gate in gates
+                if gate.verdict == "failed"
+            ]
+    document = {
+        "schema": EXPORTS_SCHEMA,
+        "run": str(root),
+        "exports": rows,
+        "failures": failures,
+    }
+    return Outcome(root, document, tuple(failures), (), 5 if failures else 0)
+
+
+def export_candidates(
+    run: Opened,
+    chosen: Sequence[tuple[str, Candidate]],
+    *,
+    formats: Sequence[str] | None = None,
+    again: bool = False,
+    report: Report = silent,
+) -> Exported:
+    """Exports and verifies the chosen networks; those with a valid certificate are not repeated.
+
+    Beside the models lie `labels.txt` and `latency.json`. A gate that is missed does not raise: it
+    is among the failures.
+    """
+    from edgenas.export.certified import export_networks
+
+    wanted = tuple(formats or run.config.export.formats)
+    folders = {c.architecture: run.folder / "models" / c.architecture.digest for _, c in chosen}
+    done: dict[Path, Certificate] = {}
+    requests: list[ExportRequest] = []
+    for why, candidate in chosen:
+        folder = folders[candidate.architecture]
+        valid = None if again else _valid(run, folder, wanted)
+        if valid is not None:
+            done[folder] = valid
+            continue
+        report(Event("export", message=f"{candidate.architecture.digest} ({why})"))
+        requests.append(_request(run, candidate, folder, why))
+    if requests:
+        certificates = export_networks(
+            requests,
+            formats=wanted,
+            max_top1_drop=run.config.export.max_top1_drop,
+            report=report,
+        )
+        for request, certificate in zip(requests, certificates, strict=True):
+            done[request.folder] = certificate
+            write_atomic(request.folder / "labels.txt", "\n".join(run.data.classes) + "\n")
+    for _, candidate in chosen:
+        _write_latency(run, candidate.architecture, folders[candidate.architecture])
+    ordered = {folders[c.architecture]: done[folders[c.architecture]] for _, c in chosen}
+    return _exported(run.folder, ordered)
+
+
+def measure_exports(run: Opened, exported: Exported, *, report: Report = silent) -> Exported:
+    """The certificates with predicted latency, and measured where the device is this machine.
+
+    All files of one device are timed in one interleaved session. A machine that cannot be timed
+    leaves them unmeasured, with a word in the progress; it fails nothing.
+    """
+    from edgenas.export.certificate import REJECTED, Latency, write_certificate
+    from edgenas.profiling.session import QUICK, measure
+
+    certificates = dict(exported.certificates)
+    for device in run.devices:
+        files = {
+            f"{folder.name}/{model.path}": folder / model.path
+            for folder, certificate in certificates.items()
+            for model in certificate.models
+            if model.format == device.format
+            and not model.path.endswith(REJECTED)
+            and not (model.measured_ms is not None and model.device == device.name)
+        }
+        timings: Mapping[str, Any] = {}
+        if files and device.is_local:
+            report(Event("measure", message=f"{len(files)} exported files on {device.name}"))
+            try:
+                timings = measure(
+                    files,
+                    device,
+                    workdir=run.folder / ".sessions" / f"{device.name}-exports",
+                    settings=QUICK,
+                    seed=run.config.seed,
+                    report=report,
+                ).timings
+            except DeviceError as error:
+                report(Event("measure", 1, 1, f"not measured: {error}"))
+        for folder, certificate in certificates.items():
+            arch = run.supernet.space.parse(certificate.architecture)
+            predicted = run.cheap.predictors[device.name].predict(run.supernet.space.lower(arch))
+            models = []
+            for model in certificate.models:
+                if model.format == device.format and not model.path.endswith(REJECTED):
+                    timing = timings.get(f"{folder.name}/{model.path}")
+                    model = replace(
+                        model,
+                        device=device.name,
+                        predicted_ms=Latency(
+                            predicted.latency_ms,
+                            predicted.origin,
+                            predicted.low_ms,
+                            predicted.high_ms,
+                        ),
+                        measured_ms=model.measured_ms
+                        if timing is None
+                        else Latency(
+                            timing.latency_ms, "measured", timing.p10_ms, timing.p90_ms, timing.n
+                        ),
+                    )
+                models.append(model)
+            certificates[folder] = replace(certificate, models=tuple(models))
+            write_certificate(folder, certificates[folder])
+    return _exported(run.folder, certificates)
+
+
+def extract(run: Opened, arch: Architecture) -> Network:
+    """The plain network of `arch` with inherited weights, BatchNorm recalibrated."""
+    from edgenas.pipeline.evaluating import evaluator
+
+    return evaluator(run.supernet, run.data, run.config).network(arch)
+
+
+def network_images(
+    data: DataSet, images: Images, resolution: int
+) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    """Normalised (n, h, w, c) images and their labels, as exported files take them."""
+    import numpy as np
+
+    from edgenas.data import prepare
+
+    prepared = prepare(images.pixels, resolution=resolution, mean=data.mean, std=data.std)
+    pixels = np.ascontiguousarray(prepared.permute(0, 2, 3, 1).numpy())
+    return pixels, images.labels.numpy()
+
+
+def find_architecture(run: Opened, text: str) -> Architecture:
+    """The architecture that `text` means: a line, or (the start of) a digest on the front.
+
+    Raises:
+        UsageError: no or several networks of the front have such a digest.
+        SpecError: a line that is no architecture of the space.
+    """
+    space = run.supernet.space
+    if text in ("largest", "smallest"):
+        return space.largest() if text == "largest" else space.smallest()
+    if " " in text.strip():
+        return space.parse(text.strip())
+    front = ParetoFront.read(run.folder / "front.json", parse=space.parse)
+    known = [c.architecture for c in front.candidates]
+    matches = [arch for arch in known if arch.digest.startswith(text)]
+    if len(matches) != 1 or len(text) < 4:
+        raise UsageError(
+            f"{text!r} names {len(matches)} networks of {run.folder / 'front.json'}; "
+            + nearest(text, [arch.digest for arch in known]),
+            hint="an architecture's line works too: quote it",
+        )
+    return matches[0]
+
+
+def _request(run: Opened, candidate: Candidate, folder: Path, why: str) -> ExportRequest:
+    from edgenas.data import RESIZE
+    from edgenas.export.certified import ExportRequest
+    from edgenas.export.contract import InputContract
+
+    arch = candidate.architecture
+    resolution = _resolution(run, arch)
+    seed = derive_seed(run.config.seed, "calibration")
+    sample = run.data.train.drawn(CALIBRATION_IMAGES, seed=seed)
+    calibration, _ = network_images(run.data, sample, resolution)
+    images, labels = network_images(run.data, run.data.test, resolution)
+    return ExportRequest(
+        network=extract(run, arch),
+        folder=folder,
+        architecture=str(arch),
+        digest=arch.digest,
+        contract=InputContract(
+            shape=(1, resolution, resolution, run.data.channels),
+            mean=run.data.mean,
+            std=run.data.std,
+            classes=run.data.classes,
+            resize=RESIZE,
+        ),
+        calibration=calibration,
+        images=images,
+        labels=labels,
+        parents=run.parents,
+    )
+
+
+def _resolution(run: Opened, arch: Architecture) -> int:
+    return run.supernet.space.resolution(arch)
+
+
+def _valid(run: Opened, folder: Path, formats: Sequence[str]) -> Certificate | None:
+    """The certificate in `folder`, if its files are whole, of these parents, in these formats."""
+    from edgenas.export.certificate import recheck
+
+    try:
+        certificate = recheck(folder)
+    except (ArtifactError, SpecError):
+        return None
+    same = dict(certificate.parents) == run.parents
+    limit = certificate.max_top1_drop == run.config.export.max_top1_drop
+    written = {model.format for model in certificate.models}
+    return certificate if same and limit and written == set(formats) else None
+
+
+def _write_latency(run: Opened, arch: Architecture, folder: Path) -> None:
+    lowering = run.supernet.space.lower(arch)
+    latencies = []
+    for device in run.devices:
+        found = run.cheap.predictors[device.name].predict(lowering)
+        latencies.append(
+            {
+                "device": device.name,
+                "origin": found.origin,
+                "latency_ms": found.latency_ms,
+                "low_ms": found.low_ms,
+                "high_ms": found.high_ms,
+                "units": [
+                    {
+                        "name": unit.name,
+                        "key": unit.key,
+                        "ms": unit.latency_ms,
+                        "origin": unit.origin,
+                        "inputs": list(node.inputs),
+                    }
+                    for unit, node in zip(found.per_unit, lowering.nodes, strict=True)
+                ],
+            }
+        )
+    write_json(folder / "latency.json", {"schema": LATENCY_SCHEMA, "latencies": latencies})
+
+
+def _exported(folder: Path, certificates: Mapping[Path, Certificate]) -> Exported:
+    failures = tuple(
+        f"{place.relative_to(folder).as_posix()}/{problem}"
+        for place, certificate in certificates.items()
+        for problem in certificate.problems()
+    )
+    codes = [certificate.exit_code for certificate in certificates.values()]
+    code = 5 if 5 in codes else max(codes, default=0)
+    return Exported(certificates, failures, code)
+
+
+def _row(model: ExportedModel, path: str) -> dict[str, Any]:
+    predicted, measured = model.predicted_ms, model.measured_ms
+    return {
+        "path": path,
+        "format": model.format,
+        "sha256": model.sha256,
+        "size_bytes": model.size_bytes,
+        "verified": model.verified,
+        "top1": model.verification.top1,
+        "top1_drop": model.verification.top1_drop,
+        "agreement": model.verification.agreement,
+        "n_images": model.verification.n,
+        "device": model.device or None,
+        "predicted_ms": None if predicted is None else predicted.value_ms,
+        "predicted_origin": None if predicted is None else predicted.origin,
+        "low_ms": None if predicted is None else predicted.low_ms,
+        "high_ms": None if predicted is None else predicted.high_ms,
+        "measured_ms": None if measured is None else measured.value_ms,
+    }
+
+
+def _certified_folders(path: Path) -> tuple[list[Path], str | None]:
+    """Folders with a certificate at or below `path`, and the one file that is meant, if so."""
+    if path.is_file() and (path.parent / "export.json").is_file():
+        name = None if path.name == "export.json" else path.name
+        return [path.parent], name
+    if (path / "export.json").is_file():
+        return [path], None
+    found = sorted(p.parent for p in path.glob("models/*/export.json"))
+    if not found:
+        raise UsageError(
+            f"{path}: no export.json here or in models/*: nothing exported to verify",
+            hint="edgenas verify runs/NAME",
+        )
+    return found, None

@@ -1,0 +1,318 @@
+"""The stage `profile`, the check of a table, the prediction of one network, and the benchmarks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgenas.artifacts import write_json
+from edgenas.errors import DeviceError, UsageError
+from edgenas.events import Event, Report, silent
+from edgenas.hardware import (
+    FORMATS,
+    DeviceProfile,
+    load_device,
+    load_device_file,
+    local_name,
+)
+from edgenas.pipeline.config import read_config
+from edgenas.pipeline.devices import read_any_table
+from edgenas.pipeline.runs import find_run
+from edgenas.pipeline.tables import (
+    CALIBRATION_SEED,
+    FIT_NETWORKS,
+    calibrate_here,
+    converter_for,
+    measuring,
+    profile_here,
+)
+
+if TYPE_CHECKING:
+    from edgenas.latency import LatencyTable, Validation
+    from edgenas.spaces import SearchSpace
+
+MAX_ERROR = 0.10
+"""Median error on whole networks above which `edgenas table validate` ends with 5."""
+
+
+def profile(
+    device: str,
+    *,
+    run_file: Path | None = None,
+    quick: bool = False,
+    models: int | None = None,
+    minutes: float | None = None,
+    folder: Path = Path("latency_tables"),
+    report: Report = silent,
+) -> list[dict[str, Any]]:
+    """Measures `device` into `folder/<device>.json` and returns what was written.
+
+    Args:
+        device: a name, `local` for all four runtimes and precisions of this machine with one
+            thread, or the path of a device file.
+        run_file: whose space is measured; default: that of the shipped supernet.
+        quick: shorter rounds.
+        models: instead of every unit, time so many whole networks and rescale the nearest table.
+        minutes: stop a measurement after so long, at the end of a round.
+        folder: for the tables.
+        report: progress.
+
+    Raises:
+        UsageError: an unknown device.
+        DeviceError: it cannot be reached or timed; what was measured is kept.
+    """
+    from edgenas.latency import load_table, nearest_table, write_table
+
+    devices = devices_named(device)
+    space = space_of(None if run_file is None else str(run_file))
+    written = []
+    for profiled in devices:
+        started = time.monotonic()
+        run = measuring(profiled, space.digest, quick=quick, minutes=minutes, report=report)
+        path = folder / f"{profiled.name}.json"
+        if models is not None:
+            base = nearest_table(profiled)
+            if base is None:
+                raise DeviceError(
+                    f"no known table resembles {profiled.name}",
+                    hint=f"edgenas profile {profiled.name} measures it in full",
+                )
+            table = calibrate_here(profiled, base, space, run=run, n_networks=models)
+        else:
+            earlier = load_table(profiled.name) if path.is_file() else None
+            table = profile_here(profiled, space, earlier=earlier, run=run)
+        write_table(table, path)
+        written.append(
+            {
+                "device": profiled.name,
+                "table": str(path),
+                "source": table.source,
+                "entries": len(table.entries),
+                "error_mean": table.fits[0].error_mean if table.fits else None,
+                "grade": table.conditions.get("grade"),
+                "elapsed_s": round(time.monotonic() - started, 1),
+            }
+        )
+    return written
+
+
+def predict(
+    device: str, model: str, *, run: str | None = None, runs: Path = Path("runs")
+) -> dict[str, Any]:
+    """The latency of an architecture on a device, unit by unit.
+
+    Args:
+        device: its name.
+        model: an architecture's line, `largest` or `smallest`.
+        run: the run (or run file) whose space and table copies are meant; default: the shipped
+            supernet's space.
+        runs: folder that holds the runs.
+
+    Raises:
+        UsageError: unknown device or run; a model file, which cannot be predicted yet.
+        SpecError: no architecture of the space, or no table for the device.
+    """
+    from edgenas.latency import Predictor, read_table, table_for
+
+    if Path(model).suffix in (".onnx", ".tflite"):
+        raise UsageError(
+            f"{model}: latency is predicted for architectures, not for model files",
+            hint="give an architecture's line, as in front.json; exported files have theirs in "
+            "export.json",
+        )
+    space = space_of(run, runs=runs)
+    arch = (
+        space.largest()
+        if model == "largest"
+        else space.smallest()
+        if model == "smallest"
+        else space.parse(model)
+    )
+    copy = None
+    if run is not None and not Path(run).is_file():
+        copy = find_run(run, runs=runs).folder / "tables" / f"{device}.json"
+    profile = load_device(device)
+    table = read_table(copy) if copy and copy.is_file() else table_for(profile)
+    found = Predictor(table).predict(space.lower(arch))
+    return {
+        "device": device,
+        "table": table.name,
+        "architecture": str(arch),
+        "digest": arch.digest,
+        "latency_ms": found.latency_ms,
+        "low_ms": found.low_ms,
+        "high_ms": found.high_ms,
+        "measured_share": found.measured_share,
+        "origin": found.origin,
+        "units": [
+            {"name": u.name, "key": u.key, "ms": u.latency_ms, "origin": u.origin}
+            for u in found.per_unit
+        ],
+    }
+
+
+def validate_table(
+    name: str, *, networks: int = 24, report: Report = silent
+) -> tuple[dict[str, Any], str]:
+    """Times whole networks that the table's fit has not seen, and compares with its predictions."""
+    table = read_any_table(name)
+    try:
+        device = load_device(name)
+    except UsageError:
+        device = load_device(table.name)
+    facts = _validated(table, device, space_of(None), networks=networks, seed=1, report=report)
+    facts["passed"] = facts["error_median"] <= MAX_ERROR
+    text = (
+        f"{table.name}: median error {100 * facts['error_median']:.1f} %, "
+        f"{100 * facts['error_within_10']:.0f} % within 10 %, largest "
+        f"{100 * facts['error_max']:.1f} %, n = {facts['n']}"
+    )
+    return facts, text
+
+
+def bench_latency(
+    devices: Sequence[str] = (),
+    *,
+    networks: int = 24,
+    seed: int = 0,
+    quick: bool = False,
+    save: Path | None = None,
+    report: Report = silent,
+) -> dict[str, Any]:
+    """Predicted against measured latency of whole networks, device by device.
+
+    The networks are spread over MACs and depth and drawn apart from those of the fit; anchor units
+    are timed interleaved, since the machine drifts (see `latency.validate`).
+
+    Raises:
+        SpecError: a device without a table.
+        DeviceError: it cannot be timed.
+    """
+    import platform
+
+    from edgenas.hardware import this_chip
+    from edgenas.latency import table_for
+
+    named = [load_device(d) for d in devices] or devices_named("local")
+    rows: list[dict[str, Any]] = []
+    for device in named:
+        table = table_for(device)
+        report(Event("bench", len(rows), len(named), device.name))
+        rows.append(
+            _validated(
+                table,
+                device,
+                space_of(None),
+                networks=networks,
+                seed=seed + 1,
+                quick=quick,
+                report=report,
+            )
+        )
+    report(Event("bench", len(named), len(named)))
+    facts = {
+        "devices": rows,
+        "machine": {"chip": this_chip().title, "cpus": this_chip().n_cpus},
+        "python": platform.python_version(),
+        "networks": networks,
+        "seed": seed,
+        "command": f"edgenas bench latency --networks {networks} --seed {seed}",
+    }
+    if save is not None:
+        write_json(save, {"schema": "edgenas.bench-latency/1", **facts})
+    return facts
+
+
+def devices_named(name: str) -> list[DeviceProfile]:
+    """The device of this name or file; `local`: this machine in all runtimes, one thread."""
+    if name == "local":
+        return [load_device(local_name(*pair, threads=1)) for pair in FORMATS]
+    if name.endswith(".toml"):
+        return [load_device_file(Path(name))]
+    return [load_device(name)]
+
+
+def space_of(run: str | None, *, runs: Path = Path("runs")) -> SearchSpace:
+    """The space of a run or run file; with neither, that of the shipped supernet.
+
+    Raises:
+        UsageError: no such run.
+        SpecError: the run file is wrong.
+    """
+    from edgenas.pipeline.shipped import DEFAULT_SET, supernets
+    from edgenas.pipeline.training import read_data, supernet_file
+    from edgenas.spaces.mobile import default_space
+    from edgenas.spaces.registry import space_from
+
+    if run is None:
+        known = supernets()
+        if DEFAULT_SET in known:
+            return supernet_space(known[DEFAULT_SET])
+        return default_space(image_size=28, in_channels=1, n_classes=10)
+    if Path(run).is_file():
+        config, folder = read_config(Path(run)), None
+    else:
+        found = find_run(run, runs=runs)
+        config, folder = found.config, found.folder
+    checkpoint = config.supernet.checkpoint
+    if checkpoint == "shipped":
+        from edgenas.pipeline.shipped import supernet_path
+
+        return supernet_space(supernet_path(config.data.source))
+    if checkpoint is not None:
+        return supernet_space(Path(checkpoint))
+    if folder is not None and supernet_file(folder).is_file():
+        return supernet_space(supernet_file(folder))
+    data = read_data(config)
+    return space_from(
+        config.space,
+        image_size=data.image_size,
+        in_channels=data.channels,
+        n_classes=len(data.classes),
+    )
+
+
+def supernet_space(checkpoint: Path) -> SearchSpace:
+    """The space of a supernet, from its sidecar alone."""
+    from edgenas.artifacts import read_json
+    from edgenas.spaces.mobile import from_table
+
+    table = dict(read_json(checkpoint.with_suffix(".json"), schema="edgenas.supernet/1")["space"])
+    return from_table(table, in_channels=table["in_channels"], n_classes=table["n_classes"])
+
+
+def _validated(
+    table: LatencyTable,
+    device: DeviceProfile,
+    space: SearchSpace,
+    *,
+    networks: int,
+    seed: int,
+    quick: bool = False,
+    report: Report,
+) -> dict[str, Any]:
+    from edgenas.profiling.build import validate_table as validate
+    from edgenas.profiling.plan import calibration_networks
+
+    # those that fits are made from are left out: a fit is not its own judge
+    fitted = calibration_networks(space, FIT_NETWORKS, seed=CALIBRATION_SEED)
+    chosen = calibration_networks(space, networks, seed=seed, exclude=fitted)
+    run = measuring(device, f"validate-{seed}", quick=quick, seed=seed, report=report)
+    run = replace(run, resume=False)
+    found: Validation = validate(
+        table,
+        device,
+        {arch.digest: space.lower(arch) for arch in chosen},
+        converter_for(device, report=report),
+        run=run,
+    )
+    return {
+        "device": device.name,
+        "table": table.name,
+        "source": table.source,
+        "error_within_10": found.within_10,
+        **{k: v for k, v in found.to_json().items() if k not in ("kind", "within_10")},
+    }

@@ -1,0 +1,171 @@
+"""Run folders: where a run's files lie, who works in one, what finished work looks like."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgenas.artifacts import io_errors, read_json, write_json, write_manifest
+from edgenas.artifacts.files import MANIFEST
+from edgenas.errors import ResourceError, SpecError, UsageError, nearest
+from edgenas.pipeline.config import RunConfig, read_config, run_name
+
+RESULT_SCHEMA = "edgenas.search-result/1"
+CERTIFICATE_SCHEMA = "edgenas.export/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run's settings and the folder that holds its files."""
+
+    folder: Path
+    config: RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a stage that makes files hands back.
+
+    `document` is what `--json` prints; `failures` says in words which gates were missed (exit code
+    5) or which formats could not be written (8), `notes` what the user should know.
+    """
+
+    folder: Path
+    document: Mapping[str, Any]
+    failures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    exit_code: int = 0
+
+
+def open_run(
+    run_file: Path,
+    *,
+    runs: Path = Path("runs"),
+    name: str | None = None,
+    trials: int | None = None,
+    minutes: float | None = None,
+    strategy: str | None = None,
+) -> Run:
+    """The run that a run file describes, with settings from the command line in place of its own.
+
+    Nothing is written. The folder is `runs/<name>`: `name`, else the file's, else the file's stem.
+
+    Raises:
+        SpecError: for the file's contents.
+        UsageError: for a name that cannot be a folder's.
+    """
+    config = read_config(run_file)
+    search = config.search
+    if trials is not None or minutes is not None:
+        search = replace(search, trials=trials, minutes=minutes)
+    if strategy is not None:
+        search = replace(search, strategy=strategy)
+    chosen = run_name(name or config.name or run_file.stem)
+    return Run(runs / chosen, replace(config, search=search, name=chosen))
+
+
+def find_run(text: str, *, runs: Path = Path("runs")) -> Run:
+    """The finished or started run that `text` names: a folder's path, or a name below `runs`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for folder in (Path(text), runs / text):
+        if (folder / "run.toml").is_file():
+            return Run(folder, read_config(folder / "run.toml"))
+    known = [p.parent.name for p in sorted(runs.glob("*/run.toml"))]
+    raise UsageError(
+        f"no run {text!r} here or below {runs}; {nearest(text, known)}",
+        hint="edgenas search run.toml makes one",
+    )
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from working in `folder` at the same time.
+
+    The lock dies with its process, so a killed one leaves none behind.
+
+    Raises:
+        ResourceError: another process works there (its pid and host are named), or the folder
+            cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    with io_errors(folder, "write"):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        owner = folder / ".owner.json"
+        try:
+            lock.acquire()
+        except Timeout:
+            who = "another process"
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                facts = json.loads(owner.read_text("utf-8"))
+                who = f"process {facts['pid']} on {facts['host']}"
+            raise ResourceError(
+                f"{who} is working in {folder}", hint="wait for it, or choose another --name"
+            ) from None
+    try:
+        write_json(owner, {"pid": os.getpid(), "host": socket.gethostname()})
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def clear(folder: Path, *keep: str) -> None:
+    """Deletes what a run has written into `folder`, but for the lock and `keep`.
+
+    Raises:
+        UsageError: the folder holds no run, so what lies there is not ours to delete.
+    """
+    if not folder.exists() or not any(p.name[0] != "." for p in folder.iterdir()):
+        return
+    if not (folder / "run.toml").is_file():
+        raise UsageError(f"{folder} is not empty and holds no run; it is left as it is")
+    with io_errors(folder, "clear"):
+        for path in folder.iterdir():
+            if path.name in (".lock", ".owner.json", *keep):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The `result.json` of a finished run.
+
+    Raises:
+        SpecError: the run is not finished, or the file is damaged.
+    """
+    path = folder / "result.json"
+    if not path.is_file():
+        raise SpecError(
+            f"{folder}: the run is not finished: it has no result.json",
+            hint=f"edgenas search {folder / 'run.toml'} --resume",
+        )
+    return read_json(path, schema=RESULT_SCHEMA)
+
+
+def report(folder: Path) -> tuple[Path, ...]:
+    """Writes the report of the run in `folder` again, from its files alone, and its manifest.
+
+    Raises:
+        SpecError: the search has not finished.
+    """
+    from edgenas.report import write_report
+
+    with locked(folder):
+        files = write_report(folder)
+        if (folder / MANIFEST).is_file():
+            write_manifest(folder)
+    return files

@@ -1,0 +1,290 @@
+"""The stage `search`: from a run file to verified models, each step resumable by itself.
+
+data -> supernet (shipped, a path, or trained first) -> latency tables -> study -> front.json,
+trials.json -> the chosen networks -> models/<digest>/ -> measured on this machine -> result.json,
+provenance.json -> report -> manifest.json
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgenas.artifacts import digest, write_json, write_manifest
+from edgenas.errors import SpecError, UsageError
+from edgenas.events import Event, Report, silent
+from edgenas.hardware import DeviceProfile, load_device
+from edgenas.objectives import parse_objectives, total_violation
+from edgenas.pareto import Candidate, Metric, ParetoFront
+from edgenas.pipeline.config import SHIPPED, RunConfig, write_config
+from edgenas.pipeline.metrics import CheapMetrics, metric_names
+from edgenas.pipeline.runs import RESULT_SCHEMA, Outcome, clear, locked
+from edgenas.pipeline.selection import choose
+from edgenas.pipeline.shipped import supernet_path
+from edgenas.pipeline.tables import tables_for
+from edgenas.pipeline.training import check_fits, read_data, supernet_file, train_supernet
+
+if TYPE_CHECKING:
+    from edgenas.data import DataSet
+    from edgenas.latency import LatencyTable
+    from edgenas.search import SearchResult
+    from edgenas.supernet import Supernet, SupernetInfo
+
+TRIALS_SCHEMA = "edgenas.trials/1"
+PROVENANCE_SCHEMA = "edgenas.provenance/1"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run with all that its stages read: built once, handed from stage to stage."""
+
+    config: RunConfig
+    folder: Path
+    data: DataSet
+    supernet: Supernet
+    info: SupernetInfo
+    checkpoint: Path
+    devices: tuple[DeviceProfile, ...]
+    tables: Mapping[str, LatencyTable]
+    cheap: CheapMetrics
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """The digests that everything made here rests on."""
+        return {
+            "supernet": self.info.digest,
+            "space": self.supernet.space.digest,
+            "data": self.data.digest,
+            **{f"table {name}": table.digest for name, table in self.tables.items()},
+        }
+
+
+def search(
+    config: RunConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    fresh: bool = False,
+    report: Report = silent,
+) -> Outcome:
+    """Searches, exports, verifies, measures and reports into `folder`; see the module's text.
+
+    With `resume`, finished trials and exported models with a valid certificate are not repeated.
+    With `fresh`, all but a trained supernet is deleted first.
+
+    Raises:
+        UsageError: a study is there, and neither `resume` nor `fresh` is set.
+        SpecError: the run file, the data, a table or the checkpoint is wrong.
+        InfeasibleError: no architecture meets the bounds.
+        ResourceError: disk, memory, or another process at work in the folder.
+        Interrupted: stopped; `resume` goes on.
+    """
+    from edgenas.pipeline.evaluating import evaluator
+    from edgenas.pipeline.exporting import export_candidates, measure_exports
+    from edgenas.report import write_report
+    from edgenas.search import run_search
+
+    started = time.monotonic()
+    objectives = parse_objectives(
+        config.search.objectives, known=metric_names(config.search.devices)
+    )
+    with locked(folder):
+        if fresh:
+            clear(folder, "supernet")
+        study = folder / "study.db"
+        if study.exists() and not resume:
+            raise UsageError(
+                f"{folder} holds a search already",
+                hint="--resume goes on with it, --fresh begins anew, --name keeps both",
+            )
+        run = open_stages(config, folder, resume=resume, report=report)
+        write_config(folder / "run.toml", config)
+        evaluate = evaluator(run.supernet, run.data, config)
+        found = run_search(
+            run.supernet.space,
+            objectives,
+            cheap=run.cheap,
+            costly=evaluate,
+            strategy=config.search.strategy,
+            trials=config.max_trials,
+            minutes=config.search.minutes,
+            seed=config.seed,
+            storage=study,
+            resume=resume,
+            fingerprint={**run.parents, "images": str(evaluate.digest)},
+            report=report,
+        )
+        candidates = tuple(_explained(run, c, n=evaluate.n_images) for c in found.candidates)
+        front = ParetoFront(objectives, candidates, run.parents)
+        front.write(folder / "front.json")
+        _write_trials(folder / "trials.json", candidates, found, front)
+        chosen = choose(front, config.export.top)
+        exported = export_candidates(run, chosen, report=report)
+        exported = measure_exports(run, exported, report=report)
+        document = {
+            "schema": RESULT_SCHEMA,
+            "run": str(folder),
+            "trials": found.n_trials,
+            "evaluated": found.n_evaluated,
+            "stopped_because": found.stopped_because,
+            "elapsed_s": round(time.monotonic() - started, 2),
+            "hypervolume": found.hypervolume,
+            "reference": dict(found.reference),
+            "front": [c.to_table() for c in front.candidates],
+            "exports": exported.rows(folder),
+            "failures": list(exported.failures),
+            "exit_code": exported.exit_code,
+        }
+        write_json(folder / "result.json", document)
+        write_json(folder / "provenance.json", _provenance(run))
+        report(Event("report", message="writing"))
+        write_report(folder)
+        write_manifest(folder)
+        report(Event("report", 1, 1, str(folder / "report.html")))
+        return Outcome(folder, document, exported.failures, _notes(run), exported.exit_code)
+
+
+def open_stages(
+    config: RunConfig,
+    folder: Path,
+    *,
+    resume: bool,
+    may_train: bool = True,
+    report: Report = silent,
+) -> Opened:
+    """Loads, or makes where they are missing, the data, the supernet and the latency tables.
+
+    What can be refused cheaply is refused before anything is trained. A missing supernet is
+    trained only where it `may_train`.
+    """
+    from edgenas.search.strategies import find_strategy
+    from edgenas.supernet import load_supernet
+
+    find_strategy(config.search.strategy)
+    devices = devices_of(config)
+    report(Event("data", message=config.data.source))
+    data = read_data(config, report=report)
+    report(Event("data", 1, 1, f"{data.name}: {len(data.train)} training images"))
+    match config.supernet.checkpoint:
+        case None if not may_train:
+            checkpoint = supernet_file(folder)
+        case None:
+            checkpoint = train_supernet(config, folder, data, resume=resume, report=report)
+        case shipped if shipped == SHIPPED:
+            checkpoint = supernet_path(data.name)
+        case path:
+            checkpoint = Path(path)
+    supernet, info = load_supernet(checkpoint)
+    check_fits(info, supernet, data, checkpoint)
+    tables = tables_for(
+        devices,
+        supernet.space,
+        folder,
+        profile_minutes=config.search.profile_minutes,
+        report=report,
+    )
+    from edgenas.latency import Predictor
+
+    predictors = {name: Predictor(table) for name, table in tables.items()}
+    cheap = CheapMetrics(supernet.space, devices, predictors)
+    return Opened(config, folder, data, supernet, info, checkpoint, devices, tables, cheap)
+
+
+def devices_of(config: RunConfig) -> tuple[DeviceProfile, ...]:
+    """The devices that a run file names.
+
+    Raises:
+        SpecError: one is unknown, or its file is wrong: what was typed is not at fault.
+    """
+    devices = []
+    for name in config.search.devices:
+        try:
+            devices.append(load_device(name))
+        except UsageError as error:
+            raise SpecError(f"search.devices: {error}", hint=error.hint) from error
+    return tuple(devices)
+
+
+def _explained(run: Opened, candidate: Candidate, *, n: int) -> Candidate:
+    """The candidate with intervals and origins beside its values."""
+    metrics = dict(run.cheap.explain(candidate.architecture))
+    for name, value in candidate.values.items():
+        if name not in metrics:
+            metrics[name] = Metric(value, "supernet", n=n)
+    return Candidate(candidate.architecture, metrics)
+
+
+def _write_trials(
+    path: Path, candidates: Sequence[Candidate], found: SearchResult, front: ParetoFront
+) -> None:
+    trials = [
+        {
+            "number": number,
+            **candidate.to_table(),
+            "feasible": total_violation(front.objectives, candidate.values) == 0,
+            "state": "complete",
+        }
+        for number, candidate in enumerate(candidates)
+    ]
+    write_json(
+        path, {"schema": TRIALS_SCHEMA, "trials": trials, "reference": dict(found.reference)}
+    )
+
+
+def _provenance(run: Opened) -> dict[str, Any]:
+    import platform
+
+    from edgenas import __version__
+    from edgenas.hardware import this_chip
+
+    chip = this_chip()
+    return {
+        "schema": PROVENANCE_SCHEMA,
+        "edgenas": __version__,
+        "seed": run.config.seed,
+        "machine": {
+            "chip": chip.title,
+            "cpus": chip.n_cpus,
+            "system": platform.platform(),
+            "python": platform.python_version(),
+        },
+        "data": {
+            "source": run.data.name,
+            "digest": run.data.digest,
+            "images": f"{len(run.data.train)} train, {len(run.data.search)} search, "
+            f"{len(run.data.test)} test",
+        },
+        "supernet": {
+            "checkpoint": run.checkpoint.name,
+            "digest": run.info.digest,
+            "space": run.supernet.space.digest,
+            "recipe": digest(dict(run.info.recipe)),
+        },
+        "tables": [table_facts(name, table) for name, table in run.tables.items()],
+    }
+
+
+def table_facts(name: str, table: LatencyTable) -> dict[str, Any]:
+    """Where a table came from and how good it is."""
+    validation = dict(table.validation or {})
+    return {
+        "device": name,
+        "source": table.source,
+        "digest": table.digest,
+        "date": table.created[:10],
+        "error_median": validation.get("error_median"),
+        "error_within_10": validation.get("within_10"),
+        "n_validation": validation.get("n"),
+    }
+
+
+def _notes(run: Opened) -> tuple[str, ...]:
+    return tuple(
+        f"latency on {name} is {table.source}"
+        + (f" from {table.conditions['calibrated_from']}" if table.source == "calibrated" else "")
+        for name, table in run.tables.items()
+        if table.source != "measured"
+    )

@@ -1,0 +1,256 @@
+"""Which latency table a search reads for each device, made now where it can be made now.
+
+For a device elsewhere: its own table. For this machine, the first that holds:
+
+1. the run's own copy (a resumed run reads what it read before);
+2. a table measured on this machine that holds every unit of the space;
+3. all units that lack are timed now, if that takes at most `profile_minutes`;
+4. the known table that resembles this machine most, rescaled by timing a few whole networks here
+   (*calibrated*); units that it lacks come from its cost model (*extrapolated* outside its range).
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgenas.artifacts import read_json
+from edgenas.errors import DeviceError, MissingUnitsError
+from edgenas.events import Event, Report, silent
+from edgenas.hardware import DeviceProfile, find, user_folder
+from edgenas.spaces import Lowering, OpSpec, SearchSpace
+
+if TYPE_CHECKING:
+    from edgenas.latency import LatencyTable
+    from edgenas.profiling.build import Converter, Run
+
+CALIBRATION_NETWORKS = 8
+"""Whole networks that rescale a table, where none ship."""
+FIT_NETWORKS = 16
+"""Whole networks that a profile's fit is made from."""
+CALIBRATION_SCHEMA = "edgenas.calibration/1"
+CALIBRATION_SEED = 0
+_CONVERT_S = {"onnx": 0.15, "onnx-int8": 0.4, "tflite": 1.4, "tflite-int8": 1.5}
+"""Rough seconds that converting one unit takes, from measurements on two shared cores."""
+_TIME_S = 0.6
+"""Rough seconds that timing one unit takes, all rounds and their warm-up included."""
+
+
+def tables_for(
+    devices: Sequence[DeviceProfile],
+    space: SearchSpace,
+    folder: Path,
+    *,
+    profile_minutes: float = 10.0,
+    report: Report = silent,
+) -> dict[str, LatencyTable]:
+    """The table of each device by its name; a copy of each is kept in `folder/tables`.
+
+    Raises:
+        SpecError: a device elsewhere without a table.
+        MissingUnitsError: units of the space that no table and no cost model knows.
+        DeviceError: this machine could not be timed.
+    """
+    from edgenas.latency import read_table, write_table
+
+    tables = {}
+    for device in devices:
+        copy = folder / "tables" / f"{device.name}.json"
+        if copy.is_file():
+            tables[device.name] = read_table(copy)
+            continue
+        table = _table_for(device, space, folder, profile_minutes=profile_minutes, report=report)
+        _check_cover(table, space)
+        write_table(table, copy)
+        tables[device.name] = read_table(copy)  # as a resumed run will read it
+    return tables
+
+
+def profile_seconds(units: Sequence[OpSpec], device: DeviceProfile) -> float:
+    """Roughly what timing these units on this machine takes, conversion included."""
+    return len(units) * (_CONVERT_S[device.format] + _TIME_S) + 60
+
+
+def profile_here(
+    device: DeviceProfile,
+    space: SearchSpace,
+    *,
+    earlier: LatencyTable | None,
+    run: Run,
+    n_networks: int = FIT_NETWORKS,
+) -> LatencyTable:
+    """The measured table of this machine for all units of `space`."""
+    from edgenas.profiling.build import profile_device
+    from edgenas.profiling.plan import calibration_networks, missing_units
+
+    architectures = calibration_networks(space, n_networks, seed=run.seed)
+    networks = {arch.digest: space.lower(arch) for arch in architectures}
+    return profile_device(
+        device,
+        missing_units(space.units(), earlier),
+        networks,
+        converter_for(device, report=run.report),
+        run=run,
+        earlier=earlier,
+    )
+
+
+def calibrate_here(
+    device: DeviceProfile,
+    table: LatencyTable,
+    space: SearchSpace,
+    *,
+    run: Run,
+    n_networks: int | None = None,
+) -> LatencyTable:
+    """`table` of another machine rescaled for this one, from a few whole networks timed here.
+
+    The networks that ship with edgenas, where `table` knows all units of the space and no number
+    of networks is asked for; else networks of the space, converted now.
+    """
+    from edgenas.profiling.build import calibrate_device
+    from edgenas.profiling.plan import calibration_networks, missing_units
+
+    networks: dict[str, tuple[Lowering, Path]] = {}
+    if n_networks is None and not missing_units(space.units(), table):
+        networks = shipped_networks(device.format)
+        networks = {n: pair for n, pair in networks.items() if not missing_units(pair[0], table)}
+    if len(networks) < 3:
+        chosen = calibration_networks(space, n_networks or CALIBRATION_NETWORKS, seed=run.seed)
+        lowerings = {arch.digest: space.lower(arch) for arch in chosen}
+        run.report(Event("calibrate", message=f"converting {len(lowerings)} networks"))
+        files = converter_for(device, report=run.report).networks(lowerings)
+        networks = {name: (lowerings[name], files[name]) for name in lowerings}
+    run.report(Event("calibrate", message=f"{device.name}: timing {len(networks)} networks"))
+    return calibrate_device(device, table, networks, run=run)
+
+
+def shipped_networks(format: str) -> dict[str, tuple[Lowering, Path]]:  # noqa: A002
+    """The converted networks that ship for calibration in `format`, by name; may be none."""
+    from edgenas.export.jobs import read_lowering
+    from edgenas.pipeline.shipped import FOLDER
+
+    index = FOLDER / "calibration" / "networks.json"
+    if not index.is_file():
+        return {}
+    table = read_json(index, schema=CALIBRATION_SCHEMA)
+    found = {}
+    for name, entry in table["networks"].items():
+        file = entry["files"].get(format)
+        if file is not None and (path := index.parent / file).is_file():
+            found[str(name)] = (read_lowering(entry["lowering"]), path)
+    return found
+
+
+def converter_for(
+    device: DeviceProfile, *, folder: Path | None = None, report: Report = silent
+) -> Converter:
+    """What makes model files for `device`, cached in the user's cache folder."""
+    from edgenas.export.jobs import convert_networks, convert_units
+    from edgenas.profiling.build import Converter
+
+    cache = folder or cache_folder() / "models"
+    x86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
+    how: Mapping[str, Any] = {
+        "format": device.format,
+        "folder": cache,
+        "activations": "u8" if x86 else "s8",
+        "report": report,
+    }
+
+    def units(ops: Sequence[OpSpec]) -> Mapping[str, Path]:
+        return convert_units(ops, **how)
+
+    def networks(lowerings: Mapping[str, Lowering]) -> Mapping[str, Path]:
+        return convert_networks(lowerings, **how)
+
+    return Converter(units, networks)
+
+
+def cache_folder() -> Path:
+    """The user's cache folder; whatever lies there can be made again."""
+    import platformdirs
+
+    return platformdirs.user_cache_path("edgenas", appauthor=False)
+
+
+def measuring(
+    device: DeviceProfile,
+    purpose: str,
+    *,
+    folder: Path | None = None,
+    quick: bool = True,
+    minutes: float | None = None,
+    seed: int = CALIBRATION_SEED,
+    report: Report = silent,
+) -> Run:
+    """How this machine is timed: quick or standard rounds, in a work folder that resumes."""
+    from edgenas.profiling.build import Run
+    from edgenas.profiling.session import QUICK, STANDARD
+
+    settings = QUICK if quick else STANDARD
+    if minutes is not None:
+        settings = replace(settings, budget_s=60 * minutes)
+    workdir = (folder or cache_folder() / "sessions") / f"{device.name}-{purpose}"
+    return Run(workdir, settings=settings, seed=seed, report=report)
+
+
+def _table_for(
+    device: DeviceProfile,
+    space: SearchSpace,
+    folder: Path,
+    *,
+    profile_minutes: float,
+    report: Report,
+) -> LatencyTable:
+    from edgenas.latency import load_table, nearest_table, table_for, write_table
+    from edgenas.profiling.plan import missing_units
+
+    if not device.is_local:
+        return table_for(device)
+    own = load_table(device.name) if find("latency_tables", device.name) else None
+    if own is not None:
+        own.check_device(device)
+    missing = missing_units(space.units(), own)
+    if own is not None and not missing:
+        return own
+    base = nearest_table(device) if own is None else own
+    known = base is not None and not missing_units(space.units(), base)
+    if not known and profile_seconds(missing, device) <= 60 * profile_minutes:
+        run = measuring(device, space.digest, report=report)
+        table = profile_here(device, space, earlier=own, run=run)
+        write_table(table, user_folder("latency_tables") / f"{device.name}.json")
+        return table
+    if base is None:
+        raise DeviceError(
+            f"no table resembles {device.name} ({device.runtime}, {device.precision}), and timing "
+            f"its {len(missing)} units would take about "
+            f"{profile_seconds(missing, device) / 60:.0f} minutes",
+            hint=f"edgenas profile {device.name}, or raise [search] profile_minutes",
+        )
+    run = measuring(device, "calibrate", folder=folder / ".sessions", report=report)
+    return calibrate_here(device, base, space, run=run)
+
+
+def _check_cover(table: LatencyTable, space: SearchSpace) -> None:
+    """Refuses a table that some network of the space could not be predicted with.
+
+    Raises:
+        MissingUnitsError: with the units.
+    """
+    from edgenas.latency import Predictor
+
+    predictor = Predictor(table)
+    missing = sorted(op.key for op in space.units() if not predictor.covers(op))
+    if missing:
+        shown = "; ".join(missing[:5]) + (
+            f"; and {len(missing) - 5} more" if len(missing) > 5 else ""
+        )
+        raise MissingUnitsError(
+            f"table {table.name} knows neither by timing nor by its cost model {len(missing)} "
+            f"units of the space: {shown}",
+            hint=f"edgenas profile {table.name} --run run.toml",
+        )

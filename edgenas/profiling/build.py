@@ -1,0 +1,328 @@
+"""From a device to its table: convert, measure in one interleaved run, fit; and to check one.
+
+Conversion needs torch, which this package does not know: the caller passes it in.
+"""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgenas.artifacts import digest
+from edgenas.errors import MeasurementError, SpecError
+from edgenas.events import Event, Report, silent
+from edgenas.hardware import DeviceProfile, Transport
+from edgenas.latency import (
+    Entry,
+    Fit,
+    LatencyTable,
+    Predictor,
+    Sample,
+    TableDevice,
+    Validation,
+    compare,
+    drift_factor,
+    fit_cost,
+    fit_networks,
+    repeat_error,
+    rescale,
+)
+from edgenas.latency.fit import MIN_NETWORKS, Granularity
+from edgenas.latency.validate import REPEAT
+from edgenas.profiling.plan import anchor_units, primitives
+from edgenas.profiling.session import QUICK, STANDARD, Measurements, Settings, Timing, measure
+from edgenas.spaces import Lowering, OpSpec
+
+N_ANCHORS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Converter:
+    """Makes model files in the device's format; both cache what they made.
+
+    `units` gives a file for each `op.key`, `networks` one for each name.
+    """
+
+    units: Callable[[Sequence[OpSpec]], Mapping[str, Path]]
+    networks: Callable[[Mapping[str, Lowering]], Mapping[str, Path]]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How a measurement is done: where its files lie, how long it takes, who is told."""
+
+    workdir: Path
+    settings: Settings = STANDARD
+    seed: int = 0
+    resume: bool = True
+    transport: Transport | None = None
+    report: Report = silent
+
+
+def profile_device(
+    device: DeviceProfile,
+    units: Iterable[OpSpec],
+    networks: Mapping[str, Lowering],
+    converter: Converter,
+    *,
+    run: Run,
+    earlier: LatencyTable | None = None,
+) -> LatencyTable:
+    """The measured table of `device`: every unit timed, and fits from the whole `networks`.
+
+    Units and networks are timed in one run of the agent, interleaved. At least 8 networks of
+    varying depth are needed; those whose parts were not all timed do not count. With `earlier`,
+    a table of the same device, its units are kept and the new ones brought to the same time by
+    anchors.
+
+    Raises:
+        SpecError: too few networks for a fit.
+        MeasurementError: a device error, or a measurement that is not complete.
+        ArtifactError: `earlier` is of another device or runtime version.
+    """
+    wanted = list(dict.fromkeys(units))
+    anchors: list[OpSpec] = []
+    if earlier is not None:
+        anchors = anchor_units(earlier, N_ANCHORS)
+        wanted = [op for op in wanted if op not in earlier.entries]
+    timed = list(dict.fromkeys([*wanted, *anchors]))
+    run.report(Event("convert", message=f"{len(timed)} units, {len(networks)} networks"))
+    models = _unit_models(timed, converter) | _network_models(networks, converter)
+    found = _measure(models, device, run)
+    if not found.complete:
+        raise MeasurementError(
+            f"device {device.name}: the measurement is not complete "
+            f"({len(found.timings)} of {len(models)} models)",
+            hint="repeat the command: it resumes",
+        )
+    entries = {op: _entry(found.timings[_unit(op)]) for op in timed if _unit(op) in found.timings}
+    excluded = {
+        key.removeprefix("unit "): reason
+        for key, reason in found.failed.items()
+        if key.startswith("unit ")
+    }
+    version = str(found.conditions["runtime_version"])
+    drift = 1.0
+    if earlier is not None:
+        earlier.check_device(device, runtime_version=version)
+        drift = drift_factor(
+            {op.key: entries[op].latency_ms for op in anchors if op in entries},
+            {op.key: earlier.entries[op].latency_ms for op in anchors},
+        )
+        entries = dict(earlier.entries) | {
+            op: _scaled(entry, 1 / drift) for op, entry in entries.items() if op in set(wanted)
+        }
+    whole = {
+        name: found.timings[_network(name)].latency_ms / drift
+        for name in networks
+        if _network(name) in found.timings
+    }
+    fits = fit_all(entries, {name: networks[name] for name in whole}, whole)
+    if not fits:
+        raise SpecError(
+            f"device {device.name}: a fit needs {MIN_NETWORKS} whole networks all of whose parts "
+            f"were timed; {len(whole)} networks were timed",
+            hint="profile more units, or other networks",
+        )
+    return LatencyTable(
+        device=TableDevice.of(device, runtime_version=version),
+        source="measured",
+        created=today(),
+        entries=entries,
+        fits=fits,
+        cost_model=fit_cost({op: entry.latency_ms for op, entry in entries.items()}),
+        conditions={
+            **found.conditions,
+            "drift_since_earlier": round(drift, 5),
+            "networks": digest(sorted(op.key for net in networks.values() for op in net)),
+            "host_python": platform.python_version(),
+        },
+        excluded=excluded,
+    )
+
+
+def fit_all(
+    entries: Mapping[OpSpec, Entry],
+    networks: Mapping[str, Lowering],
+    measured_ms: Mapping[str, float],
+) -> tuple[Fit, ...]:
+    """A fit for each granularity in which at least 8 of the networks are covered by `entries`."""
+    fits = []
+    for granularity in _GRANULARITIES:
+        samples = []
+        for name, net in networks.items():
+            parts = list(net if granularity == "unit" else net.primitive())
+            if all(op in entries for op in parts):
+                total = sum(entries[op].latency_ms for op in parts)
+                samples.append(Sample(total, len(parts), measured_ms[name]))
+        if len(samples) >= MIN_NETWORKS:
+            fits.append(fit_networks(samples, granularity=granularity))
+    return tuple(fits)
+
+
+def compare_granularities(
+    device: DeviceProfile,
+    networks: Mapping[str, Lowering],
+    converter: Converter,
+    *,
+    run: Run,
+) -> LatencyTable:
+    """A table of the networks' units *and* their primitives, with a fit for each.
+
+    All were timed in one run, so that the leave-one-out errors of the two fits can be compared.
+    """
+    units = list(dict.fromkeys(op for net in networks.values() for op in net))
+    return profile_device(device, [*units, *primitives(units)], networks, converter, run=run)
+
+
+def validate_table(
+    table: LatencyTable,
+    device: DeviceProfile,
+    networks: Mapping[str, Lowering],
+    converter: Converter,
+    *,
+    run: Run,
+    max_attempts: int = 4,
+) -> Validation:
+    """Predictions of `table` against whole networks timed now, unseen by its fit.
+
+    Every network is timed twice, and anchor units of the table beside them, all interleaved in
+    one run. Networks whose two timings differ by more than 5 % are timed again, with the anchors,
+    up to `max_attempts` runs; none is dropped.
+
+    Raises:
+        MissingUnitsError: the table cannot predict one of the networks.
+        MeasurementError: a network or all anchors could not be timed.
+    """
+    predictor = Predictor(table)
+    predicted = {name: predictor.predict(net).latency_ms for name, net in networks.items()}
+    anchors = anchor_units(table, N_ANCHORS)
+    anchor_models = _unit_models(anchors, converter)
+    files = converter.networks(networks)
+    then = {_unit(op): table.entries[op].latency_ms for op in anchors}
+    now: dict[str, float] = {}
+    measured: dict[str, tuple[float, float]] = {}
+    attempts: dict[str, int] = {}
+    left = sorted(networks)
+    for attempt in range(1, max_attempts + 1):
+        models = dict(anchor_models)
+        for name in left:
+            models |= {f"{_network(name)} {i}": files[name] for i in (1, 2)}
+        again = replace(run, workdir=run.workdir / f"run-{attempt}", seed=run.seed + attempt)
+        found = _measure(models, device, again)
+        if found.failed:
+            key, reason = min(found.failed.items())
+            raise MeasurementError(f"device {device.name}: {key}: {reason}")
+        times = found.latency_ms()
+        moment = {key: times[key] for key in then if key in times}
+        now = now or moment
+        # Later runs are brought to the first one's moment.
+        since = drift_factor(moment, now)
+        for name in left:
+            first, second = (times[f"{_network(name)} {i}"] / since for i in (1, 2))
+            measured[name] = first, second
+            attempts[name] = attempt
+        left = [name for name in left if repeat_error(*measured[name]) > REPEAT]
+        if not left:
+            break
+    return compare(
+        predicted, measured, anchors_now_ms=now, anchors_table_ms=then, attempts=attempts
+    )
+
+
+def calibrate_device(
+    device: DeviceProfile,
+    table: LatencyTable,
+    networks: Mapping[str, tuple[Lowering, Path]],
+    *,
+    run: Run,
+) -> LatencyTable:
+    """`table`, measured on another machine, rescaled for `device` by timing whole networks on it.
+
+    `networks` holds each one's lowering and model file in the device's format. Nothing is
+    converted: with quick settings and eight small networks it takes seconds.
+
+    Raises:
+        SpecError: fewer than 3 networks could be timed.
+    """
+    found = _measure({name: path for name, (_, path) in networks.items()}, device, run)
+    times = found.latency_ms()
+    rows = [(networks[name][0], times[name]) for name in sorted(times)]
+    version = str(found.conditions["runtime_version"])
+    return rescale(
+        table,
+        rows,
+        device=TableDevice.of(device, runtime_version=version),
+        created=today(),
+        conditions={**found.conditions, "failed": dict(found.failed)},
+    )
+
+
+def quick(run: Run) -> Run:
+    """The same run with the quick settings."""
+    return replace(run, settings=QUICK)
+
+
+def today() -> str:
+    """The date, UTC, as in a table's `created`."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
+_GRANULARITIES: tuple[Granularity, ...] = ("unit", "primitive")
+
+
+def _unit(op: OpSpec) -> str:
+    return f"unit {op.key}"
+
+
+def _network(name: str) -> str:
+    return f"network {name}"
+
+
+def _unit_models(ops: Sequence[OpSpec], converter: Converter) -> dict[str, Path]:
+    files = converter.units(ops)
+    return {_unit(op): files[op.key] for op in ops}
+
+
+def _network_models(networks: Mapping[str, Lowering], converter: Converter) -> dict[str, Path]:
+    if not networks:
+        return {}
+    files = converter.networks(networks)
+    return {_network(name): files[name] for name in networks}
+
+
+def _measure(models: Mapping[str, Path], device: DeviceProfile, run: Run) -> Measurements:
+    return measure(
+        models,
+        device,
+        workdir=run.workdir,
+        settings=run.settings,
+        seed=run.seed,
+        resume=run.resume,
+        transport=run.transport,
+        report=run.report,
+    )
+
+
+def _entry(timing: Timing) -> Entry:
+    return Entry(
+        timing.latency_ms,
+        timing.p10_ms,
+        timing.p50_ms,
+        # Medians over rounds of each quantile: the least round may, rarely, lie above p90.
+        max(timing.p90_ms, timing.latency_ms),
+        timing.n,
+    )
+
+
+def _scaled(entry: Entry, factor: float) -> Entry:
+    return Entry(
+        entry.latency_ms * factor,
+        entry.p10_ms * factor,
+        entry.p50_ms * factor,
+        entry.p90_ms * factor,
+        entry.n,
+    )

@@ -1,0 +1,355 @@
+"""A measurement from the host's side: starts the agent, collects its lines, restarts it, resumes.
+
+Every line of the agent is kept in `measured.jsonl` of the work folder the moment it arrives, so
+that a killed agent, a killed host and a lost device cost the visit under way and nothing else.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from edgenas import artifacts
+from edgenas.errors import DeviceError, MeasurementError, UsageError
+from edgenas.events import Event, Report, silent
+from edgenas.hardware import DeviceProfile, Transport, connect, installed_version
+from edgenas.profiling import agent
+
+LINES = "measured.jsonl"
+_AGENT = Path(agent.__file__)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How long and how carefully is measured; see the agent for the rules."""
+
+    rounds: int = 7
+    extra_rounds: int = 7
+    """At most, for models whose best round no other confirms."""
+    seconds: float = 0.3
+    """For each model, over all rounds."""
+    runs: int = 50
+    """At least, for each model, over all rounds."""
+    warmup_s: float = 0.1
+    warmup_runs: int = 10
+    retries: int = 3
+    """Of a visit during which others took the processor."""
+    canary_every_s: float = 60.0
+    cool_s: float = 2.0
+    on_drift: Literal["auto", "keep", "stop"] = "auto"
+    budget_s: float | None = None
+    """Ends after a round, at least three, when the next would exceed it."""
+    idle_s: float = 120.0
+    """Silence after which the device counts as hung."""
+
+    def __post_init__(self) -> None:
+        positive = self.rounds, self.runs, self.warmup_runs, self.idle_s, self.canary_every_s
+        others = self.seconds, self.warmup_s, self.retries, self.cool_s, self.extra_rounds
+        if min(positive) <= 0 or min(others) < 0:
+            raise UsageError(f"settings of a measurement must be positive: {self}")
+
+
+QUICK = Settings(seconds=0.15, runs=30, warmup_s=0.02, cool_s=0.5)
+STANDARD = Settings()
+FULL = Settings(seconds=1.0, runs=50, warmup_s=0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long one model takes, batch 1.
+
+    `latency_ms` is the minimum over rounds of the round's median; p10, p50 and p90 are medians
+    over rounds of the rounds' own. `n` counts the timed samples. `spread` is the median over
+    rounds of 1.4826 x the median absolute deviation, relative to the median. `n_contended` rounds
+    had less processor time than they should; they count only where there is no other.
+    """
+
+    latency_ms: float
+    p10_ms: float
+    p50_ms: float
+    p90_ms: float
+    n: int
+    n_rounds: int
+    n_contended: int
+    spread: float
+    init_ms: float
+    first_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measurements:
+    """What a device answered: a timing for each model, the models that failed, the conditions."""
+
+    device: DeviceProfile
+    timings: Mapping[str, Timing]
+    failed: Mapping[str, str]
+    conditions: Mapping[str, Any]
+    complete: bool
+
+    def latency_ms(self) -> dict[str, float]:
+        """The one statistic, by key."""
+        return {key: timing.latency_ms for key, timing in self.timings.items()}
+
+
+def measure(
+    models: Mapping[str, Path],
+    device: DeviceProfile,
+    *,
+    workdir: Path,
+    settings: Settings = STANDARD,
+    seed: int = 0,
+    canary: str | None = None,
+    resume: bool = True,
+    transport: Transport | None = None,
+    report: Report = silent,
+) -> Measurements:
+    """Times `models` on `device`, all in one run of the agent, interleaved.
+
+    With `resume`, finished rounds in `workdir` of the same files, settings, seed and runtime are
+    not measured again. `canary` is a key of `models`; the file of middle size where it is None.
+
+    Raises:
+        UsageError: no models; an unknown canary.
+        DeviceError: the device hangs, the runtime is missing, or the agent keeps dying; what was
+            measured is kept and counts when the call is repeated.
+        MeasurementError: no model could be timed.
+        ResourceError: the work folder cannot be written.
+    """
+    if not models:
+        raise UsageError("there is nothing to measure")
+    if canary is not None and canary not in models:
+        raise UsageError(f"canary {canary!r} is none of the {len(models)} models")
+    sums = {key: artifacts.sha256_file(path) for key, path in models.items()}
+    ids = {artifacts.digest([key, sums[key]]): key for key in models}
+    if canary is None:
+        by_size = sorted(models, key=lambda key: (models[key].stat().st_size, key))
+        canary = by_size[len(by_size) // 2]  # the smallest is all overhead, the largest costs time
+    version = device.runtime_version or installed_version(device.runtime) or "unknown"
+    how = {k: v for k, v in asdict(settings).items() if k not in ("idle_s", "budget_s")}
+    nonce = artifacts.digest([device.digest, version, how, seed, artifacts.sha256_file(_AGENT)])
+    link = connect(device) if transport is None else transport
+    with artifacts.io_errors(workdir, "use"):
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(workdir / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise DeviceError(
+                f"{workdir}: another measurement is under way there", hint="wait for it to end"
+            ) from error
+    try:
+        store = workdir / LINES
+        if not resume:
+            store.unlink(missing_ok=True)
+        job = {
+            "schema": agent.JOB_SCHEMA,
+            "nonce": nonce,
+            "runtime": device.runtime,
+            "threads": device.threads,
+            "affinity": list(device.affinity),
+            "models": {i: link.push(models[key], f"{i}.model") for i, key in ids.items()},
+            "seed": seed,
+            "canary": artifacts.digest([canary, sums[canary]]),
+            **{k: v for k, v in asdict(settings).items() if k != "idle_s"},
+        }
+        records = _drive(link, job, store, idle_s=settings.idle_s, report=report)
+    finally:
+        lock.release()
+    return _collect(device, records, ids, settings=settings, seed=seed)
+
+
+def _drive(
+    link: Transport, job: Mapping[str, Any], store: Path, *, idle_s: float, report: Report
+) -> list[dict[str, Any]]:
+    """Runs the agent until it ends in order; all records of this job, old and new."""
+    job_path = store.with_name("job.json")
+    artifacts.write_json(job_path, job)
+    records = [r for r in _read_lines(store) if r.get("nonce") == job["nonce"]]
+    ids, rounds = set(job["models"]), int(job["rounds"])
+    progress = _Progress(report, ids, rounds)
+    for record in records:
+        progress.note(record)
+    barren = 0  # starts in a row that brought nothing new
+    while True:
+        before = _progressed(records, ids)
+        with artifacts.io_errors(store, "write"), store.open("a+b") as file:
+            _end_line(file)
+
+            def keep(line: str) -> None:
+                found = agent.decode([line])
+                if found and found[0].get("nonce") == job["nonce"]:
+                    file.write(line.encode() + b"\n")
+                    file.flush()
+                    records.extend(found)
+                    progress.step(found[0])
+
+            argv = [link.python, link.push(_AGENT, "agent.py"), link.push(job_path, "job.json")]
+            file.flush()
+            argv += ["--done", link.push(store, LINES)]
+            ended = link.run(
+                argv,
+                idle_s=idle_s,
+                on_line=keep,
+                environment={"OMP_NUM_THREADS": str(job["threads"]), "PYTHONUNBUFFERED": "1"},
+            )
+        orderly = bool(records) and records[-1]["type"] == "end"
+        if ended.returncode in (0, 3) and orderly:
+            return records
+        told = ended.stderr.strip().splitlines()
+        if ended.returncode in (2, 4):
+            raise DeviceError(
+                told[-1] if told else "the agent could not start", hint="edgenas doctor"
+            )
+        barren = barren + 1 if _progressed(records, ids) == before else 0
+        if barren >= 2:
+            last = told[-1] if told else "it said nothing"
+            raise DeviceError(
+                f"the agent on the device ended with status {ended.returncode}: {last}",
+                hint="what was measured is kept: repeat the command to resume",
+            )
+
+
+class _Progress:
+    """Events with the time that is left, from the pace of this run."""
+
+    def __init__(self, report: Report, ids: set[str], rounds: int) -> None:
+        self.report, self.ids, self.rounds = report, ids, rounds
+        self.done: set[tuple[str, int]] = set()
+        self.start: tuple[float, int] | None = None
+
+    def note(self, record: Mapping[str, Any]) -> None:
+        """Keeps count; rounds beyond the planned ones are no part of the total."""
+        if record["type"] == "void":
+            self.done -= {(key, record["round"]) for key in record["keys"]}
+            return
+        planned = record.get("key") in self.ids and record.get("round", 0) < self.rounds
+        if record["type"] == "visit" and record["final"] and planned:
+            self.done.add((record["key"], record["round"]))
+
+    def step(self, record: Mapping[str, Any]) -> None:
+        """Keeps count and reports it."""
+        self.note(record)
+        if record["type"] != "visit":
+            return
+        now, done, total = monotonic(), len(self.done), len(self.ids) * self.rounds
+        if self.start is None:
+            self.start = now, done
+        since, first = self.start
+        left = (now - since) / (done - first) * (total - done) if done > first else None
+        message = "timing" if record["round"] < self.rounds else "timing again what wavers"
+        self.report(Event("measure", done, total, message, remaining_s=left))
+
+
+def _done(records: Sequence[dict[str, Any]], ids: set[str]) -> dict[tuple[str, int], Any]:
+    return {place: r for place, r in agent.finished(records).items() if place[0] in ids}
+
+
+def _progressed(records: Sequence[dict[str, Any]], ids: set[str]) -> int:
+    """Grows with every finished visit and every model given up or about to be."""
+    return len(_done(records, ids)) + sum(r["type"] in ("failed", "opening") for r in records)
+
+
+def _read_lines(store: Path) -> list[dict[str, Any]]:
+    if not store.exists():
+        return []
+    with artifacts.io_errors(store, "read"):
+        text = store.read_text("utf-8", errors="replace")
+    return agent.decode(text.splitlines())
+
+
+def _end_line(file: Any) -> None:
+    """Ends a line that was cut off, so that the next one is not lost with it."""
+    size = file.seek(0, 2)
+    if size:
+        file.seek(size - 1)
+        if file.read(1) != b"\n":
+            file.write(b"\n")
+
+
+def _collect(
+    device: DeviceProfile,
+    records: Sequence[dict[str, Any]],
+    ids: Mapping[str, str],
+    *,
+    settings: Settings,
+    seed: int,
+) -> Measurements:
+    visits: dict[str, list[dict[str, Any]]] = {}
+    for (name, _), record in sorted(_done(records, set(ids)).items()):
+        visits.setdefault(name, []).append(record)
+    made = {r["key"]: r for r in records if r["type"] == "model"}
+    failed = {
+        ids[r["key"]]: r["reason"] for r in records if r["type"] == "failed" and r["key"] in ids
+    }
+    if not visits:
+        reason = next(iter(failed.values()), "the agent sent no timing")
+        raise MeasurementError(f"device {device.name}: no model could be timed: {reason}")
+    timings = {ids[name]: _timing(rounds, made[name]) for name, rounds in visits.items()}
+    starts = [r for r in records if r["type"] == "start"]
+    ends = [r for r in records if r["type"] == "end"]
+    versions = sorted({r["runtime_version"] for r in starts})
+    if len(versions) > 1:
+        raise MeasurementError(
+            f"device {device.name}: the runtime changed while it was measured: {versions}",
+            hint="measure anew, without --resume",
+        )
+    canaries = [r for r in records if r["type"] == "canary"]
+    canary_ms = [float(r["median_ms"]) for r in canaries]
+    contended = sum(t.n_contended == t.n_rounds for t in timings.values())
+    drift = statistics.median(canary_ms) / min(canary_ms) - 1 if canary_ms else 0.0
+    complete = len(timings) + len(failed) == len(ids) and all(
+        len(rounds) >= settings.rounds for rounds in visits.values()
+    )
+    conditions = {
+        "runtime": device.runtime,
+        "runtime_version": versions[0],
+        "threads": device.threads,
+        "before": starts[0]["conditions"],
+        "after": ends[-1]["conditions"],
+        "virtualised": bool(starts[0]["conditions"].get("virtualised")),
+        "timer_resolution_ns": max(r["timer_resolution_ns"] for r in starts),
+        "agent_sha256": starts[-1]["agent_sha256"],
+        "settings": {k: v for k, v in asdict(settings).items() if k != "idle_s"},
+        "seed": seed,
+        "n_starts": len(starts),
+        "n_canaries": len(canaries),
+        "canary_drift_median": round(drift, 4),
+        "n_repeated": sum(r["type"] == "visit" and not r["final"] for r in records),
+        "n_withdrawn": sum(len(r["keys"]) for r in records if r["type"] == "void"),
+        "n_contended": contended,
+        "grade": _grade(complete=complete, contended=contended / len(timings), drift=drift),
+    }
+    return Measurements(device, timings, failed, conditions, complete)
+
+
+def _timing(rounds: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> Timing:
+    calm = [r for r in rounds if not r["contended"]] or list(rounds)
+
+    def middle(name: str) -> float:
+        return statistics.median(float(r[name]) for r in calm)
+
+    return Timing(
+        latency_ms=min(float(r["median_ms"]) for r in calm),
+        p10_ms=middle("p10_ms"),
+        p50_ms=middle("median_ms"),
+        p90_ms=middle("p90_ms"),
+        n=sum(int(r["n"]) for r in calm),
+        n_rounds=len(rounds),
+        n_contended=sum(bool(r["contended"]) for r in rounds),
+        spread=middle("spread"),
+        init_ms=float(model["init_ms"]),
+        first_ms=float(model["first_ms"]),
+    )
+
+
+def _grade(*, complete: bool, contended: float, drift: float) -> str:
+    """good: complete, calm and steady; fair: complete; poor: not complete, or half contended."""
+    if not complete or contended > 0.5:
+        return "poor"
+    return "good" if contended <= 0.05 and drift <= agent.DRIFT else "fair"

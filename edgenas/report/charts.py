@@ -1,0 +1,280 @@
+"""The interactive charts as plotly figures: plain dicts, `{"data": [...], "layout": {...}}`.
+
+Colours are names of the page's CSS variables (`var(--accent)`); the page's script puts in what they
+stand for, again when the colour scheme changes. Texts are escaped, since plotly reads tags in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from edgenas.objectives import Objective
+from edgenas.pareto import Metric
+from edgenas.report.model import DeviceLatency, Evaluated, ExportedModel, RunView, undominated
+from edgenas.report.numbers import ms, reading
+from edgenas.report.picture import axis_title
+
+Figure = dict[str, Any]
+
+_FONT = "system-ui, -apple-system, Segoe UI, Roboto, sans-serif"
+
+
+def pareto_figure(view: RunView, x: Objective, y: Objective) -> Figure:
+    """All candidates over a pair of objectives: trials faint, front, exported models, bounds.
+
+    The line joins those of the front that nothing beats in this pair; the others are on the front
+    for the sake of a further objective.
+    """
+    digests = {c.digest for c in view.front}
+    both = [x.name, y.name]
+
+    def with_both(candidates: Sequence[Evaluated]) -> list[Evaluated]:
+        return [c for c in candidates if all(metric in c.metrics for metric in both)]
+
+    others = with_both([c for c in view.trials if c.digest not in digests])
+    front = with_both(view.front)
+    models = [c for c in front if c.digest in view.exported]
+    data = []
+    for name, chosen, symbol in (
+        ("dominated", [c for c in others if c.feasible], "circle"),
+        ("outside a bound", [c for c in others if not c.feasible], "circle-open"),
+    ):
+        if chosen:
+            marker = {"color": "var(--faint)", "size": 7, "symbol": symbol, "opacity": 0.65}
+            data.append(_points(view, name, chosen, x, y, marker, full=False))
+    line = undominated(view.front, x, y)
+    if len(line) > 1:
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": "best of this pair",
+                "x": [_scaled(c, x) for c in line],
+                "y": [_scaled(c, y) for c in line],
+                "line": {"color": "var(--accent)", "width": 1.5},
+                "hoverinfo": "skip",
+                "showlegend": False,
+            }
+        )
+    marker = {"color": "var(--accent)", "size": 10, "line": {"color": "var(--panel)", "width": 1}}
+    data.append(_points(view, "front", front, x, y, marker, full=True))
+    if models:
+        marker = {
+            "color": "var(--mark)",
+            "size": 15,
+            "symbol": "diamond",
+            "line": {"color": "var(--panel)", "width": 1.5},
+        }
+        data.append(_points(view, "exported", models, x, y, marker, full=True))
+    shapes, notes = _bounds(x, y)
+    layout = _layout(axis_title(view, x), axis_title(view, y))
+    layout |= {"shapes": shapes, "annotations": notes, "hovermode": "closest"}
+    return {"data": data, "layout": layout}
+
+
+def hypervolume_figure(view: RunView) -> Figure:
+    """The dominated hypervolume after each trial, as a share of that at the end; it never falls."""
+    last = view.hypervolume[-1][1] or 1.0
+    data = [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "hypervolume",
+            "x": [number + 1 for number, _ in view.hypervolume],
+            "y": [100 * value / last for _, value in view.hypervolume],
+            "line": {"color": "var(--accent)", "width": 2, "shape": "hv"},
+            "hovertemplate": "%{x}: %{y:.2f} %<extra></extra>",
+        }
+    ]
+    layout = _layout("architectures evaluated", "share of the final hypervolume (%)")
+    layout |= {"showlegend": False, "height": 300}
+    return {"data": data, "layout": layout}
+
+
+def unit_figure(model: ExportedModel, latency: DeviceLatency) -> Figure:
+    """A bar per unit, in execution order from the top; the colour says where the time came from."""
+    names = [unit.name or str(i) for i, unit in enumerate(model.units)]
+    data = []
+    for origin in dict.fromkeys(time.origin for time in latency.units):
+        chosen = [i for i, time in enumerate(latency.units) if time.origin == origin]
+        data.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": escape(origin, quote=False),
+                "y": [escape(names[i], quote=False) for i in chosen],
+                "x": [latency.units[i].ms for i in chosen],
+                "text": [ms(latency.units[i].ms) for i in chosen],
+                "textposition": "auto",
+                "hovertext": [
+                    f"<b>{escape(names[i], quote=False)}</b><br>"
+                    f"{_wrapped(model.units[i].op.key)}<br>"
+                    f"{ms(latency.units[i].ms)}, {escape(origin, quote=False)}, "
+                    f"{model.units[i].op.macs / 1e6:.3g} M MACs"
+                    for i in chosen
+                ],
+                "hoverinfo": "text",
+                "marker": {"color": _ORIGIN_COLOURS.get(origin, "var(--faint)")},
+            }
+        )
+    layout = _layout("share of the latency (ms)", "")
+    layout |= {"height": 110 + 24 * len(names), "bargap": 0.25, "barmode": "overlay"}
+    layout["yaxis"] |= {
+        "autorange": "reversed",
+        "type": "category",
+        "categoryorder": "array",
+        "categoryarray": [escape(name, quote=False) for name in names],
+        "showgrid": False,
+    }
+    layout["margin"]["l"] = 60
+    layout["showlegend"] = True
+    return {"data": data, "layout": layout}
+
+
+def hover(view: RunView, candidate: Evaluated, *, full: bool) -> str:
+    """What stands beside a point: digest, metrics with their origin, and the architecture."""
+    lines = [f"<b>{escape(candidate.digest, quote=False)}</b>"]
+    if candidate.number is not None:
+        lines[0] += f"  trial {candidate.number}"
+    for name, metric in candidate.metrics.items():
+        lines.append(f"{escape(reading(name).label, quote=False)}: {told(view, name, metric)}")
+    if not candidate.feasible:
+        lines.append("outside a bound")
+    if full:
+        lines.append(_wrapped(candidate.architecture))
+    return "<br>".join(lines)
+
+
+def told(view: RunView, name: str, metric: Metric) -> str:
+    """A value with its unit, interval and origin; escaped."""
+    read = reading(name)
+    text = read.text(metric.value)
+    if metric.low is not None and metric.high is not None:
+        text += f" [{read.bare(metric.low)}, {read.bare(metric.high)}]"
+    if metric.origin:
+        text += f", {metric.origin}"
+    if view.rough_metric(name):
+        text += ", rough"
+    return escape(text, quote=False)
+
+
+_ORIGIN_COLOURS = {
+    "measured": "var(--accent)",
+    "predicted": "var(--accent2)",
+    "estimated": "var(--accent3)",
+    "calibrated": "var(--accent3)",
+    "extrapolated": "var(--warn)",
+    "analytic": "var(--faint)",
+}
+
+
+def _points(
+    view: RunView,
+    name: str,
+    chosen: Sequence[Evaluated],
+    x: Objective,
+    y: Objective,
+    marker: dict[str, Any],
+    *,
+    full: bool,
+) -> Figure:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": f"{name} ({len(chosen)})",
+        "x": [_scaled(c, x) for c in chosen],
+        "y": [_scaled(c, y) for c in chosen],
+        "text": [hover(view, c, full=full) for c in chosen],
+        "customdata": [c.digest for c in chosen],
+        "hovertemplate": "%{text}<extra></extra>",
+        "marker": marker,
+    }
+
+
+def _scaled(candidate: Evaluated, goal: Objective) -> float:
+    return candidate.metrics[goal.name].value * reading(goal.name).scale
+
+
+def _bounds(x: Objective, y: Objective) -> tuple[list[Figure], list[Figure]]:
+    shapes, notes = [], []
+    for goal, axis in ((x, "x"), (y, "y")):
+        if goal.bound is None:
+            continue
+        at = goal.bound * reading(goal.name).scale
+        other = "y" if axis == "x" else "x"
+        shapes.append(
+            {
+                "type": "line",
+                f"{axis}0": at,
+                f"{axis}1": at,
+                f"{axis}ref": axis,
+                f"{other}0": 0,
+                f"{other}1": 1,
+                f"{other}ref": f"{other} domain",
+                "line": {"color": "var(--limit)", "width": 1.5, "dash": "dash"},
+                "layer": "above",
+            }
+        )
+        sign = "≤" if goal.relation == "<=" else "≥"
+        notes.append(
+            {
+                "text": f"{sign} {reading(goal.name).text(goal.bound)}",
+                axis: at,
+                f"{axis}ref": axis,
+                other: 0.02 if axis == "x" else 0.98,
+                f"{other}ref": f"{other} domain",
+                "showarrow": False,
+                "font": {"color": "var(--limit)", "size": 12},
+                "xanchor": "right" if axis == "y" or goal.relation == "<=" else "left",
+                "yanchor": "bottom",
+                "xshift": 0 if axis == "y" else (-5 if goal.relation == "<=" else 5),
+            }
+        )
+    return shapes, notes
+
+
+def _layout(x_title: str, y_title: str) -> Figure:
+    def axis(title: str) -> Figure:
+        return {
+            "title": {"text": escape(title, quote=False), "standoff": 12, "font": {"size": 13}},
+            "gridcolor": "var(--grid)",
+            "linecolor": "var(--rule)",
+            "zeroline": False,
+            "automargin": True,
+            "tickfont": {"size": 12},
+        }
+
+    return {
+        "height": 420,
+        "margin": {"l": 56, "r": 16, "t": 44, "b": 52},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": _FONT, "size": 13, "color": "var(--text)"},
+        "xaxis": axis(x_title),
+        "yaxis": axis(y_title),
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"},
+        "modebar": {
+            "bgcolor": "rgba(0,0,0,0)",
+            "color": "var(--faint)",
+            "activecolor": "var(--accent)",
+        },
+        "hoverlabel": {
+            "bgcolor": "var(--panel)",
+            "bordercolor": "var(--rule)",
+            "align": "left",
+            "font": {"color": "var(--text)", "size": 12, "family": _FONT},
+        },
+    }
+
+
+def _wrapped(text: str, width: int = 58) -> str:
+    """The text over several lines, broken at blanks; escaped."""
+    lines = [""]
+    for word in text.split(" "):
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+            lines.append(word)
+        else:
+            lines[-1] = f"{lines[-1]} {word}".strip()
+    return "<br>".join(escape(line, quote=False) for line in lines)

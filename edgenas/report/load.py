@@ -1,0 +1,542 @@
+"""From a run folder to a `RunView`.
+
+    run.toml                      the run file
+    front.json                    edgenas.front/1
+    result.json                   edgenas.search-result/1: trials, elapsed_s, exports [{"path",
+                                  "format", "sha256", "size_bytes", "verified", "top1", "top1_drop",
+                                  "agreement", "predicted_ms", "measured_ms"}]; optional in each:
+                                  "n_images", "device", "predicted_origin", "low_ms", "high_ms",
+                                  "why" (what the model was chosen for)
+    trials.json                   optional, edgenas.trials/1: {"trials": [{"number", "architecture",
+                                  "digest", "metrics", "feasible", "state"}], "reference":
+                                  {objective: value}}; `state` "complete" is shown, `reference` is
+                                  where the hypervolume is measured from
+    provenance.json               optional, edgenas.provenance/1: "tables" [{"device", "source",
+                                  "digest", "date", "error_median", "error_within_10",
+                                  "n_validation"}]; every other key is a section, shown as it is
+    models/<digest>/latency.json  optional, edgenas.model-latency/1: {"latencies": [{"device",
+                                  "origin", "latency_ms", "low_ms", "high_ms", "units": [{"name",
+                                  "key", "ms", "origin", "inputs"}]}]}; or one such device at the
+                                  top; "inputs" may be left out of a plain chain
+    models/<digest>/export.json   edgenas.export/1, the certificate: goes before what result.json
+                                  says of the same file
+
+Files may hold more than is read here: a report shows what it knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import edgenas
+from edgenas.artifacts import read_json, read_toml
+from edgenas.errors import ArtifactError, SpecError
+from edgenas.objectives import Objective, directed
+from edgenas.pareto import Metric, ParetoFront, hypervolume
+from edgenas.report.model import (
+    DeviceLatency,
+    Evaluated,
+    ExportedFile,
+    ExportedModel,
+    RunView,
+    Table,
+    Unit,
+    UnitTime,
+)
+from edgenas.spaces import OpSpec
+
+RESULT_SCHEMA = "edgenas.search-result/1"
+EXPORT_SCHEMA = "edgenas.export/1"
+TRIALS_SCHEMA = "edgenas.trials/1"
+LATENCY_SCHEMA = "edgenas.model-latency/1"
+PROVENANCE_SCHEMA = "edgenas.provenance/1"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, frozen=True)
+
+
+_T = TypeVar("_T", bound=_Part)
+
+
+class _Metric(_Part):
+    value: float
+    origin: str = Field(min_length=1)
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+
+
+class _Trial(_Part):
+    number: int
+    architecture: str
+    digest: str
+    metrics: dict[str, _Metric]
+    feasible: bool = True
+    state: str = "complete"
+
+
+class _Trials(_Part):
+    trials: list[_Trial]
+    reference: dict[str, float] = {}
+
+
+class _Export(_Part):
+    path: str
+    format: str
+    sha256: str
+    size_bytes: int
+    verified: bool | None
+    top1: float | None = None
+    top1_drop: float | None = None
+    agreement: float | None = None
+    predicted_ms: float | None = None
+    measured_ms: float | None = None
+    n_images: int | None = None
+    device: str | None = None
+    predicted_origin: str | None = None
+    low_ms: float | None = None
+    high_ms: float | None = None
+    why: str = ""
+
+
+class _Stated(_Part):
+    value_ms: float
+    origin: str
+    low_ms: float | None = None
+    high_ms: float | None = None
+    n: int | None = None
+
+
+class _Verification(_Part):
+    n: int
+    top1: float
+    top1_drop: float
+    drop_low: float
+    drop_high: float
+    agreement: float
+    split: str
+
+
+class _Gate(_Part):
+    name: str
+    verdict: str
+    reason: str
+
+
+class _Certified(_Part):
+    path: str
+    format: str
+    sha256: str
+    size_bytes: int
+    verified: bool | None
+    verification: _Verification
+    gates: list[_Gate]
+    device: str = ""
+    predicted_ms: _Stated | None = None
+    measured_ms: _Stated | None = None
+
+
+class _Failure(_Part):
+    format: str
+    error: str
+
+
+class _Certificate(_Part):
+    architecture: str
+    digest: str
+    models: list[_Certified]
+    failures: list[_Failure] = []
+    parents: dict[str, str] = {}
+    tools: dict[str, str] = {}
+
+
+class _Result(_Part):
+    trials: int | None = None
+    elapsed_s: float | None = None
+    exports: list[_Export] = []
+
+
+class _UnitTime(_Part):
+    name: str = ""
+    key: str
+    ms: float
+    origin: str
+    inputs: list[int] | None = None
+
+
+class _Latency(_Part):
+    device: str
+    origin: str
+    latency_ms: float
+    low_ms: float | None = None
+    high_ms: float | None = None
+    units: list[_UnitTime]
+
+
+class _Latencies(_Part):
+    latencies: list[_Latency]
+
+
+class _Table(_Part):
+    device: str
+    source: str
+    digest: str = ""
+    date: str = ""
+    error_median: float | None = None
+    error_within_10: float | None = None
+    n_validation: int | None = None
+
+
+class _Tables(_Part):
+    tables: list[_Table] = []
+
+
+def load_run(run: Path) -> RunView:
+    """The view of the run in folder `run`.
+
+    Raises:
+        SpecError: not a run folder, or one without a front.
+        ArtifactError: a file is damaged, or the parts do not fit together.
+    """
+    if not (run / "front.json").is_file():
+        raise SpecError(
+            f"{run}: no front.json: the search has not finished, or this is no run folder",
+            hint=f"edgenas search {run / 'run.toml'} --resume",
+        )
+    front = ParetoFront.read(run / "front.json")
+    result = _read(run / "result.json", RESULT_SCHEMA, _Result) or _Result()
+    trials = _read(run / "trials.json", TRIALS_SCHEMA, _Trials)
+    facts = run / "provenance.json"
+    found = _read(facts, PROVENANCE_SCHEMA, _Tables)
+    tables = found.tables if found else []
+    provenance = read_json(facts, schema=PROVENANCE_SCHEMA) if found else {}
+    evaluated = _evaluated(run / "trials.json", trials.trials) if trials else ()
+    numbers = {c.digest: c.number for c in reversed(evaluated)}
+    certificates = {
+        path.parent.name: _valid(path, read_json(path, schema=EXPORT_SCHEMA), _Certificate)
+        for path in sorted(run.glob("models/*/export.json"))
+    }
+    sections = list(_sections(provenance))
+    if tools := {n: v for c in certificates.values() for n, v in c.tools.items()}:
+        sections.append(("Export tools", tuple(sorted(tools.items()))))
+    if front.parents:
+        sections.append(("Parents, by digest", tuple(sorted(front.parents.items()))))
+    if (run / "run.toml").is_file():
+        sections.append(("Run file", tuple(_rows(read_toml(run / "run.toml")))))
+    return RunView(
+        name=run.resolve().name,
+        goals=front.objectives,
+        front=tuple(
+            Evaluated(
+                str(c.architecture),
+                c.architecture.digest,
+                dict(c.metrics),
+                numbers.get(c.architecture.digest),
+            )
+            for c in front.candidates
+        ),
+        trials=evaluated,
+        models=_models(run, front, result.exports, certificates, tables),
+        tables=tuple(Table(**t.model_dump()) for t in tables),
+        hypervolume=_course(evaluated, front.objectives, trials.reference if trials else {}),
+        n_trials=len(trials.trials) if result.trials is None and trials else result.trials,
+        elapsed_s=result.elapsed_s,
+        provenance=tuple(sections),
+        notes=_notes(provenance),
+        version=edgenas.__version__,
+    )
+
+
+def _read(path: Path, schema: str, kind: type[_T]) -> _T | None:
+    """The part of `path` that a report shows, or None where there is no such file."""
+    if not path.is_file():
+        return None
+    return _valid(path, read_json(path, schema=schema), kind)
+
+
+def _valid(path: Path, value: object, kind: type[_T]) -> _T:
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]
+        )
+        raise ArtifactError(f"{path}: {problems}") from error
+
+
+def _evaluated(path: Path, trials: Sequence[_Trial]) -> tuple[Evaluated, ...]:
+    try:
+        return tuple(
+            Evaluated(
+                t.architecture,
+                t.digest,
+                {name: Metric(**metric.model_dump()) for name, metric in t.metrics.items()},
+                t.number,
+                t.feasible,
+            )
+            for t in sorted(trials, key=lambda t: t.number)
+            if t.state.lower() == "complete"
+        )
+    except SpecError as error:  # an interval that does not hold its value
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+def _course(
+    trials: Sequence[Evaluated], goals: Sequence[Objective], reference: Mapping[str, float]
+) -> tuple[tuple[int, float], ...]:
+    """The hypervolume of the feasible trials so far, after each trial that may have changed it.
+
+    Without a `reference` it is the worst value of each objective among the feasible trials.
+    """
+    axes = directed(goals)
+    points: list[tuple[int, list[float]]] = []
+    for trial in trials:
+        if trial.feasible and all(axis.name in trial.metrics for axis in axes):
+            point = [trial.metrics[axis.name].value for axis in axes]
+            points.append((trial.number or 0, point))
+    if len(axes) < 2 or not points:
+        return ()
+    worst = [
+        (min if axis.direction == "max" else max)(point[i] for _, point in points)
+        for i, axis in enumerate(axes)
+    ]
+    origin = [reference.get(axis.name, worst[i]) for i, axis in enumerate(axes)]
+    directions = [axis.direction or "min" for axis in axes]
+    kept: list[list[float]] = []
+    course: list[tuple[int, float]] = []
+    for number, point in points:
+        if not any(_no_worse(other, point, axes) for other in kept):
+            kept = [other for other in kept if not _no_worse(point, other, axes)] + [point]
+            course.append((number, hypervolume(kept, directions, origin)))
+    last = max(trial.number or 0 for trial in trials)
+    if course[-1][0] < last:
+        course.append((last, course[-1][1]))
+    return tuple(course)
+
+
+def _no_worse(a: Sequence[float], b: Sequence[float], axes: Sequence[Objective]) -> bool:
+    return all(
+        x >= y if axis.direction == "max" else x <= y for x, y, axis in zip(a, b, axes, strict=True)
+    )
+
+
+def _models(
+    run: Path,
+    front: ParetoFront,
+    exports: Sequence[_Export],
+    certificates: Mapping[str, _Certificate],
+    tables: Sequence[_Table],
+) -> tuple[ExportedModel, ...]:
+    """The exported models in the front's order; models of no candidate of the front come last."""
+    rows: dict[str, dict[str, _Export]] = {digest: {} for digest in certificates}
+    for export in exports:
+        path = PurePosixPath(_inside(run, export.path))
+        rows.setdefault(path.parent.name, {})[path.name] = export
+    candidates = {c.architecture.digest: c for c in front.candidates}
+    order = {digest: i for i, digest in enumerate(candidates)}
+    models = []
+    for digest in sorted(rows, key=lambda d: (order.get(d, len(order)), d)):
+        certificate = certificates.get(digest)
+        candidate = candidates.get(digest)
+        units, latencies = _latencies(run / "models" / digest / "latency.json")
+        files = {}
+        for name, export in rows[digest].items():
+            files[name] = _file(_inside(run, export.path), export, latencies, tables)
+        for row in certificate.models if certificate else ():
+            told = files.get(row.path)
+            files[row.path] = _certified(f"models/{digest}/{row.path}", row, told)
+        architecture = str(candidate.architecture) if candidate else ""
+        models.append(
+            ExportedModel(
+                architecture=certificate.architecture if certificate else architecture,
+                digest=digest,
+                metrics=dict(candidate.metrics) if candidate else {},
+                files=tuple(files.values()),
+                units=units,
+                latencies=latencies,
+                why=next((export.why for export in rows[digest].values() if export.why), ""),
+                failures=tuple((f.format, f.error) for f in certificate.failures)
+                if certificate
+                else (),
+            )
+        )
+    return tuple(models)
+
+
+def _certified(path: str, row: _Certified, told: ExportedFile | None) -> ExportedFile:
+    """A file by its certificate; latencies that only `told` (from result.json) has are kept."""
+    found = row.verification
+    predicted, measured = _stated(row.predicted_ms), _stated(row.measured_ms)
+    if told is not None:
+        predicted, measured = predicted or told.predicted_ms, measured or told.measured_ms
+    return ExportedFile(
+        format=row.format,
+        path=path,
+        sha256=row.sha256,
+        size_bytes=row.size_bytes,
+        verified=row.verified,
+        top1=found.top1,
+        top1_drop=found.top1_drop,
+        agreement=found.agreement,
+        drop_interval=(found.drop_low, found.drop_high),
+        n_images=found.n,
+        split=found.split,
+        problems=tuple(f"{g.name}: {g.reason}" for g in row.gates if g.verdict != "passed"),
+        predicted_ms=predicted,
+        measured_ms=measured,
+        device=row.device or (told.device if told else ""),
+    )
+
+
+def _stated(latency: _Stated | None) -> Metric | None:
+    if latency is None:
+        return None
+    low, high = _around(latency.value_ms, latency.low_ms, latency.high_ms)
+    return Metric(latency.value_ms, latency.origin, low, high, latency.n)
+
+
+def _around(
+    value: float, low: float | None, high: float | None
+) -> tuple[float, float] | tuple[None, None]:
+    """The interval, or none where it does not hold the value.
+
+    A measured latency is the best round's median, which p10 of all rounds may lie above.
+    """
+    if low is None or high is None or not low <= value <= high:
+        return None, None
+    return low, high
+
+
+def _inside(run: Path, path: str) -> str:
+    """`path` relative to the run folder: it may be so already, or absolute, or from elsewhere."""
+    parts = PurePosixPath(Path(path).as_posix()).parts
+    if not (run / path).is_file() and "models" in parts:
+        last = len(parts) - 1 - parts[::-1].index("models")
+        return PurePosixPath(*parts[last:]).as_posix()
+    if Path(path).is_absolute() and Path(path).is_relative_to(run.resolve()):
+        return Path(path).relative_to(run.resolve()).as_posix()
+    return PurePosixPath(*parts).as_posix()
+
+
+def _latencies(path: Path) -> tuple[tuple[Unit, ...], tuple[DeviceLatency, ...]]:
+    """The network's units, and its latency on each device of the file."""
+    if not path.is_file():
+        return (), ()
+    table = read_json(path, schema=LATENCY_SCHEMA)
+    if "latencies" not in table:
+        table = {"latencies": [{k: v for k, v in table.items() if k != "schema"}]}
+    found = _valid(path, table, _Latencies).latencies
+    networks = [_units(path, latency.units) for latency in found]
+    if any(network != networks[0] for network in networks):
+        raise ArtifactError(f"{path}: its devices do not list the same units")
+    return networks[0] if networks else (), tuple(
+        DeviceLatency(
+            latency.device,
+            latency.origin,
+            latency.latency_ms,
+            latency.low_ms,
+            latency.high_ms,
+            tuple(UnitTime(unit.ms, unit.origin) for unit in latency.units),
+        )
+        for latency in found
+    )
+
+
+def _units(path: Path, units: Sequence[_UnitTime]) -> tuple[Unit, ...]:
+    try:
+        return tuple(
+            Unit(u.name, OpSpec.parse(u.key), (i - 1,) if u.inputs is None else tuple(u.inputs))
+            for i, u in enumerate(units)
+        )
+    except SpecError as error:
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+def _file(
+    path: str, export: _Export, latencies: Sequence[DeviceLatency], tables: Sequence[_Table]
+) -> ExportedFile:
+    """A file as result.json has it; the word for its latency is that of its device's prediction."""
+    known = {latency.device: latency for latency in latencies}
+    names = [*known, *(table.device for table in tables)]
+    device = export.device or next((name for name in names if _suits(export.format, name)), "")
+    predicted = None
+    if export.predicted_ms is not None:
+        latency = known.get(device)
+        origin = export.predicted_origin or (latency.origin if latency else "predicted")
+        low, high = export.low_ms, export.high_ms
+        if latency and (low is None or high is None):
+            low, high = latency.low_ms, latency.high_ms
+        predicted = Metric(export.predicted_ms, origin, *_around(export.predicted_ms, low, high))
+    return ExportedFile(
+        format=export.format,
+        path=path,
+        sha256=export.sha256,
+        size_bytes=export.size_bytes,
+        verified=export.verified,
+        top1=export.top1,
+        top1_drop=export.top1_drop,
+        agreement=export.agreement,
+        n_images=export.n_images,
+        predicted_ms=predicted,
+        measured_ms=None if export.measured_ms is None else Metric(export.measured_ms, "measured"),
+        device=device,
+    )
+
+
+def _suits(format: str, device: str) -> bool:  # noqa: A002
+    """Whether a device, named `<chip>-<runtime>-<precision>-t<n>`, runs files of this format."""
+    kind, _, precision = format.partition("-")
+    runtime = {"onnx": "onnxruntime", "tflite": "litert"}.get(kind, kind)
+    return f"-{runtime}-{precision or 'fp32'}-" in f"-{device}-"
+
+
+def _sections(
+    provenance: Mapping[str, Any],
+) -> Sequence[tuple[str, tuple[tuple[str, str], ...]]]:
+    """Every table of the file as a section; what stands outside of one comes first."""
+    plain = {k: v for k, v in provenance.items() if not isinstance(v, Mapping)}
+    plain = {k: v for k, v in plain.items() if k not in ("schema", "tables")}
+    sections = [("Run", tuple(_rows(plain)))] if plain else []
+    for name, value in provenance.items():
+        if isinstance(value, Mapping) and value:
+            sections.append((name.replace("_", " ").capitalize(), tuple(_rows(value))))
+    return sections
+
+
+def _rows(table: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested tables as dotted names with their values as text."""
+    rows: list[tuple[str, str]] = []
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            rows += _rows(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            for i, item in enumerate(value, 1):
+                row = item if isinstance(item, Mapping) else {"": item}
+                rows += _rows(row, f"{prefix}{name}[{i}].")
+        else:
+            rows.append((f"{prefix}{name}", _spelt(value)))
+    return rows
+
+
+def _spelt(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(_spelt(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)
+
+
+def _notes(provenance: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the machine's own facts warn of."""
+    flags = {name.rpartition(".")[2]: value for name, value in _rows(provenance)}
+    notes = []
+    if flags.get("virtualised") == "yes":
+        notes.append("The machine is virtualised: neighbours may have disturbed its timings.")
+    if flags.get("emulated") == "yes":
+        notes.append("The device was emulated: its timings are not those of the real one.")
+    return tuple(notes)

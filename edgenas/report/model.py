@@ -1,0 +1,187 @@
+"""What a report shows, as plain values: `RunView` and its parts.
+
+`load.load_run` builds one from a run folder; the renderers are pure functions of it. A comparison
+of two runs is a function of two of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgenas.objectives import Objective, directed
+from edgenas.pareto import Metric, nondominated
+from edgenas.spaces import OpSpec
+
+ROUGH_ERROR = 0.20
+"""A table whose median error on whole networks is above this is marked *rough*."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """An architecture that was evaluated. `number` is its trial's, where it is known."""
+
+    architecture: str
+    digest: str
+    metrics: Mapping[str, Metric]
+    number: int | None = None
+    feasible: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedFile:
+    """One model file; `path` is relative to the run folder.
+
+    `verified` None: there were too few images for a verdict. `problems` are the gates not passed.
+    `top1`, its drop (with its 95 % interval) and agreement are over `n_images` of `split`.
+    """
+
+    format: str
+    path: str
+    sha256: str
+    size_bytes: int
+    verified: bool | None
+    top1: float | None = None
+    top1_drop: float | None = None
+    agreement: float | None = None
+    drop_interval: tuple[float, float] | None = None
+    n_images: int | None = None
+    split: str = ""
+    problems: tuple[str, ...] = ()
+    predicted_ms: Metric | None = None
+    measured_ms: Metric | None = None
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A unit of a network in its place; `inputs` are indices of earlier units, -1 the image."""
+
+    name: str
+    op: OpSpec
+    inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UnitTime:
+    """A unit's share of a network's latency, and whether it was measured or predicted."""
+
+    ms: float
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLatency:
+    """A network's latency on one device, unit by unit (as many `units` as the network has)."""
+
+    device: str
+    origin: str
+    latency_ms: float
+    low_ms: float | None
+    high_ms: float | None
+    units: tuple[UnitTime, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedModel:
+    """An architecture whose files were written; `why` says what it was chosen for.
+
+    `failures` are formats that could not be written, each with the reason.
+    """
+
+    architecture: str
+    digest: str
+    metrics: Mapping[str, Metric]
+    files: tuple[ExportedFile, ...]
+    units: tuple[Unit, ...] = ()
+    latencies: tuple[DeviceLatency, ...] = ()
+    why: str = ""
+    failures: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A latency table that the search read. Errors are fractions, on whole networks."""
+
+    device: str
+    source: str
+    digest: str = ""
+    date: str = ""
+    error_median: float | None = None
+    error_within_10: float | None = None
+    n_validation: int | None = None
+
+    @property
+    def rough(self) -> bool:
+        """Whether its latencies are too far off to choose by a small difference."""
+        return self.error_median is not None and self.error_median > ROUGH_ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A finished run. `trials` are all candidates evaluated; empty where they were not kept.
+
+    A latency without a device's name is that of the first table.
+
+    `hypervolume` holds (trial number, hypervolume so far). `provenance` is a list of sections,
+    each a title and its rows.
+    """
+
+    name: str
+    goals: tuple[Objective, ...]
+    front: tuple[Evaluated, ...]
+    trials: tuple[Evaluated, ...] = ()
+    models: tuple[ExportedModel, ...] = ()
+    tables: tuple[Table, ...] = ()
+    hypervolume: tuple[tuple[int, float], ...] = ()
+    n_trials: int | None = None
+    elapsed_s: float | None = None
+    provenance: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
+    notes: tuple[str, ...] = ()
+    version: str = ""
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """The goals that have a direction."""
+        return directed(self.goals)
+
+    @property
+    def exported(self) -> frozenset[str]:
+        """Digests of the exported models."""
+        return frozenset(model.digest for model in self.models)
+
+    @property
+    def rough_devices(self) -> frozenset[str]:
+        """Devices whose table is rough."""
+        return frozenset(table.device for table in self.tables if table.rough)
+
+    def rough_metric(self, metric: str) -> bool:
+        """Whether `metric` is a latency that rests on a rough table; bare, on the first one."""
+        name, _, device = metric.partition("@")
+        if not name.startswith("latency") or not self.tables:
+            return False
+        return (device or self.tables[0].device) in self.rough_devices
+
+    def pairs(self) -> tuple[tuple[Objective, Objective], ...]:
+        """Each pair of objectives as (x, y): what costs lies on x, what is won on y."""
+        found = []
+        goals = self.objectives
+        for i, first in enumerate(goals):
+            for second in goals[i + 1 :]:
+                upright = first.direction == "max" and second.direction != "max"
+                found.append((second, first) if upright else (first, second))
+        return tuple(found)
+
+
+def undominated(
+    candidates: tuple[Evaluated, ...], x: Objective, y: Objective
+) -> tuple[Evaluated, ...]:
+    """The candidates that no other one dominates in `x` and `y` alone, in ascending order of `x`.
+
+    Candidates that lack one of the two metrics are left out.
+    """
+    both = [c for c in candidates if x.name in c.metrics and y.name in c.metrics]
+    points = [(c.metrics[x.name].value, c.metrics[y.name].value) for c in both]
+    kept = nondominated(points, [x.direction or "min", y.direction or "min"])
+    found = [(point, c) for point, c, keep in zip(points, both, kept, strict=True) if keep]
+    return tuple(c for _, c in sorted(found, key=lambda pair: pair[0]))

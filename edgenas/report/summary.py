@@ -1,0 +1,219 @@
+"""The report as Markdown (short, for the summary of a CI job) and as one JSON document."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from edgenas.pareto import Metric
+from edgenas.report.model import DeviceLatency, Evaluated, ExportedFile, ExportedModel, RunView
+from edgenas.report.numbers import ms, percent, points, reading
+from edgenas.report.page import counted, duration, is_inside, roles, warnings
+
+REPORT_SCHEMA = "edgenas.report/1"
+_LONGEST_TABLE = 20
+
+
+def markdown(view: RunView, *, picture: str = "front.svg") -> str:
+    """The summary: front, exported models, tables; `picture` is the path of `front_svg`'s file."""
+    parts = [f"# {_plain(view.name)}", _lead(view)]
+    if found := warnings(view):
+        parts.append("\n".join(f"> - {_plain(text)}" for text in found))
+    if picture and view.pairs():
+        parts.append(f"![Pareto front]({picture})")
+    parts += ["## Front", _front(view)]
+    parts += ["## Exported models", _files(view)]
+    if view.tables:
+        parts += ["## Latency tables", _tables(view)]
+    return "\n\n".join(parts) + "\n"
+
+
+def document(view: RunView) -> dict[str, Any]:
+    """The same content as JSON (schema `edgenas.report/1`): plain units, nothing formatted."""
+    return {
+        "schema": REPORT_SCHEMA,
+        "run": view.name,
+        "edgenas": view.version,
+        "objectives": [str(goal) for goal in view.goals],
+        "trials": view.n_trials,
+        "elapsed_s": view.elapsed_s,
+        "hypervolume": [list(pair) for pair in view.hypervolume],
+        "warnings": warnings(view),
+        "front": [_candidate(c) for c in view.front],
+        "models": [_model(view, model) for model in view.models],
+        "tables": [
+            {
+                "device": t.device,
+                "source": t.source,
+                "digest": t.digest,
+                "date": t.date,
+                "error_median": t.error_median,
+                "error_within_10": t.error_within_10,
+                "n_validation": t.n_validation,
+                "rough": t.rough,
+            }
+            for t in view.tables
+        ],
+        "provenance": {title: dict(rows) for title, rows in view.provenance},
+    }
+
+
+def _lead(view: RunView) -> str:
+    text = f"{counted(len(view.front), 'architecture')} on the front"
+    if view.n_trials is not None:
+        text += f" of {view.n_trials} trials"
+    if view.elapsed_s is not None:
+        text += f" in {duration(view.elapsed_s)}"
+    goals = ", ".join(f"`{goal}`" for goal in view.goals)
+    return f"{text}. Objectives: {goals}."
+
+
+def _front(view: RunView) -> str:
+    names = list(dict.fromkeys(goal.name for goal in view.goals))
+    rows = [
+        [
+            _code(c.digest),
+            *(_told(view, n, c.metrics.get(n)) for n in names),
+            "yes" if c.digest in view.exported else "",
+        ]
+        for c in view.front[:_LONGEST_TABLE]
+    ]
+    table = _table(["architecture", *(reading(n).axis for n in names), "exported"], rows)
+    more = len(view.front) - _LONGEST_TABLE
+    return f"{table}\n\n{more} more in report.json." if more > 0 else table
+
+
+def _files(view: RunView) -> str:
+    if not view.models:
+        return "No model was exported."
+    heads = ["model", "file", "size", "verdict", "top-1", "drop", "agreement"]
+    rows = []
+    for model in view.models:
+        for i, file in enumerate(model.files):
+            name = _code(model.digest) if i == 0 else ""
+            found = "; ".join(roles(view, model))
+            name += f" {_plain(found)}" if i == 0 and found else ""
+            rows.append([name, *_file_cells(view, file)])
+    table = _table([*heads, "predicted", "measured"], rows)
+    return f"{table}\n\nTop-1, drop (percentage points) and agreement: test split, in the runtime."
+
+
+def _file_cells(view: RunView, file: ExportedFile) -> list[str]:
+    verdict = {True: "verified", False: "**failed**", None: "inconclusive"}[file.verified]
+    rough = file.device in view.rough_devices
+    return [
+        _code(file.path if is_inside(file.path) else file.path.rpartition("/")[2]),
+        reading("size_bytes").text(file.size_bytes),
+        verdict,
+        "-" if file.top1 is None else percent(file.top1),
+        "-" if file.top1_drop is None else points(file.top1_drop),
+        "-" if file.agreement is None else percent(file.agreement),
+        _latency(file.predicted_ms, rough=rough),
+        _latency(file.measured_ms, rough=False),
+    ]
+
+
+def _latency(metric: Metric | None, *, rough: bool) -> str:
+    if metric is None:
+        return "-"
+    return f"{ms(metric.value)} {_plain(metric.origin)}{', rough' if rough else ''}"
+
+
+def _tables(view: RunView) -> str:
+    rows = [
+        [
+            f"{_code(t.device)}{' **rough**' if t.rough else ''}",
+            _plain(t.source),
+            "-" if t.error_median is None else percent(t.error_median, 1),
+            "-" if t.error_within_10 is None else percent(t.error_within_10, 0),
+            "-" if t.n_validation is None else str(t.n_validation),
+        ]
+        for t in view.tables
+    ]
+    return _table(["device", "source", "median error", "within 10 %", "networks"], rows)
+
+
+def _told(view: RunView, name: str, metric: Metric | None) -> str:
+    if metric is None:
+        return "-"
+    text = reading(name).bare(metric.value)
+    if reading(name).is_latency:
+        text += f" {_plain(metric.origin)}"
+    return f"{text}, rough" if view.rough_metric(name) else text
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Text in which Markdown and HTML mean nothing, on one line."""
+    return re.sub(r"([\\`*_{}\[\]<>|#&!~])", r"\\\1", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    """Text in a code span; backticks and pipes, which would end it or its cell, become entities."""
+    if any(character in text for character in "`|\n\r"):
+        return _plain(text)
+    return f"`{text}`"
+
+
+def _candidate(c: Evaluated) -> dict[str, Any]:
+    return {
+        "architecture": c.architecture,
+        "digest": c.digest,
+        "metrics": {name: metric.to_table() for name, metric in c.metrics.items()},
+    }
+
+
+def _model(view: RunView, model: ExportedModel) -> dict[str, Any]:
+    return {
+        "architecture": model.architecture,
+        "digest": model.digest,
+        "roles": roles(view, model),
+        "metrics": {name: metric.to_table() for name, metric in model.metrics.items()},
+        "files": [
+            {
+                "path": f.path,
+                "format": f.format,
+                "sha256": f.sha256,
+                "size_bytes": f.size_bytes,
+                "verified": f.verified,
+                "top1": f.top1,
+                "top1_drop": f.top1_drop,
+                "top1_drop_interval": list(f.drop_interval) if f.drop_interval else None,
+                "agreement": f.agreement,
+                "split": f.split or None,
+                "problems": list(f.problems),
+                "n_images": f.n_images,
+                "device": f.device or None,
+                "predicted_ms": f.predicted_ms.to_table() if f.predicted_ms else None,
+                "measured_ms": f.measured_ms.to_table() if f.measured_ms else None,
+            }
+            for f in model.files
+        ],
+        "failures": [{"format": kind, "error": error} for kind, error in model.failures],
+        "latencies": [_device(model, latency) for latency in model.latencies],
+    }
+
+
+def _device(model: ExportedModel, latency: DeviceLatency) -> dict[str, Any]:
+    return {
+        "device": latency.device,
+        "origin": latency.origin,
+        "latency_ms": latency.latency_ms,
+        "low_ms": latency.low_ms,
+        "high_ms": latency.high_ms,
+        "units": [
+            {
+                "name": unit.name,
+                "key": unit.op.key,
+                "macs": unit.op.macs,
+                "ms": time.ms,
+                "origin": time.origin,
+            }
+            for unit, time in zip(model.units, latency.units, strict=True)
+        ],
+    }

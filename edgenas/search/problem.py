@@ -1,0 +1,138 @@
+"""What a strategy sees: the space, the objectives, the cheap metrics, and the trials so far."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from edgenas.errors import InfeasibleError
+from edgenas.objectives import Objective, total_violation
+from edgenas.spaces import Architecture, Choice, Choices
+
+MetricFunction = Callable[[Architecture], Mapping[str, float]]
+"""Metrics of an architecture by name, such as `{"latency_ms": 1.9, "size_bytes": 83000}`."""
+
+SAMPLES = 64
+"""Random architectures that the check of the bounds begins with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A trial of the study, read back from its storage.
+
+    `params` has every gene, the inactive ones too. `metrics` has the cheap metrics alone where a
+    cheap bound is violated or the trial is still `pending` (running in some worker).
+    """
+
+    architecture: Architecture
+    params: Mapping[str, Choice]
+    metrics: Mapping[str, float]
+    pending: bool = False
+
+
+History = Sequence[Trial]
+"""Finished trials in order, then pending ones; failed ones are not in it."""
+
+Propose = Callable[
+    [Choices, Sequence[Objective], History, MetricFunction, random.Random], Mapping[str, Choice]
+]
+"""A strategy of ours: a function of (space, objectives, history, cheap, rng) that names the next
+architecture by its genes. It keeps no state between calls and may call `cheap` freely."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A space with what is to be optimised over it; `cheap` is remembered, so calls are free."""
+
+    space: Choices
+    objectives: tuple[Objective, ...]
+    cheap: MetricFunction
+    finished: dict[int, Trial] = field(default_factory=dict, compare=False)
+    """Finished trials by number, kept so that reading the history is linear over a search."""
+
+
+def params_of(space: Choices, arch: Architecture, rng: random.Random) -> dict[str, Choice]:
+    """A value for every gene: those of `arch`, and random ones where a gene is inactive."""
+    active = arch.params
+    return {n: active[n] if n in active else rng.choice(v) for n, v in space.genes.items()}
+
+
+def repair(
+    space: Choices,
+    objectives: Sequence[Objective],
+    cheap: MetricFunction,
+    params: Mapping[str, Choice],
+    rng: random.Random,
+) -> dict[str, Choice]:
+    """`params` with single choices replaced until the cheap bounds hold, or none helps any more.
+
+    Genes are tried in random order and the first replacement that lowers the violation is taken,
+    so that repaired architectures lie near the bounds rather than at the smallest one.
+    """
+    params = dict(params)
+    violation = total_violation(objectives, cheap(space.architecture(params)))
+    improved = True
+    while violation > 0 and improved:
+        improved = False
+        for name in rng.sample(sorted(space.genes), len(space.genes)):
+            for value in space.genes[name]:
+                changed = {**params, name: value}
+                found = total_violation(objectives, cheap(space.architecture(changed)))
+                if found < violation:
+                    params, violation, improved = changed, found, True
+            if violation == 0:
+                break
+    return params
+
+
+def check_reachable(problem: Problem, rng: random.Random) -> None:
+    """Tries to meet the cheap bounds before anything costly is done.
+
+    Starts from the smallest, the largest and some random architectures, and repairs the nearest
+    ones. It is no proof: a space where only scattered architectures meet a bound may be refused.
+
+    Raises:
+        InfeasibleError: no start leads to an architecture that meets them; per bound it names the
+            nearest value that was reached.
+    """
+    space, objectives, cheap = problem.space, problem.objectives, problem.cheap
+    starts = [space.smallest(), space.largest(), *(space.sample(rng) for _ in range(SAMPLES))]
+    starts.sort(key=lambda arch: total_violation(objectives, cheap(arch)))
+    if total_violation(objectives, cheap(starts[0])) == 0:
+        return
+    reached: list[Mapping[str, float]] = [cheap(arch) for arch in starts]
+    for arch in starts[:2]:
+        # Together, then each bound by itself, so that the message can say which is out of reach.
+        for aims in (objectives, *([o] for o in objectives if o.name in reached[0] and o.relation)):
+            params = repair(space, aims, cheap, params_of(space, arch, rng), rng)
+            reached.append(cheap(space.architecture(params)))
+            if total_violation(objectives, reached[-1]) == 0:
+                return
+    raise infeasible(objectives, reached)
+
+
+def infeasible(
+    objectives: Sequence[Objective], reached: Sequence[Mapping[str, float]]
+) -> InfeasibleError:
+    """The error for bounds that none of the metrics in `reached` meets together."""
+    alone, together = [], []
+    for objective in objectives:
+        values = [m[objective.name] for m in reached if objective.name in m]
+        if objective.bound is None or not values:
+            continue
+        best = min(values) if objective.relation == "<=" else max(values)
+        bound = f"{objective.name} {objective.relation} {objective.bound:g}"
+        if objective.feasible({objective.name: best}):
+            together.append(bound)
+        else:
+            alone.append(f"{bound}: the nearest reached is {best:.6g}")
+    if not alone:
+        return InfeasibleError(
+            f"no architecture meets these bounds together: {', '.join(together)}",
+            hint="relax one of them in the objectives",
+        )
+    return InfeasibleError(
+        f"no architecture meets the bounds: {'; '.join(alone)}",
+        hint="relax these bounds in the objectives, or search a space with smaller networks",
+    )

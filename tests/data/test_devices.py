@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from edgenas.data import device
+from edgenas.errors import ResourceError, UsageError
+
+
+def test_auto_is_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, expected in ((False, "cpu"), (True, "cuda")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert device("auto").type == expected
+        assert device().type == expected
+    assert device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "name", ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0", "mps", "auto:1"]
+)
+def test_an_unknown_device_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="known: auto"):
+        device(name)
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ResourceError, match="sees 0 CUDA devices"):
+        device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(ResourceError, match="sees 2 CUDA devices"):
+        device("cuda:2")

@@ -1,0 +1,414 @@
+"""Bad inputs: each gets a message that names what is wrong, and the documented exit code."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgenas.cli.main import main
+from edgenas.errors import ExportError
+from edgenas.testing.fakes import INVENTED_DEVICE
+
+SEARCH = ["search", "run.toml", "--quiet"]
+CHECKPOINT = Path("runs/tiny/supernet/supernet.safetensors")
+TABLE = Path("latency_tables") / f"{INVENTED_DEVICE}.json"
+
+
+def replaced(old: str, new: str, path: str = "run.toml") -> Callable[[], None]:
+    def spoil() -> None:
+        text = Path(path).read_text("utf-8")
+        assert old in text
+        Path(path).write_text(text.replace(old, new, 1), "utf-8")
+
+    return spoil
+
+
+def written(path: str | Path, text: str) -> Callable[[], None]:
+    return lambda: (Path(path).write_text(text, "utf-8"), None)[1]
+
+
+def cut(path: Path) -> Callable[[], None]:
+    return lambda: (path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]), None)[1]
+
+
+def flipped(path: Path) -> Callable[[], None]:
+    def spoil() -> None:
+        data = bytearray(path.read_bytes())
+        data[-5] ^= 1
+        path.write_bytes(data)
+
+    return spoil
+
+
+def table_value(change: Callable[[dict[str, object]], None]) -> Callable[[], None]:
+    """The table with its first entry changed, NaN and all."""
+
+    def spoil() -> None:
+        table = json.loads(TABLE.read_text("utf-8"))
+        change(next(iter(table["entries"].values())))
+        TABLE.write_text(json.dumps(table), "utf-8")
+
+    return spoil
+
+
+def images(**classes: int) -> Callable[[], None]:
+    """A folder `photos` with so many images a class; it becomes the run's source."""
+
+    def make() -> None:
+        from PIL import Image
+
+        for name, n in classes.items():
+            folder = Path("photos") / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                Image.new("RGB", (8, 8), (i * 7 % 256, i % 256, 0)).save(folder / f"{i}.png")
+        replaced('source = "digits"', 'source = "photos"')()
+
+    return make
+
+
+def broken_images() -> None:
+    images(cat=20, dog=20)()
+    Path("photos/cat/3.png").write_bytes(b"no image")
+
+
+def npz_of(**arrays: tuple[int, ...]) -> Callable[[], None]:
+    def make() -> None:
+        import numpy as np
+
+        np.savez("data.npz", **{k: np.zeros(shape, np.uint8) for k, shape in arrays.items()})
+        replaced('source = "digits"', 'source = "data.npz"')()
+
+    return make
+
+
+def both(*steps: Callable[[], None]) -> Callable[[], None]:
+    def all_of_them() -> None:
+        for step in steps:
+            step()
+
+    return all_of_them
+
+
+def other_classes() -> None:
+    path = CHECKPOINT.with_suffix(".json")
+    sidecar = json.loads(path.read_text("utf-8"))
+    sidecar["data"]["classes"][3] = "bird"
+    path.write_text(json.dumps(sidecar), "utf-8")
+    replaced("[search]", f'[supernet]\ncheckpoint = "{CHECKPOINT}"\n\n[search]')()
+
+
+BOUND = replaced('"min latency_ms"', '"min latency_ms <= 0.001"')
+
+# what is spoilt, the command, the exit code, fragments of the message
+BAD_INPUTS = {
+    "run file: no TOML": (written("run.toml", "seed = "), SEARCH, 3, ["run.toml: Invalid value"]),
+    "run file: missing": (None, ["search", "none.toml"], 3, ["none.toml"]),
+    "run file: unknown key": (
+        replaced("trials =", "trails ="),
+        SEARCH,
+        3,
+        ["search.trails: unknown key", "did you mean 'trials'"],
+    ),
+    "run file: two problems at once": (
+        both(replaced("trials = 4", "trials = -4"), replaced("top = 1", "top = 0")),
+        SEARCH,
+        3,
+        ["search.trials", "export.top"],
+    ),
+    "run file: a key twice": (replaced("[data]", "[data]\n[data]"), SEARCH, 3, ["run.toml"]),
+    "run file: another schema": (
+        replaced("run/1", "run/9"),
+        SEARCH,
+        3,
+        ["'edgenas.run/9'", "'edgenas.run/1' is expected"],
+    ),
+    "run file: unknown device": (
+        replaced("invented-board-litert", "invented-bord-litert"),
+        SEARCH,
+        3,
+        ["search.devices", "invented-board-litert-int8-t1"],
+    ),
+    "run file: unknown metric": (
+        replaced("min latency_ms", "min latncy_ms"),
+        SEARCH,
+        3,
+        ["latncy_ms", "did you mean 'latency_ms'"],
+    ),
+    "run file: unknown strategy": (
+        replaced("trials = 4", 'trials = 4\nstrategy = "nsga3x"'),
+        SEARCH,
+        3,
+        ["nsga3x"],
+    ),
+    "run file: unknown format": (
+        replaced('"onnx"', '"onxx"'),
+        SEARCH,
+        3,
+        ["export.formats[0]", "did you mean 'onnx'"],
+    ),
+    "run file: unknown space": (
+        replaced('"mobile/1"', '"mobile/7"'),
+        SEARCH,
+        3,
+        ["mobile/7", "did you mean 'mobile/1'"],
+    ),
+    "run file: a space that cannot be": (
+        replaced("[3]", "[4]"),
+        SEARCH,
+        3,
+        ["kernels", "odd"],
+    ),
+    "run name: two dots": (None, [*SEARCH, "--name", ".."], 2, ["run name '..'"]),
+    "run name: a separator": (None, [*SEARCH, "--name", "a/b"], 2, ["run name 'a/b'"]),
+    "run name: reserved": (None, [*SEARCH, "--name", "nul"], 2, ["run name 'nul'"]),
+    "option: not a number": (None, [*SEARCH, "--minutes", "nan"], 2, ["--minutes"]),
+    "option: negative": (None, [*SEARCH, "--trials", "-1"], 2, ["--trials"]),
+    "option: unknown": (None, [*SEARCH, "--trails", "9"], 2, ["--trails"]),
+    "device: unknown": (
+        None,
+        ["devices", "show", "local-litert-int9-t1"],
+        2,
+        ["local-litert-int8-t1"],
+    ),
+    "device: a path": (None, ["devices", "show", "../../etc/passwd"], 2, ["../../etc/passwd"]),
+    "data: unknown set": (
+        replaced('"digits"', '"digitz"'),
+        SEARCH,
+        3,
+        ["digitz", "did you mean 'digits'"],
+    ),
+    "data: missing folder": (replaced('"digits"', '"./nowhere"'), SEARCH, 3, ["nowhere"]),
+    "data: empty class": (images(cat=20, dog=0), SEARCH, 3, ["dog"]),
+    "data: one class": (images(cat=20), SEARCH, 3, ["cat"]),
+    "data: corrupt image": (broken_images, SEARCH, 3, ["3.png"]),
+    "data: wrong shape": (npz_of(images=(20, 8), labels=(20,)), SEARCH, 3, ["data.npz", "shape"]),
+    "checkpoint: truncated": (cut(CHECKPOINT), SEARCH, 3, ["supernet.safetensors", "SHA-256"]),
+    "checkpoint: a bit flipped": (flipped(CHECKPOINT), SEARCH, 3, ["supernet.safetensors"]),
+    "checkpoint: missing": (
+        replaced("[search]", '[supernet]\ncheckpoint = "none.safetensors"\n\n[search]'),
+        SEARCH,
+        3,
+        ["none"],
+    ),
+    "checkpoint: of other classes": (other_classes, SEARCH, 3, ["bird"]),
+    "table: NaN": (
+        table_value(lambda e: e.update(latency_ms=float("nan"))),
+        SEARCH,
+        3,
+        [TABLE.name, "NaN"],
+    ),
+    "table: negative": (
+        table_value(lambda e: e.update(latency_ms=-1.0)),
+        SEARCH,
+        3,
+        [TABLE.name, "latency_ms"],
+    ),
+    "table: a thousand times off": (
+        table_value(lambda e: e.update({k: v * 1000 for k, v in e.items() if k != "n"})),
+        SEARCH,
+        3,
+        [TABLE.name, "implausible"],
+    ),
+    "table: truncated": (cut(TABLE), SEARCH, 3, [TABLE.name, "line"]),
+    "table: a web page": (written(TABLE, "<html>404</html>"), SEARCH, 3, [TABLE.name, "JSON"]),
+    "table: newer": (
+        replaced("edgenas.table/1", "edgenas.table/2", str(TABLE)),
+        SEARCH,
+        3,
+        ["newer", "upgrade"],
+    ),
+    "table: deeply nested": (written(TABLE, "[" * 100_000), SEARCH, 3, [TABLE.name, "deep"]),
+    "table: missing": (lambda: TABLE.unlink(), SEARCH, 3, ["edgenas profile"]),
+    "bound: infeasible": (BOUND, SEARCH, 7, ["latency_ms <= 0.001", "nearest"]),
+    "predict: not of this space": (
+        None,
+        ["predict", INVENTED_DEVICE, "mobile/1 s1.width=999", "--run", "run.toml"],
+        3,
+        ["s1.width=999"],
+    ),
+    "report: no such run": (None, ["report", "nothing"], 2, ["nothing"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUTS)
+def test_bad_input(name: str, clean: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    spoil, argv, code, fragments = BAD_INPUTS[name]
+    if spoil is not None:
+        spoil()
+    found = main(argv)
+    shown = capfd.readouterr()
+    assert found == code, shown.err
+    for fragment in fragments:
+        assert fragment in shown.err
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
+    assert not (clean / "runs" / "tiny" / "front.json").exists()
+
+
+def test_there_are_more_than_25_of_them() -> None:
+    assert len(BAD_INPUTS) >= 25
+
+
+FINISHED = {
+    "a second search": (None, SEARCH, 2, ["--resume"]),
+    "a supernet of another seed": (
+        lambda: Path("run.toml").write_text("seed = 7\n" + Path("run.toml").read_text("utf-8")),
+        [*SEARCH, "--resume"],
+        3,
+        ["other settings"],
+    ),
+    "a study of another strategy": (None, [*SEARCH, "--resume", "--strategy", "tpe"], 3, ["tpe"]),
+    "a tampered model": (
+        lambda: flipped(next(Path("runs/tiny/models").glob("*/model.onnx")))(),
+        ["verify", "runs/tiny"],
+        3,
+        ["model.onnx", "SHA-256"],
+    ),
+    "a truncated model": (
+        lambda: cut(next(Path("runs/tiny/models").glob("*/model.onnx")))(),
+        ["verify", "runs/tiny"],
+        3,
+        ["model.onnx"],
+    ),
+    "a tampered certificate": (
+        lambda: flipped(next(Path("runs/tiny/models").glob("*/export.json")))(),
+        ["verify", "runs/tiny"],
+        3,
+        ["export.json"],
+    ),
+    "nothing exported": (None, ["verify", "latency_tables"], 2, ["nothing exported"]),
+    "an unknown digest": (None, ["export", "tiny", "0123456789ab"], 2, ["0123456789ab"]),
+    "an unknown format": (
+        None,
+        ["export", "tiny", "smallest", "--format", "tflit"],
+        2,
+        ["did you mean 'tflite'"],
+    ),
+    "a damaged front": (
+        cut(Path("runs/tiny/front.json")),
+        ["report", "tiny"],
+        3,
+        ["front.json"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FINISHED)
+def test_bad_input_to_a_finished_run(
+    name: str, work: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spoil, argv, code, fragments = FINISHED[name]
+    if spoil is not None:
+        spoil()
+    found = main(argv)
+    shown = capfd.readouterr()
+    assert found == code, shown.err
+    for fragment in fragments:
+        assert fragment in shown.err
+    assert "Traceback" not in shown.err
+
+
+def test_full_disk_leaves_the_old_files_and_no_temporary_ones(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = {p: p.read_bytes() for p in Path("runs/tiny").rglob("*") if p.is_file()}
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert main(["report", "tiny"]) == 6
+    assert "No space left" in capfd.readouterr().err
+    after = {p: p.read_bytes() for p in Path("runs/tiny").rglob("*") if p.is_file()}
+    assert {p for p in after if p.name != ".lock"} == {p for p in before if p.name != ".lock"}
+    assert all(after[p] == before[p] for p in before if p.name != ".lock")
+
+
+def test_a_folder_that_cannot_be_written(
+    clean: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make = Path.mkdir
+
+    def refused(self: Path, *args: object, **kwargs: object) -> None:
+        if "elsewhere" in self.parts:  # as root nothing is read-only, so the system's answer is
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+        make(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    assert main([*SEARCH, "--runs", "elsewhere"]) == 6
+    assert "Read-only file system" in capfd.readouterr().err
+
+
+def test_two_processes_in_one_folder(clean: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from edgenas.pipeline.runs import locked
+
+    with locked(Path("runs/tiny")):
+        assert main(SEARCH) == 6
+    assert f"process {os.getpid()} on " in capfd.readouterr().err
+
+
+def test_a_stale_lock_is_taken_over(clean: Path) -> None:
+    from edgenas.pipeline.runs import locked
+
+    folder = Path("runs/tiny")
+    (folder / ".lock").touch()
+    (folder / ".owner.json").write_text('{"pid": 1, "host": "gone"}', "utf-8")
+    with locked(folder):
+        assert json.loads((folder / ".owner.json").read_text("utf-8"))["pid"] == os.getpid()
+
+
+def test_a_format_that_cannot_be_written_does_not_stop_the_others(
+    clean: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def missing(*args: object, **kwargs: object) -> None:
+        raise ExportError("litert-torch is not installed", hint='pip install "edgenas[tflite]"')
+
+    monkeypatch.setattr("edgenas.export.certified.run_tflite", missing)
+    replaced('["onnx"]', '["onnx", "tflite"]')()
+    assert main([*SEARCH, "--json"]) == 8
+    document = json.loads(capfd.readouterr().out)
+    assert [(e["format"], e["verified"]) for e in document["exports"]] == [("onnx", True)]
+    assert "litert-torch is not installed" in document["failures"][0]
+    assert (clean / "runs/tiny/report.html").is_file()
+
+
+def test_a_missed_gate_is_reported_after_all_else_is_written(
+    clean: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from edgenas.export import certified
+
+    compare = certified.verify_model
+
+    def wrong(path: Path, **arguments: object) -> object:
+        logits = arguments["reference_logits"]
+        return compare(path, **{**arguments, "reference_logits": -logits})  # type: ignore[operator, arg-type]
+
+    monkeypatch.setattr(certified, "verify_model", wrong)
+    assert main([*SEARCH, "--json"]) == 5
+    document = json.loads(capfd.readouterr().out)
+    assert document["exports"][0]["verified"] is False
+    assert document["exports"][0]["path"].endswith(".rejected")
+    assert document["failures"]
+    for name in ("report.html", "result.json", "manifest.json"):
+        assert (clean / "runs" / "tiny" / name).is_file()
+
+
+def test_a_path_with_blanks_letters_and_a_newline(
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "päth with\nnewline and 'quotes'"
+    shutil.copytree(finished, folder)
+    monkeypatch.chdir(folder)
+    assert main([*SEARCH, "--resume", "--json", "--runs", str(folder / "runs")]) == 0
+    assert json.load(io.StringIO(capfd.readouterr().out))["run"] == str(folder / "runs" / "tiny")

@@ -1,0 +1,143 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgenas.errors import SpecError, UsageError
+from edgenas.hardware import (
+    FORMATS,
+    chip_name,
+    device_names,
+    load_device,
+    load_device_file,
+    on_this_chip,
+)
+
+GOOD = """schema = "edgenas.device/1"
+name = "board-litert-int8-t4"
+title = "A board"
+class = "mobile"
+chip = "arm-d0b-dotprod"
+runtime = "litert"
+runtime_version = "2.3.0"
+precision = "int8"
+threads = 4
+affinity = [2, 3]
+
+[memory]
+ram_bytes = 1048576
+"""
+
+
+def write(folder: Path, text: str, name: str = "board-litert-int8-t4") -> Path:
+    path = folder / f"{name}.toml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_a_device_file_becomes_a_profile(tmp_path: Path) -> None:
+    device = load_device_file(write(tmp_path, GOOD))
+    assert (device.device_class, device.format, device.threads) == ("mobile", "tflite-int8", 4)
+    assert device.ram_bytes == 1048576
+    assert device.affinity == (2, 3)
+    assert on_this_chip(device) == "arm-d0b-dotprod-litert-int8-t4"
+
+
+def test_the_digest_depends_on_what_decides_a_latency_only(tmp_path: Path) -> None:
+    device = load_device_file(write(tmp_path, GOOD))
+    assert replace(device, title="Other", name="x").digest == device.digest
+    for change in ({"threads": 2}, {"runtime_version": "2.4.0"}, {"chip": "y"}, {"affinity": ()}):
+        assert replace(device, **change).digest != device.digest  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("threads = 4", "threds = 4", "did you mean 'threads'?"),
+        ("ram_bytes", "ram_byte", "did you mean 'ram_bytes'?"),
+        ("threads = 4", "threads = 0", "threads"),
+        ("threads = 4", 'threads = "4"', "threads"),
+        ("threads = 4", "threads = true", "threads"),
+        ('"mobile"', '"phone"', "'phone'"),
+        ('"litert"', '"tensorrt"', "'tensorrt'"),
+        ('"int8"', '"int4"', "'int4'"),
+        ('"2.3.0"', '"$(touch x)"', "runtime_version"),
+        ("device/1", "device/2", "schema"),
+        ('title = "A board"\n', "", "title"),
+        ("threads = 4", "threads 4", "line 9"),
+        ('"board-litert-int8-t4"', '"another"', "another"),
+        ("ram_bytes = 1048576", "ram_bytes = -1", "memory.ram_bytes"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_its_name_and_the_place(
+    tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    assert old in GOOD
+    path = write(tmp_path, GOOD.replace(old, new, 1))
+    with pytest.raises(SpecError) as caught:
+        load_device_file(path)
+    assert str(path) in str(caught.value)
+    assert said in str(caught.value)
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("value", ["../../x", "-oProxyCommand=x", "a;touch canary", "a/b"])
+@pytest.mark.parametrize("key", ["name", "chip"])
+def test_names_in_a_file_cannot_leave_it(tmp_path: Path, key: str, value: str) -> None:
+    text = "\n".join(
+        f'{key} = "{value}"' if line.startswith(f"{key} =") else line for line in GOOD.splitlines()
+    )
+    with pytest.raises(UsageError):
+        load_device_file(write(tmp_path, text))
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    text = GOOD.replace("threads = 4", "threads = 0").replace('"mobile"', '"phone"')
+    with pytest.raises(SpecError, match=r"class.*threads|threads.*class"):
+        load_device_file(write(tmp_path, text))
+
+
+def test_the_machine_at_hand_needs_no_file() -> None:
+    for (runtime, precision), format_name in FORMATS.items():
+        device = load_device(f"local-{runtime}-{precision}-t2")
+        assert (device.runtime, device.precision, device.threads) == (runtime, precision, 2)
+        assert device.format == format_name
+        assert device.chip == chip_name()
+        assert device.is_local
+    assert {"local-litert-int8-t1", "local-onnxruntime-fp32-t1"} <= set(device_names())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("local", "local-litert", "local-litert-int8-t0", "local-litert-int8-t01"),
+        *("local-x-int8-t1", "local-litert-int8-t9999", "local-litert-fp16-t1", "no-such-board"),
+    ],
+)
+def test_an_unknown_device_is_a_usage_error_with_a_hint(name: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_device(name)
+    assert name in str(caught.value)
+    assert caught.value.hint
+
+
+def test_a_near_miss_names_the_right_one() -> None:
+    with pytest.raises(UsageError, match="did you mean 'local-litert-int8-t1'"):
+        load_device("local-litert-int9-t1")
+
+
+def test_a_device_of_the_working_folder_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "devices").mkdir()
+    write(tmp_path / "devices", GOOD)
+    monkeypatch.chdir(tmp_path)
+    assert load_device("board-litert-int8-t4").path == tmp_path / "devices" / (
+        "board-litert-int8-t4.toml"
+    )
+
+
+def test_every_shipped_device_loads(root: Path) -> None:
+    for path in sorted((root / "devices").glob("*.toml")):
+        device = load_device_file(path)
+        assert not device.is_local

@@ -1,0 +1,93 @@
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from edgenas.latency import fit_cost
+from edgenas.latency.cost import _non_negative, features
+from edgenas.spaces import OpSpec, conv
+from edgenas.spaces.mobile import SMALL
+
+
+def test_planted_costs_are_found_and_predict_units_that_were_not_timed(
+    truth: Callable[[OpSpec], float],
+) -> None:
+    units = list(SMALL.units())
+    random.Random(0).shuffle(units)
+    model = fit_cost({op: truth(op) for op in units[:300]})
+    assert model is not None
+    errors = []
+    for op in units[300:]:
+        guess = model.unit_ms(op)
+        assert guess is not None
+        errors.append(abs(guess / truth(op) - 1))
+    assert sorted(errors)[len(errors) // 2] < 0.03
+    assert model.error_median < 0.03
+    assert all(c >= 0 for c in model.coefficients.values())
+
+
+def test_the_interval_holds_most_new_units(truth: Callable[[OpSpec], float]) -> None:
+    rng = random.Random(3)
+    units = list(SMALL.units())
+    rng.shuffle(units)
+    times = {op: truth(op) * rng.lognormvariate(0, 0.1) for op in units}
+    model = fit_cost({op: times[op] for op in units[:300]})
+    assert model is not None
+    held = 0
+    rest = [op for op in units[300:] if op.kind != "conv"]  # there are three stems only
+    for op in rest:
+        guess = model.unit_ms(op)
+        assert guess is not None
+        held += model.low * guess <= times[op] <= model.high * guess
+    assert 0.82 <= held / len(rest) <= 0.97
+
+
+def test_the_order_of_units_changes_nothing(truth: Callable[[OpSpec], float]) -> None:
+    units = {op: truth(op) for op in SMALL.units()[:60]}
+    assert fit_cost(units) == fit_cost(dict(reversed(units.items())))
+
+
+def test_shapes_beyond_the_fitted_range_are_told(truth: Callable[[OpSpec], float]) -> None:
+    units = {op: truth(op) for op in SMALL.units()}
+    model = fit_cost(units)
+    assert model is not None
+    assert all(model.covers(op) for op in units)
+    huge = OpSpec.of(
+        "inverted", act="relu6", cin=64, hidden=256, cout=64, h=112, w=112, k=3, s=1, se=0, skip=1
+    )
+    assert model.unit_ms(huge) is not None
+    assert not model.covers(huge)
+
+
+def test_a_kernel_that_was_never_timed_is_not_guessed(truth: Callable[[OpSpec], float]) -> None:
+    model = fit_cost({op: truth(op) for op in SMALL.units()})
+    assert model is not None
+    assert model.unit_ms(conv(16, 16, 14, 14, 5)) is None  # no dense 5x5 in the space
+    assert model.unit_ms(conv(16, 16, 14, 14, 1, act="hswish")) is None
+
+
+def test_coefficients_are_the_best_that_are_not_negative() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        design = rng.standard_normal((40, 8))
+        target = design @ np.maximum(rng.standard_normal(8), 0) + 0.3 * rng.standard_normal(40)
+        gram, aim = design.T @ design, design.T @ target
+        x = _non_negative(gram, aim)
+        slope = gram @ x - aim
+        assert (x >= 0).all()
+        assert (slope >= -1e-6).all()  # no step upwards helps
+        assert np.abs(slope[x > 0]).max(initial=0.0) < 1e-6  # none downwards either
+
+
+def test_too_few_units_say_too_little(truth: Callable[[OpSpec], float]) -> None:
+    assert fit_cost({op: truth(op) for op in SMALL.units()[:11]}) is None
+
+
+@pytest.mark.parametrize("op", SMALL.units()[::97])
+def test_features_add_up_over_primitives(op: OpSpec) -> None:
+    total: dict[str, float] = {}
+    for node in op.primitives():
+        for name, value in features(node.op):
+            total[name] = total.get(name, 0.0) + value
+    assert dict(features(op)) == total

@@ -1,0 +1,134 @@
+"""The run file: strict, all problems at once, round trip."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgenas.errors import SpecError, UsageError
+from edgenas.pipeline.config import (
+    FORMATS,
+    DataConfig,
+    RunConfig,
+    SearchConfig,
+    read_config,
+    run_name,
+    write_config,
+)
+from edgenas.spaces.mobile import SMALL
+
+MINIMAL = """
+schema = "edgenas.run/1"
+[data]
+source = "digits"
+[search]
+devices = ["local-litert-int8-t1"]
+"""
+
+
+def _file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_minimal_file_gets_the_documented_defaults(tmp_path: Path) -> None:
+    config = read_config(_file(tmp_path, MINIMAL))
+    assert config == RunConfig(
+        data=DataConfig("digits"), search=SearchConfig(("local-litert-int8-t1",))
+    )
+    assert config.export.formats == FORMATS
+    assert config.max_trials == 200
+
+
+def test_a_time_budget_alone_lifts_the_default_of_trials(tmp_path: Path) -> None:
+    assert read_config(_file(tmp_path, MINIMAL + "minutes = 5\n")).max_trials is None
+
+
+def test_all_problems_come_in_one_message_with_key_and_nearest(tmp_path: Path) -> None:
+    text = (
+        MINIMAL.replace("devices", "device")
+        + 'trials = 0\nminutes = nan\n[export]\nformats = ["tflite-int4"]\nmax_top1_dorp = 0.1\n'
+    )
+    path = _file(tmp_path, text)
+    with pytest.raises(SpecError) as caught:
+        read_config(path)
+    message = str(caught.value)
+    for expected in (
+        "search.devices: missing",
+        "search.device: unknown key; did you mean 'devices'?",
+        "search.trials: ",
+        "search.minutes: ",
+        "export.formats[0]: 'tflite-int4' is no format; did you mean 'tflite-int8'?",
+        "export.max_top1_dorp: unknown key; did you mean 'max_top1_drop'?",
+    ):
+        assert f"{path}: {expected}" in message
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "fragment"),
+    [
+        (MINIMAL.replace("run/1", "run/2"), "'edgenas.run/1' is expected"),
+        (MINIMAL + "trials = true\n", "search.trials"),
+        (MINIMAL + 'trials = "200"\n', "search.trials"),
+        (MINIMAL + 'objectives = ["max top1", "max top1"]\n', "stands twice"),
+        ('space = "mobil/1"\n' + MINIMAL, "did you mean 'mobile/1'?"),
+        (MINIMAL + "[export]\ntop = -1\n", "export.top"),
+        ("seed = 1\nseed = 2\n", "line 2"),
+    ],
+)
+def test_wrong_values_are_refused(tmp_path: Path, text: str, fragment: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(fragment)):
+        read_config(_file(tmp_path, text))
+
+
+def test_paths_are_relative_to_the_run_file(tmp_path: Path) -> None:
+    (tmp_path / "fotos ä").mkdir()
+    text = MINIMAL.replace("digits", "fotos ä") + '[supernet]\ncheckpoint = "a/b.safetensors"\n'
+    config = read_config(_file(tmp_path, text))
+    assert config.data.source == str(tmp_path / "fotos ä")
+    assert config.supernet.checkpoint == str(tmp_path / "a" / "b.safetensors")
+
+
+def test_round_trip_with_a_table_for_the_space(tmp_path: Path) -> None:
+    config = RunConfig(
+        data=DataConfig("digits", image_size=28),
+        search=SearchConfig(("a", "b"), ("max top1", "min latency_ms@a"), minutes=0.5, trials=7),
+        space=SMALL.to_table(),
+        name="x-1",
+    )
+    write_config(tmp_path / "run.toml", config)
+    again = read_config(tmp_path / "run.toml")
+    assert replace(again, space="") == replace(config, space="")
+    from edgenas.spaces.mobile import from_table
+
+    assert isinstance(again.space, dict)
+    assert from_table(again.space, in_channels=3, n_classes=10) == SMALL
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_any_text_survives_the_file(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.mktemp("toml") / "run.toml"
+    config = RunConfig(data=DataConfig("digits"), search=SearchConfig((text,)))
+    write_config(path, config)
+    assert read_config(path).search.devices == (text,)
+
+
+@pytest.mark.parametrize("name", ["photos-1", "a", "v1.2_x", "console"])
+def test_run_names(name: str) -> None:
+    assert run_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["..", ".", "", "a/b", "a\\b", "-x", ".hidden", "con", "NUL.txt", "a..b", "ä", "x\n"]
+)
+def test_refused_run_names(name: str) -> None:
+    with pytest.raises(UsageError, match="run name") as caught:
+        run_name(name)
+    assert caught.value.exit_code == 2

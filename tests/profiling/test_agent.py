@@ -1,0 +1,347 @@
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgenas.profiling import agent
+
+AGENT = Path(agent.__file__)
+
+
+def job(models: dict[str, Path], **changes: Any) -> dict[str, Any]:
+    return {
+        "schema": agent.JOB_SCHEMA,
+        "nonce": "n",
+        "runtime": "onnxruntime",
+        "threads": 1,
+        "affinity": [],
+        "models": {key: str(path) for key, path in models.items()},
+        "seed": 0,
+        "rounds": 3,
+        "extra_rounds": 0,
+        "seconds": 0.03,
+        "runs": 15,
+        "warmup_s": 0.005,
+        "warmup_runs": 5,
+        "retries": 1,
+        "canary": None,
+        "canary_every_s": 60.0,
+        "cool_s": 0.0,
+        "on_drift": "keep",
+        "budget_s": None,
+        **changes,
+    }
+
+
+def run(
+    folder: Path, job: dict[str, Any], *arguments: str
+) -> tuple[int, list[dict[str, Any]], str]:
+    """Runs the agent's copy far from edgenas, with Python isolated."""
+    copy = folder / "agent.py"
+    copy.write_bytes(AGENT.read_bytes())
+    path = folder / "job.json"
+    path.write_text(json.dumps(job))
+    ended = subprocess.run(
+        [sys.executable, "-I", str(copy), str(path), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return ended.returncode, agent.decode(ended.stdout.splitlines()), ended.stderr
+
+
+def of(records: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [r for r in records if r["type"] == kind]
+
+
+def test_the_agent_imports_the_standard_library_numpy_and_runtimes_only() -> None:
+    names = set()
+    for node in ast.walk(ast.parse(AGENT.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            names.add((node.module or "").split(".")[0])
+    runtimes = {"numpy", "onnxruntime", "ai_edge_litert", "tflite_runtime", "tensorflow"}
+    assert names <= set(sys.stdlib_module_names) | runtimes
+    assert "edgenas" not in names
+
+
+@settings(max_examples=30)
+@given(st.lists(st.dictionaries(st.text(max_size=5), st.integers() | st.text(max_size=9))))
+def test_lines_come_back_and_whatever_stands_between_them_is_ignored(
+    records: list[dict[str, Any]],
+) -> None:
+    noise = ["", "INFO: Created delegate", "deadbeef {}", "0000000g {", "x" * 300]
+    lines = [line for r in records for line in (*noise, agent.encode(r))]
+    assert agent.decode(lines) == records
+
+
+def test_a_cut_or_flipped_line_is_never_a_record() -> None:
+    line = agent.encode({"type": "visit", "median_ms": 1.25})
+    for i in range(len(line)):
+        assert agent.decode([line[:i]]) == []
+        flipped = line[:i] + chr(ord(line[i]) ^ 1) + line[i + 1 :]
+        assert agent.decode([flipped]) in ([], [{"type": "visit", "median_ms": 1.25}])
+
+
+def visit(ms: float, *, final: bool = True, contended: bool = False) -> dict[str, Any]:
+    return {
+        "type": "visit",
+        "key": "k",
+        "round": 0,
+        "median_ms": ms,
+        "final": final,
+        "contended": contended,
+    }
+
+
+def test_of_repeated_visits_the_calm_and_then_the_fastest_counts() -> None:
+    contended = visit(5.0, final=False, contended=True)
+    assert agent.finished([contended]) == {}
+    assert agent.finished([contended, visit(6.0)])["k", 0]["median_ms"] == 6.0
+    worse = visit(7.0, contended=True)
+    assert agent.finished([contended, worse])["k", 0]["median_ms"] == 5.0
+
+
+def test_withdrawn_visits_do_not_count() -> None:
+    void = {"type": "void", "keys": ["k"], "round": 0}
+    assert agent.finished([visit(1.0), void]) == {}
+    assert agent.finished([visit(1.0), void, visit(2.0)])["k", 0]["median_ms"] == 2.0
+
+
+def test_quantiles_interpolate() -> None:
+    assert agent.quantile([1.0], 0.9) == 1.0
+    assert agent.quantile([0.0, 1.0, 2.0], 0.5) == 1.0
+    assert agent.quantile([0.0, 10.0], 0.1) == pytest.approx(1.0)
+
+
+def test_real_onnx_models_are_timed_in_every_round(
+    tmp_path: Path, make_onnx: Callable[[str, int], Path]
+) -> None:
+    models = {"small": make_onnx("small", 1), "large": make_onnx("large", 40)}
+    code, records, stderr = run(tmp_path, job(models, canary="small"))
+    assert code == 0, stderr
+    visits = agent.finished(records)
+    assert set(visits) == {(k, r) for k in models for r in range(3)}
+    for record in visits.values():
+        assert 0 < record["min_ms"] <= record["p10_ms"] <= record["median_ms"] <= record["p90_ms"]
+        assert record["n"] >= 5
+        assert record["cpu_share"] > 0
+    best = {key: min(visits[key, r]["median_ms"] for r in range(3)) for key in models}
+    assert best["large"] > 2 * best["small"]
+    (start,) = of(records, "start")
+    assert start["conditions"]["processors"] >= 1
+    assert start["timer_resolution_ns"] >= 1
+    assert {r["key"] for r in of(records, "model")} == set(models)
+    assert of(records, "canary")
+    assert of(records, "end")[0]["complete"]
+
+
+@pytest.mark.parametrize(("int8", "dtype"), [(False, "float32"), (True, "int8")])
+def test_real_tflite_models_are_timed_with_inputs_of_their_type(
+    tmp_path: Path, make_tflite: Callable[..., Path], *, int8: bool, dtype: str
+) -> None:
+    models = {"a": make_tflite("a", 1, int8=int8), "b": make_tflite("b", 3, int8=int8)}
+    code, records, stderr = run(tmp_path, job(models, runtime="litert"))
+    assert code == 0, stderr
+    assert len(agent.finished(records)) == 6
+    assert {r["dtype"] for r in of(records, "model")} == {dtype}
+
+
+def test_rounds_come_in_random_order_that_the_seed_decides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(agent, "open_model", lambda *a, **k: (lambda: None, "float32"))
+    orders = []
+    for seed in (0, 0, 1):
+        records: list[dict[str, Any]] = []
+        models = {str(i): Path("x") for i in range(12)}
+        assert agent.Job(job(models, seed=seed, seconds=0.0), [], records.append).run()
+        orders.append([(r["round"], r["key"]) for r in of(records, "visit") if r["final"]])
+    assert [r for r, _ in orders[0]] == sorted(r for r, _ in orders[0])
+    rounds = [[k for r, k in orders[0] if r == n] for n in range(3)]
+    assert len({tuple(r) for r in rounds}) == 3
+    assert sorted(orders[0]) == sorted(orders[2])
+    assert [k for _, k in orders[0]][:12] != [k for _, k in orders[2]][:12]
+
+
+def test_a_model_that_does_not_load_is_named_and_the_others_go_on(
+    tmp_path: Path, make_onnx: Callable[[str, int], Path]
+) -> None:
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(b"<html>not a model</html>")
+    code, records, _ = run(tmp_path, job({"bad": bad, "good": make_onnx("good", 1)}))
+    assert code == 0
+    assert [r["key"] for r in of(records, "failed")] == ["bad"]
+    assert {key for key, _ in agent.finished(records)} == {"good"}
+
+
+def test_finished_rounds_are_not_measured_again(
+    tmp_path: Path, make_onnx: Callable[[str, int], Path]
+) -> None:
+    models = {"a": make_onnx("a", 1), "b": make_onnx("b", 2)}
+    out = tmp_path / "out.jsonl"
+    assert run(tmp_path, job(models), "--out", str(out))[0] == 0
+    lines = out.read_text().splitlines()
+    kept = [line for line in lines if not ('"key": "b"' in line and '"round": 2' in line)]
+    out.write_text("\n".join(kept) + "\n" + lines[-1][:40] + "\n")
+    code, again, _ = run(tmp_path, job(models), "--out", str(out))
+    assert code == 0
+    assert {(r["key"], r["round"]) for r in of(again, "visit")} == {("b", 2)}
+    assert len(agent.finished(agent.decode(out.read_text().splitlines()))) == 6
+
+
+def test_lines_of_another_job_do_not_count(
+    tmp_path: Path, make_onnx: Callable[[str, int], Path]
+) -> None:
+    out = tmp_path / "out.jsonl"
+    models = {"a": make_onnx("a", 1)}
+    run(tmp_path, job(models), "--out", str(out))
+    _, again, _ = run(tmp_path, job(models, nonce="other"), "--out", str(out))
+    assert len(of(again, "visit")) >= 3
+
+
+def in_process(
+    monkeypatch: pytest.MonkeyPatch, done: list[dict[str, Any]] | None = None, **changes: Any
+) -> tuple[bool, list[dict[str, Any]]]:
+    monkeypatch.setattr(agent, "open_model", lambda *a, **k: (lambda: None, "float32"))
+    records: list[dict[str, Any]] = []
+    models = {str(i): Path("x") for i in range(4)}
+    ok = agent.Job(job(models, seconds=0.0, **changes), done or [], records.append).run()
+    return ok, records
+
+
+def test_a_contended_visit_is_repeated_a_bounded_number_of_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(agent, "CPU_SHARE", 1e9)  # nothing is ever calm enough
+    ok, records = in_process(monkeypatch, retries=2)
+    assert ok
+    visits = of(records, "visit")
+    assert sum(r["final"] for r in visits) == 12
+    assert 0 < sum(not r["final"] for r in visits) <= 12  # on average at most every visit twice
+    assert all(r["contended"] for r in visits)
+
+
+def test_a_drifting_canary_withdraws_what_came_since_three_times_and_then_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(agent, "DRIFT", -1.0)  # never good
+    ok, records = in_process(monkeypatch, canary="0", on_drift="stop")
+    assert not ok
+    assert len(of(records, "void")) == 3
+    ok, records = in_process(monkeypatch, canary="0", on_drift="keep")
+    assert ok
+    assert len(of(records, "void")) == 3
+    assert len(agent.finished(records)) == 12
+
+
+def test_a_time_budget_ends_after_whole_rounds_and_never_before_three(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ok, records = in_process(monkeypatch, rounds=6, budget_s=1e-9)
+    assert not ok
+    assert {r["round"] for r in of(records, "visit")} == {0, 1, 2}
+
+
+def test_a_model_that_kills_the_process_twice_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    once = [{"type": "opening", "key": "2"}]
+    _, records = in_process(monkeypatch, once)
+    assert not of(records, "failed")
+    ok, records = in_process(monkeypatch, once * 2)
+    assert ok
+    assert [r["key"] for r in of(records, "failed")] == ["2"]
+    assert "2" not in {key for key, _ in agent.finished(records)}
+
+
+class Clock:
+    """A timer that only models move: the n-th call of `invoke` takes `cost(n)` ns."""
+
+    def __init__(self, cost: Callable[[int], int]) -> None:
+        self.now, self.calls, self.cost = 0, 0, cost
+
+    def __call__(self) -> int:
+        return self.now
+
+    def invoke(self) -> None:
+        self.now += self.cost(self.calls)
+        self.calls += 1
+
+
+@pytest.mark.parametrize(
+    ("cost", "stable"),
+    [
+        (lambda n: 1_000_000, True),
+        (lambda n: 9_000_000 if n < 7 else 1_000_000, True),  # slow at first
+        (lambda n: 1_000_000 + 50_000 * n, False),  # ever slower
+    ],
+)
+def test_warm_up_ends_when_windows_agree_or_after_four_times_its_span(
+    monkeypatch: pytest.MonkeyPatch, cost: Callable[[int], int], *, stable: bool
+) -> None:
+    clock = Clock(cost)
+    monkeypatch.setattr(agent, "clock", clock)
+    assert agent.warm_up(clock.invoke, 10, 0.1, 1) is stable
+    assert clock.calls >= 10
+    assert 0.1e9 <= clock.now <= 0.6e9
+    if cost(0) > cost(30):
+        assert clock.calls >= 15  # the slow window, and two that agree
+
+
+def test_samples_of_fast_models_hold_many_runs() -> None:
+    calls = []
+    samples = agent.run_many(lambda: calls.append(1), 7, 0.0, 25)
+    assert len(samples) == 7
+    assert len(calls) == 175
+
+
+def test_a_foreign_job_and_a_missing_runtime_have_their_own_status(
+    tmp_path: Path, make_onnx: Callable[[str, int], Path]
+) -> None:
+    models = {"a": make_onnx("a", 1)}
+    assert run(tmp_path, job(models, schema="edgenas.job/9"))[0] == 2
+    code = "import sys; sys.modules['onnxruntime'] = None; import runpy; sys.argv = sys.argv[1:]; "
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    (tmp_path / "job.json").write_text(json.dumps(job(models)))
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(AGENT), str(tmp_path / "job.json")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 4
+    assert "onnxruntime" in ended.stderr
+
+
+def test_a_best_round_that_no_other_confirms_gets_further_rounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Model 1 wavers for ever, model 2 for three rounds, the others are steady."""
+    times = {"0": [1.0], "1": [2.0 ** (10 - n) for n in range(11)], "2": [4.0, 3.0, 2.0, 2.01]}
+    seen: dict[str, int] = {}
+
+    def fake(self: agent.Job, key: str, invoke: Any, batch: int) -> dict[str, Any]:
+        n = seen[key] = seen.get(key, -1) + 1
+        values = times.get(key, [1.0])
+        return {"median_ms": values[min(n, len(values) - 1)], "contended": False}
+
+    monkeypatch.setattr(agent.Job, "_time", fake)
+    ok, records = in_process(monkeypatch, extra_rounds=4)
+    assert ok
+    rounds: dict[str, int] = {}
+    for key, _ in agent.finished(records):
+        rounds[key] = rounds.get(key, 0) + 1
+    assert rounds == {"0": 3, "1": 7, "2": 4, "3": 3}

@@ -1,0 +1,246 @@
+import json
+import os
+import signal
+import stat
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgenas.errors import DeviceError, MeasurementError, SpecError, UsageError
+from edgenas.events import Event
+from edgenas.hardware import LocalTransport, load_device
+from edgenas.profiling import agent
+from edgenas.profiling.session import LINES, QUICK, Settings, measure
+
+FAST = Settings(
+    rounds=3,
+    extra_rounds=0,
+    seconds=0.03,
+    runs=15,
+    warmup_s=0.005,
+    warmup_runs=5,
+    retries=1,
+    cool_s=0.0,
+)
+DEVICE = load_device("local-onnxruntime-fp32-t1")
+
+
+def script(path: Path, text: str) -> str:
+    path.write_text("#!/bin/sh\n" + text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+@pytest.fixture
+def models(make_onnx: Callable[[str, int], Path]) -> dict[str, Path]:
+    return {f"chain of {n}": make_onnx(f"m{n}", n) for n in (1, 4, 12)}
+
+
+def test_models_are_timed_with_provenance_and_progress(
+    tmp_path: Path, models: dict[str, Path]
+) -> None:
+    events: list[Event] = []
+    found = measure(models, DEVICE, workdir=tmp_path / "w", settings=FAST, report=events.append)
+    assert found.complete
+    assert set(found.timings) == set(models)
+    assert not found.failed
+    for timing in found.timings.values():
+        assert 0 < timing.latency_ms <= timing.p50_ms <= timing.p90_ms
+        assert timing.n >= 15
+        assert timing.n_rounds == 3
+    times = found.latency_ms()
+    assert times["chain of 12"] > times["chain of 1"]
+    for key in ("runtime_version", "before", "after", "settings", "seed", "grade", "virtualised"):
+        assert key in found.conditions
+    json.dumps(found.conditions)
+    assert events[-1].done == events[-1].total == 9
+
+
+def test_a_second_call_measures_nothing_and_gives_the_same(
+    tmp_path: Path, models: dict[str, Path]
+) -> None:
+    first = measure(models, DEVICE, workdir=tmp_path / "w", settings=FAST)
+    again = measure(models, DEVICE, workdir=tmp_path / "w", settings=FAST)
+    assert again.timings == first.timings
+    assert again.conditions["n_starts"] == 2
+
+
+def test_a_changed_file_is_measured_anew_and_it_alone(
+    tmp_path: Path, models: dict[str, Path], make_onnx: Callable[[str, int], Path]
+) -> None:
+    measure(models, DEVICE, workdir=tmp_path / "w", settings=FAST)
+    before = (tmp_path / "w" / LINES).read_text().count('"visit"')
+    changed = {**models, "chain of 1": make_onnx("other", 2)}
+    measure(changed, DEVICE, workdir=tmp_path / "w", settings=FAST)
+    after = (tmp_path / "w" / LINES).read_text().count('"visit"')
+    assert 3 <= after - before < 9
+
+
+def test_another_seed_or_setting_is_another_measurement(
+    tmp_path: Path, oracle: Callable[..., Any]
+) -> None:
+    file = tmp_path / "m"
+    file.write_text("2.0")
+    device = oracle()
+    for settings, seed, total in ((FAST, 0, 3), (FAST, 0, 3), (FAST, 1, 6), (QUICK, 1, 13)):
+        measure(
+            {"m": file},
+            DEVICE,
+            workdir=tmp_path / "w",
+            settings=settings,
+            seed=seed,
+            transport=device,
+        )
+        assert len(device.measured) == total
+    measure(
+        {"m": file},
+        DEVICE,
+        workdir=tmp_path / "w",
+        settings=QUICK,
+        seed=1,
+        transport=device,
+        resume=False,
+    )
+    assert len(device.measured) == 20
+
+
+def test_an_agent_killed_midway_is_restarted_and_keeps_what_was_measured(
+    tmp_path: Path, models: dict[str, Path]
+) -> None:
+    pid_file = tmp_path / "pid"
+    python = script(tmp_path / "python", f'echo $$ > "{pid_file}"\nexec "{sys.executable}" "$@"\n')
+    killed: list[int] = []
+
+    def kill_after_four(event: Event) -> None:
+        if event.done == 4 and not killed:
+            killed.append(int(pid_file.read_text()))
+            os.kill(killed[0], signal.SIGKILL)
+
+    found = measure(
+        models,
+        DEVICE,
+        workdir=tmp_path / "w",
+        settings=FAST,
+        transport=LocalTransport(python=python),
+        report=kill_after_four,
+    )
+    assert killed
+    assert found.complete
+    assert found.conditions["n_starts"] == 2
+    records = agent.decode((tmp_path / "w" / LINES).read_text().splitlines())
+    starts = [i for i, r in enumerate(records) if r["type"] == "start"]
+    before = {
+        (r["key"], r["round"]) for r in records[: starts[1]] if r["type"] == "visit" and r["final"]
+    }
+    after = {(r["key"], r["round"]) for r in records[starts[1] :] if r["type"] == "visit"}
+    withdrawn = {
+        (key, r["round"]) for r in records[starts[1] :] if r["type"] == "void" for key in r["keys"]
+    }
+    assert len(before) >= 4
+    assert not before & (after - withdrawn)
+
+
+def test_a_file_cut_anywhere_resumes(tmp_path: Path, models: dict[str, Path]) -> None:
+    measure(models, DEVICE, workdir=tmp_path / "w", settings=FAST)
+    store = tmp_path / "w" / LINES
+    data = store.read_bytes()
+    store.write_bytes(data[: int(len(data) * 0.6)])
+    assert measure(models, DEVICE, workdir=tmp_path / "w", settings=FAST).complete
+    assert store.read_bytes().startswith(data[: int(len(data) * 0.6)])
+
+
+def test_a_hung_device_times_out_and_keeps_what_was_measured(
+    tmp_path: Path, models: dict[str, Path]
+) -> None:
+    # The real agent's lines as far as the fourth visit, then silence.
+    measure(models, DEVICE, workdir=tmp_path / "w", settings=FAST)
+    store = tmp_path / "w" / LINES
+    lines = store.read_text().splitlines(keepends=True)
+    visits = [i for i, line in enumerate(lines) if '"type": "visit"' in line]
+    (tmp_path / "said").write_text("".join(lines[: visits[3] + 1]))
+    store.unlink()
+    python = script(tmp_path / "python", f'cat "{tmp_path / "said"}"\nexec sleep 60\n')
+    start = time.monotonic()
+    with pytest.raises(DeviceError, match="silent") as caught:
+        measure(
+            models,
+            DEVICE,
+            workdir=tmp_path / "w",
+            settings=replace(FAST, idle_s=1.0),
+            transport=LocalTransport(python=python),
+        )
+    assert time.monotonic() - start < 30
+    assert caught.value.exit_code == 4
+    assert "resume" in caught.value.hint
+    assert store.read_text().count('"type": "visit"') >= 4
+    found = measure(models, DEVICE, workdir=tmp_path / "w", settings=FAST)
+    assert found.complete
+    assert found.conditions["n_starts"] == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("echo no runtime: pip install x >&2; exit 4", "no runtime: pip install x"),
+        ("echo Traceback >&2; echo KeyError: 7 >&2; exit 1", "KeyError: 7"),
+        ("echo garbage; echo more", "ended with status 0"),
+        ("kill -9 $$", "ended with status -9"),
+    ],
+)
+def test_a_device_that_answers_nonsense_is_a_device_error(
+    tmp_path: Path, models: dict[str, Path], body: str, said: str
+) -> None:
+    link = LocalTransport(python=script(tmp_path / "python", body + "\n"))
+    with pytest.raises(DeviceError, match=said) as caught:
+        measure(models, DEVICE, workdir=tmp_path / "w", settings=FAST, transport=link)
+    assert caught.value.exit_code == 4
+
+
+def test_models_that_fail_are_named_and_none_at_all_is_an_error(
+    tmp_path: Path, models: dict[str, Path]
+) -> None:
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(b"nonsense")
+    found = measure({**models, "bad": bad}, DEVICE, workdir=tmp_path / "w", settings=FAST)
+    assert set(found.failed) == {"bad"}
+    assert found.complete
+    with pytest.raises(MeasurementError, match="no model could be timed"):
+        measure({"bad": bad}, DEVICE, workdir=tmp_path / "v", settings=FAST)
+
+
+def test_what_makes_no_sense_is_refused(tmp_path: Path, models: dict[str, Path]) -> None:
+    with pytest.raises(UsageError):
+        measure({}, DEVICE, workdir=tmp_path)
+    with pytest.raises(UsageError):
+        measure(models, DEVICE, workdir=tmp_path, canary="none")
+    with pytest.raises(SpecError):
+        measure({"x": tmp_path / "missing.onnx"}, DEVICE, workdir=tmp_path)
+    with pytest.raises(UsageError):
+        replace(QUICK, rounds=0)
+
+
+def test_two_measurements_in_one_folder_are_refused(
+    tmp_path: Path, models: dict[str, Path]
+) -> None:
+    def again(event: Event) -> None:
+        measure(models, DEVICE, workdir=tmp_path / "w", settings=FAST)
+
+    with pytest.raises(DeviceError, match="another measurement"):
+        measure(models, DEVICE, workdir=tmp_path / "w", settings=FAST, report=again)
+
+
+def test_the_statistic_is_the_least_round_median_and_calm_rounds_come_first(
+    tmp_path: Path, oracle: Callable[..., Any]
+) -> None:
+    file = tmp_path / "m"
+    file.write_text("2.0")
+    found = measure({"m": file}, DEVICE, workdir=tmp_path / "w", transport=oracle())
+    timing = found.timings["m"]
+    assert timing.latency_ms == 2.0  # rounds take 2.00, 2.02, ... 2.12
+    assert timing.p50_ms == pytest.approx(2.06)
+    assert timing.n == 70

@@ -1,0 +1,319 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from edgenas.data import DataSet
+from edgenas.errors import ArtifactError, Interrupted, ResourceError, SpecError, UsageError
+from edgenas.evaluation import SupernetEvaluator
+from edgenas.events import Event
+from edgenas.spaces.mobile import MobileSpace
+from edgenas.supernet import Recipe, Supernet, load_supernet, sandwich, save_supernet, train
+from edgenas.supernet.checkpoint import load_checkpoint
+
+RECIPE = Recipe(epochs=1, batch=64, n_random=1, mirror=False, checkpoint_every=5, peak_lr=0.05)
+
+
+def _weights(supernet: Supernet) -> torch.Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in supernet.parameters()])
+
+
+def test_training_learns(tiny_space: MobileSpace, digits: DataSet, tmp_path: Path) -> None:
+    supernet = Supernet(tiny_space)
+    evaluator = SupernetEvaluator(supernet, digits)
+    before = evaluator(tiny_space.smallest())["top1"]
+    log = train(supernet, digits, replace(RECIPE, epochs=10, peak_lr=0.1), folder=tmp_path)
+    assert [entry["epoch"] for entry in log] == list(range(1, 11))
+    assert log[-1]["loss"] < log[0]["loss"]
+    assert log[-1]["cpu_minutes"] > 0
+    smallest = evaluator(tiny_space.smallest())["top1"]
+    assert smallest > before + 0.2
+    assert evaluator(tiny_space.largest())["top1"] > smallest + 0.1
+
+
+def test_stopped_and_resumed_is_undisturbed(
+    tiny_space: MobileSpace, digits: DataSet, tmp_path: Path
+) -> None:
+    whole, parts = Supernet(tiny_space), Supernet(tiny_space)
+    train(whole, digits, RECIPE, folder=tmp_path / "a", seed=5)
+    train(parts, digits, RECIPE, folder=tmp_path / "b", seed=5, stop_after_steps=7)
+    again = Supernet(tiny_space, seed=99)  # overwritten by the checkpoint
+    log = train(again, digits, RECIPE, folder=tmp_path / "b", seed=5, resume=True)
+    assert _weights(again).equal(_weights(whole))
+    assert len(log) == 1
+
+
+def test_another_seed_is_another_training(
+    tiny_space: MobileSpace, digits: DataSet, tmp_path: Path
+) -> None:
+    a, b = Supernet(tiny_space), Supernet(tiny_space)
+    train(a, digits, RECIPE, folder=tmp_path / "a", seed=1, stop_after_steps=2)
+    train(b, digits, RECIPE, folder=tmp_path / "b", seed=2, stop_after_steps=2)
+    assert not _weights(a).equal(_weights(b))
+
+
+def test_only_one_architecture_leaves_the_others_weights_alone(
+    tiny_space: MobileSpace, digits: DataSet, tmp_path: Path
+) -> None:
+    supernet = Supernet(tiny_space)
+    arch = tiny_space.smallest()
+    before = dict(supernet.named_parameters())
+    before = {name: p.detach().clone() for name, p in before.items()}
+    train(supernet, digits, RECIPE, folder=tmp_path, only=arch, stop_after_steps=2)
+    changed = {n for n, p in supernet.named_parameters() if not p.detach().equal(before[n])}
+    assert changed
+    assert not [name for name in changed if "fused" in name or "_2_" in name]
+
+
+def test_sandwich_has_largest_smallest_and_random(tiny_space: MobileSpace) -> None:
+    supernet = Supernet(tiny_space)
+    archs = sandwich(supernet, n_random=2, seed=3)
+    assert archs[:2] == [tiny_space.largest(), tiny_space.smallest()]
+    assert len(archs) == 4
+    assert archs == sandwich(supernet, n_random=2, seed=3)
+    assert archs != sandwich(supernet, n_random=2, seed=4)
+
+
+_TWO_PROCESSES = """
+import sys
+from pathlib import Path
+import torch
+from edgenas.data import load_data
+from edgenas.spaces.mobile import MobileSpace, from_table
+from edgenas.supernet import Recipe, Supernet, train
+
+torch.set_num_threads(1)
+table = {table!r}
+supernet = Supernet(from_table(table, in_channels=1, n_classes=10))
+recipe = Recipe(epochs=1, batch=64, n_random=1, mirror=False, accumulate={accumulate})
+train(supernet, load_data("digits", seed=0), recipe, folder=Path({folder!r}), stop_after_steps=4)
+"""
+
+
+def _run(script: str, *launcher: str) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *launcher, script],
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_two_processes_train_like_one_that_accumulates(
+    tiny_space: MobileSpace, digits: DataSet, tmp_path: Path
+) -> None:
+    weights = []
+    for name, accumulate, launcher in (
+        ("one", 2, ()),
+        ("two", 1, ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")),
+    ):
+        script = tmp_path / f"{name}.py"
+        text = _TWO_PROCESSES.format(
+            table=tiny_space.to_table(), accumulate=accumulate, folder=str(tmp_path / name)
+        )
+        script.write_text(
+            f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n" + text
+        )
+        _run(str(script), *launcher)
+        supernet = Supernet(tiny_space)
+        recipe = Recipe(epochs=1, batch=64, n_random=1, mirror=False)
+        train(supernet, digits, recipe, folder=tmp_path / name, resume=True, stop_after_steps=0)
+        weights.append(_weights(supernet))
+    assert not weights[0].equal(_weights(Supernet(tiny_space)))
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-6)
+
+
+def test_killed_at_random_moments_and_resumed_is_undisturbed(
+    tiny_space: MobileSpace, digits: DataSet, tmp_path: Path
+) -> None:
+    whole = Supernet(tiny_space)
+    recipe = Recipe(epochs=2, batch=64, n_random=1, mirror=False, checkpoint_every=3)
+    train(whole, digits, recipe, folder=tmp_path / "whole")
+    script = tmp_path / "train.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+        from pathlib import Path
+        import torch
+        from edgenas.data import load_data
+        from edgenas.spaces.mobile import from_table
+        from edgenas.supernet import Recipe, Supernet, train
+        torch.set_num_threads(1)
+        space = from_table({tiny_space.to_table()!r}, in_channels=1, n_classes=10)
+        recipe = Recipe(epochs=2, batch=64, n_random=1, mirror=False, checkpoint_every=3)
+        print("ready", flush=True)
+        train(Supernet(space), load_data("digits", seed=0), recipe,
+              folder=Path({str(tmp_path / "killed")!r}), resume=True)
+        """)
+    )
+    for wait_s in (0.35, 0.6):
+        process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(wait_s)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    resumed = Supernet(tiny_space)
+    train(resumed, digits, recipe, folder=tmp_path / "killed", resume=True)
+    assert _weights(resumed).equal(_weights(whole))
+    leftovers = [p.name for p in (tmp_path / "killed").glob("*.safetensors")]
+    assert len(leftovers) <= 2
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    tiny_space: MobileSpace, digits: DataSet, tmp_path: Path
+) -> None:
+    train(Supernet(tiny_space), digits, RECIPE, folder=tmp_path, stop_after_steps=10)
+    newest = max(tmp_path.glob("step-*.safetensors"))
+    data = bytearray(newest.read_bytes())
+    data[-5] ^= 1  # loads silently without a digest
+    newest.write_bytes(data)
+    events: list[Event] = []
+    resumed = Supernet(tiny_space)
+    train(
+        resumed,
+        digits,
+        RECIPE,
+        folder=tmp_path,
+        resume=True,
+        stop_after_steps=0,
+        report=events.append,
+    )
+    assert any("damaged" in event.message for event in events)
+    for path in tmp_path.glob("step-*.safetensors"):
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ArtifactError, match="no whole checkpoint"):
+        train(Supernet(tiny_space), digits, RECIPE, folder=tmp_path, resume=True)
+
+
+def test_a_checkpoint_of_another_training_is_refused(
+    tiny_space: MobileSpace, digits: DataSet, tmp_path: Path
+) -> None:
+    train(Supernet(tiny_space), digits, RECIPE, folder=tmp_path, stop_after_steps=1)
+    with pytest.raises(SpecError, match="another training: seed was '0', is '1'"):
+        train(Supernet(tiny_space), digits, RECIPE, folder=tmp_path, seed=1, resume=True)
+
+
+def test_nan_stops_and_keeps_the_last_good_checkpoint(
+    tiny_space: MobileSpace, digits: DataSet, tmp_path: Path
+) -> None:
+    supernet = Supernet(tiny_space)
+    train(supernet, digits, RECIPE, folder=tmp_path, stop_after_steps=5)
+    kept = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    broken = replace(digits, mean=(float("nan"),))
+    with pytest.raises(SpecError, match="loss became nan at step 6"):
+        train(supernet, broken, RECIPE, folder=tmp_path, resume=True)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == kept
+
+
+def test_ctrl_c_writes_a_checkpoint(
+    tiny_space: MobileSpace, digits: DataSet, tmp_path: Path
+) -> None:
+    def interrupt(event: Event) -> None:
+        if event.done == 3:
+            raise KeyboardInterrupt
+
+    supernet = Supernet(tiny_space)
+    with pytest.raises(Interrupted, match="after step 3") as caught:
+        train(supernet, digits, RECIPE, folder=tmp_path, report=interrupt)
+    assert "--resume" in caught.value.hint
+    checkpoint = load_checkpoint(tmp_path, fingerprint={})
+    assert checkpoint is not None
+    assert checkpoint.step == 3
+
+
+def test_out_of_memory_halves_the_batch_once(
+    tiny_space: MobileSpace, digits: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    forward = Supernet.forward
+
+    def limited(self: Supernet, images: torch.Tensor, arch: object) -> torch.Tensor:
+        sizes.append(len(images))
+        if len(images) > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, images, arch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Supernet, "forward", limited)
+    train(Supernet(tiny_space), digits, RECIPE, folder=tmp_path / "a", stop_after_steps=1)
+    assert sizes[0] == 64
+    assert set(sizes[1:]) == {32}
+    with pytest.raises(ResourceError, match="batch of 256"):
+        train(Supernet(tiny_space), digits, replace(RECIPE, batch=256), folder=tmp_path / "b")
+
+
+def test_two_trainers_in_one_folder_are_refused(
+    tiny_space: MobileSpace, digits: DataSet, tmp_path: Path
+) -> None:
+    def second(event: Event) -> None:
+        train(Supernet(tiny_space), digits, RECIPE, folder=tmp_path, stop_after_steps=1)
+
+    with pytest.raises(ResourceError, match="another process trains"):
+        train(Supernet(tiny_space), digits, RECIPE, folder=tmp_path, report=second)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"epoch": 3}, "train.epoch: unknown key; did you mean 'epochs'?"),
+        ({"epochs": "3"}, "train.epochs: '3' is no int"),
+        ({"epochs": True}, "train.epochs: True is no int"),
+        ({"epochs": 0}, "train.epochs: 0 must be at least 1"),
+        ({"peak_lr": float("nan")}, "train.peak_lr: nan is out of range"),
+        ({"momentum": 1.0}, "train.momentum: 1.0 is out of range"),
+        ({"schedule": "cosin"}, "did you mean 'cosine'?"),
+        ({"n_random": -1}, "must not be negative"),
+    ],
+)
+def test_recipes_are_checked(table: dict[str, object], message: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        Recipe.from_table(table)
+    assert message in str(caught.value)
+
+
+def test_batches_must_fit(tiny_space: MobileSpace, digits: DataSet, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="more than the"):
+        train(Supernet(tiny_space), digits, replace(RECIPE, batch=5000), folder=tmp_path)
+    with pytest.raises(UsageError, match="cannot be cut"):
+        train(Supernet(tiny_space), digits, replace(RECIPE, accumulate=3), folder=tmp_path)
+
+
+def test_learning_rates() -> None:
+    one = Recipe(peak_lr=0.2, warmup=0.25)
+    assert one.learning_rate(0) == pytest.approx(0.02)
+    assert one.learning_rate(0.25) == pytest.approx(0.2)
+    assert one.learning_rate(0.625) == pytest.approx(0.1)
+    assert one.learning_rate(1) == pytest.approx(0, abs=1e-9)
+    assert Recipe(peak_lr=0.2, schedule="cosine").learning_rate(0) == pytest.approx(0.2)
+
+
+def test_supernets_round_trip_and_damage_is_found(tiny_space: MobileSpace, tmp_path: Path) -> None:
+    path = tmp_path / "supernet.safetensors"
+    supernet = Supernet(tiny_space, seed=4)
+    save_supernet(path, supernet, data={"source": "digits"}, recipe={"epochs": 1}, log=())
+    loaded, info = load_supernet(path)
+    assert loaded.space == tiny_space
+    assert _weights(loaded).equal(_weights(supernet))
+    assert info.data == {"source": "digits"}
+    whole = path.read_bytes()
+    for damaged in (whole[:-1], whole[:50], b"", whole[:-3] + b"\x00\x00\x01"):
+        path.write_bytes(damaged)
+        with pytest.raises(ArtifactError):
+            load_supernet(path)
+    path.unlink()
+    with pytest.raises(ArtifactError, match="missing"):
+        load_supernet(path)
