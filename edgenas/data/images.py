@@ -45,6 +45,13 @@ class Images:
         """The images at `index` (int64 positions), in that order, copied."""
         return Images(self.pixels[index], self.labels[index])
 
+    def drawn(self, n: int, *, seed: int) -> Images:
+        """`n` of the images, drawn without replacement, in their own order; all where fewer are."""
+        if n >= len(self):
+            return self
+        generator = torch.Generator().manual_seed(seed)
+        return self.take(torch.randperm(len(self), generator=generator)[:n].sort().values)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DataSet:

@@ -97,6 +97,11 @@ class OnnxRunner:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+        errors = tuple(
+            kind
+            for kind in vars(state).values()
+            if isinstance(kind, type) and issubclass(kind, Exception)
+        )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -106,7 +111,7 @@ class OnnxRunner:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
-        except (state.InvalidProtobuf, state.InvalidGraph, state.Fail, state.NoModel) as error:
+        except errors as error:
             raise SpecError(f"{path}: onnxruntime cannot read it: {error}") from error
         (port,) = self._session.get_inputs()
         self._name = port.name
@@ -145,6 +150,11 @@ class LiteRunner:
         (self._input,) = self._interpreter.get_input_details()
         (self._output,) = self._interpreter.get_output_details()
         self.shape = tuple(int(n) for n in self._input["shape"])
+
+    @property
+    def output_scale(self) -> float:
+        """What one step of an integer output means; 0 for a float one."""
+        return float(_quantisation(self._output)[1] or 0)
 
     def run(self, images: FloatArray) -> FloatArray:
         """See `Runner.run`."""

@@ -36,16 +36,12 @@ class Evaluator:
 
 def evaluator(supernet: Supernet, data: DataSet, config: RunConfig) -> Evaluator:
     """The evaluator of a run; where `search.images` is set, on as many images drawn by the seed."""
-    import torch
-
     from edgenas.evaluation import SupernetEvaluator
 
     wanted = config.search.images
     n = len(data.search) if wanted is None else min(wanted, len(data.search))
-    if n < len(data.search):
-        generator = torch.Generator().manual_seed(derive_seed(config.seed, "search images"))
-        order = torch.randperm(len(data.search), generator=generator)[:n].sort().values
-        data = replace(data, search=data.search.take(order))
+    drawn = data.search.drawn(n, seed=derive_seed(config.seed, "search images"))
+    data = replace(data, search=drawn)
     seed = derive_seed(config.seed, "recalibration")
     inner = SupernetEvaluator(
         supernet, data, n_recalibration=config.search.recalibration_images, seed=seed

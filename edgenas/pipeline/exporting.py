@@ -304,17 +304,15 @@ def find_architecture(run: Opened, text: str) -> Architecture:
 
 
 def _request(run: Opened, candidate: Candidate, folder: Path, why: str) -> ExportRequest:
-    import torch
-
     from edgenas.data import RESIZE
     from edgenas.export.certified import ExportRequest
     from edgenas.export.contract import InputContract
 
     arch = candidate.architecture
     resolution = _resolution(run, arch)
-    generator = torch.Generator().manual_seed(derive_seed(run.config.seed, "calibration"))
-    order = torch.randperm(len(run.data.train), generator=generator)[:CALIBRATION_IMAGES]
-    calibration, _ = network_images(run.data, run.data.train.take(order), resolution)
+    seed = derive_seed(run.config.seed, "calibration")
+    sample = run.data.train.drawn(CALIBRATION_IMAGES, seed=seed)
+    calibration, _ = network_images(run.data, sample, resolution)
     images, labels = network_images(run.data, run.data.test, resolution)
     return ExportRequest(
         network=extract(run, arch),

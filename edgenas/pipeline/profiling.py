@@ -22,6 +22,8 @@ from edgenas.pipeline.config import read_config
 from edgenas.pipeline.devices import read_any_table
 from edgenas.pipeline.runs import find_run
 from edgenas.pipeline.tables import (
+    CALIBRATION_SEED,
+    FIT_NETWORKS,
     calibrate_here,
     converter_for,
     measuring,
@@ -296,7 +298,7 @@ def _validated(
     from edgenas.profiling.plan import calibration_networks
 
     # those that fits are made from are left out: a fit is not its own judge
-    fitted = calibration_networks(space, 16, seed=0)
+    fitted = calibration_networks(space, FIT_NETWORKS, seed=CALIBRATION_SEED)
     chosen = calibration_networks(space, networks, seed=seed, exclude=fitted)
     run = measuring(device, f"validate-{seed}", quick=quick, seed=seed, report=report)
     run = replace(run, resume=False)

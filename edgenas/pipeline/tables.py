@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from edgenas.profiling.build import Converter, Run
 
 CALIBRATION_NETWORKS = 8
+"""Whole networks that rescale a table, where none ship."""
+FIT_NETWORKS = 16
+"""Whole networks that a profile's fit is made from."""
 CALIBRATION_SCHEMA = "edgenas.calibration/1"
 CALIBRATION_SEED = 0
 _CONVERT_S = {"onnx": 0.15, "onnx-int8": 0.4, "tflite": 1.4, "tflite-int8": 1.5}
@@ -77,7 +80,7 @@ def profile_here(
     *,
     earlier: LatencyTable | None,
     run: Run,
-    n_networks: int = 16,
+    n_networks: int = FIT_NETWORKS,
 ) -> LatencyTable:
     """The measured table of this machine for all units of `space`."""
     from edgenas.profiling.build import profile_device

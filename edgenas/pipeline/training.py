@@ -85,8 +85,6 @@ def train_supernet(
     config: RunConfig, folder: Path, data: DataSet, *, resume: bool, report: Report = silent
 ) -> Path:
     """The checkpoint of the run's own supernet, trained now unless it is there."""
-    import torch
-
     from edgenas.data import device
     from edgenas.spaces.mobile import MobileSpace
     from edgenas.spaces.registry import space_from
@@ -128,8 +126,7 @@ def train_supernet(
     )
     if not _leads():
         return path
-    with torch.no_grad():
-        save_supernet(path, supernet, data=data_facts(data), recipe=asdict(recipe), log=tuple(log))
+    save_supernet(path, supernet, data=data_facts(data), recipe=asdict(recipe), log=tuple(log))
     for stale in [*path.parent.glob("step-*.safetensors"), *path.parent.glob("checkpoint*.json")]:
         stale.unlink()  # the finished supernet takes their place
     write_json(

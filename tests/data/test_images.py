@@ -133,3 +133,17 @@ def test_a_class_without_images_has_no_weight() -> None:
     with pytest.raises(DataError, match=r"\[1\]"):
         class_weights(torch.tensor([0, 2]), 3)
     assert imbalance(torch.tensor([0, 2]), 3) == float("inf")
+
+
+def test_images_are_drawn_by_seed_in_their_own_order() -> None:
+    n = 50
+    pixels = torch.arange(n, dtype=torch.uint8).reshape(n, 1, 1, 1)
+    images = Images(pixels, torch.arange(n))
+    drawn = images.drawn(20, seed=3)
+    positions = drawn.labels.tolist()
+    assert len(set(positions)) == 20
+    assert positions == sorted(positions)
+    assert drawn.pixels.flatten().tolist() == positions
+    assert images.drawn(20, seed=3).labels.tolist() == positions
+    assert images.drawn(20, seed=4).labels.tolist() != positions
+    assert images.drawn(n, seed=3) is images

@@ -123,8 +123,8 @@ def request_for(
             digest=arch.digest,
             contract=contract,
             calibration=digits.train[:128],
-            images=digits.test,
-            labels=digits.test_labels,
+            images=np.concatenate([digits.test, digits.train]),
+            labels=np.concatenate([digits.test_labels, digits.train_labels]),
             parents={"supernet": "0123456789ab", "data": "ba9876543210"},
         )
 

@@ -39,7 +39,7 @@ def test_every_format_is_written_and_verified(exported):
     assert [m.verdict for m in certificate.models] == ["passed"] * 5, certificate.problems()
     assert certificate.problems() == ()
     assert certificate.exit_code == 0
-    assert all(m.verification.n == 600 and m.verification.top1 > 0.8 for m in certificate.models)
+    assert all(m.verification.n == 1797 and m.verification.top1 > 0.8 for m in certificate.models)
     assert read_certificate(exported.folder) == certificate
     left_over = {p.name for p in exported.folder.iterdir()} - set(FILE_NAMES.values())
     assert left_over == {"export.json"}
@@ -112,8 +112,13 @@ def test_tflite_micro_gives_the_same_answers(exported, large):
         path = item.folder / FILE_NAMES["tflite-int8"]
         images = item.request.images[:n]
         answers = MicroRunner(path).run(images)
-        np.testing.assert_array_equal(answers, LiteRunner(path, reference=True).run(images))
-        fast = LiteRunner(path).run(images)  # other kernels: some results are rounded otherwise
+        same_rounding = LiteRunner(path, reference=True)
+        expected = same_rounding.run(images)
+        step = same_rounding.output_scale
+        assert np.abs(answers - expected).max() <= 1.01 * step
+        assert (answers != expected).mean() < 0.002
+        np.testing.assert_array_equal(answers.argmax(1), expected.argmax(1))
+        fast = LiteRunner(path).run(images)  # other kernels: more results are rounded otherwise
         assert (answers.argmax(1) == fast.argmax(1)).mean() >= 0.98
         assert len(np.unique(answers)) > 10  # unread weights answer with a constant
 

@@ -1,0 +1,127 @@
+"""kill -9, Ctrl-C and SIGTERM at whatever moment, then --resume: as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edgenas.artifacts import check_manifest, sha256_file
+from edgenas.cli.main import main
+
+RUN = Path("runs/tiny")
+WEIGHTS = RUN / "supernet" / "supernet.safetensors"
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(*argv: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "edgenas", *argv],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Until `condition` holds or the process has ended; a minute and a half at most."""
+    for _ in range(1800):
+        if process.poll() is not None or condition():
+            return
+        time.sleep(0.05)
+    process.kill()
+    pytest.fail("nothing happened for 90 s")
+
+
+def trials_finished(n: int) -> Callable[[], bool]:
+    def enough() -> bool:
+        path = RUN / "study.db"
+        if not path.exists():
+            return False
+        try:
+            with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as study:
+                rows = study.execute("select count(*) from trials where state = 'COMPLETE'")
+                return int(rows.fetchone()[0]) >= n
+        except sqlite3.Error:  # not made yet, or being written
+            return False
+
+    return enough
+
+
+def longer(work: Path) -> None:
+    """More steps and more trials, so that there is a middle to be killed in."""
+    text = (work / "run.toml").read_text("utf-8")
+    text = text.replace("trials = 4", "trials = 12").replace("epochs = 1", "epochs = 3")
+    (work / "run.toml").write_text(text, "utf-8")
+
+
+def test_a_killed_training_ends_with_the_same_weights(clean: Path) -> None:
+    longer(clean)
+    shutil.rmtree(RUN)
+    assert main(["train", "run.toml", "--quiet"]) == 0
+    undisturbed = sha256_file(WEIGHTS)
+    shutil.rmtree(RUN)
+    rng = random.Random(0)
+    process = start("train", "run.toml", "--quiet")
+    for _ in range(2):
+        wait_for((RUN / "supernet" / "checkpoint.json").exists, process)
+        time.sleep(rng.random() * 0.5)
+        process.kill()
+        process.communicate()
+        process = start("train", "run.toml", "--quiet", "--resume")
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert sha256_file(WEIGHTS) == undisturbed
+    assert not list(RUN.rglob("step-*")), "checkpoints of a finished training are left"
+
+
+def test_a_killed_search_ends_with_the_same_front(clean: Path) -> None:
+    longer(clean)
+    text = (clean / "run.toml").read_text("utf-8").replace("epochs = 3", "epochs = 1")
+    (clean / "run.toml").write_text(text, "utf-8")
+    shutil.copytree(clean, clean.with_name("undisturbed"))
+    undisturbed = clean.with_name("undisturbed")
+    os.chdir(undisturbed)
+    assert main(["search", "run.toml", "--quiet"]) == 0
+    os.chdir(clean)
+    process = start("search", "run.toml", "--quiet")
+    for n in (2, 7):
+        wait_for(trials_finished(n), process)
+        process.kill()
+        process.communicate()
+        process = start("search", "run.toml", "--quiet", "--resume", "--json")
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert json.loads(output)["trials"] == 12
+    assert (RUN / "front.json").read_bytes() == (undisturbed / RUN / "front.json").read_bytes()
+    check_manifest(RUN)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_line_that_says_how_to_go_on(
+    clean: Path, number: signal.Signals, code: int
+) -> None:
+    text = (clean / "run.toml").read_text("utf-8").replace("trials = 4", "trials = 5000")
+    (clean / "run.toml").write_text(text, "utf-8")
+    process = start("search", "run.toml", "--quiet")
+    wait_for(trials_finished(1), process)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "to go on: edgenas search run.toml --resume" in errors
+    assert "Traceback" not in errors
+    assert output == ""
+    assert main(["search", "run.toml", "--quiet", "--resume", "--trials", "3"]) == 0
