@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgenas.artifacts import digest, write_json, write_manifest
+from edgenas.artifacts import digest, write_json
 from edgenas.errors import SpecError, UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.hardware import DeviceProfile, load_device
@@ -21,7 +21,7 @@ from edgenas.objectives import parse_objectives, total_violation
 from edgenas.pareto import Candidate, Metric, ParetoFront
 from edgenas.pipeline.config import SHIPPED, RunConfig, write_config
 from edgenas.pipeline.metrics import CheapMetrics, metric_names
-from edgenas.pipeline.runs import RESULT_SCHEMA, Outcome, clear, locked
+from edgenas.pipeline.runs import RESULT_SCHEMA, Outcome, clear, locked, seal
 from edgenas.pipeline.selection import choose
 from edgenas.pipeline.shipped import supernet_path
 from edgenas.pipeline.tables import tables_for
@@ -150,7 +150,7 @@ def search(
         write_json(folder / "provenance.json", _provenance(run))
         report(Event("report", message="writing"))
         write_report(folder)
-        write_manifest(folder)
+        seal(folder)
         report(Event("report", 1, 1, str(folder / "report.html")))
         return Outcome(folder, document, exported.failures, _notes(run), exported.exit_code)
 
