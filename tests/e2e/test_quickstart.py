@@ -16,7 +16,7 @@ from edgenas.latency import table_names, write_table
 from edgenas.pipeline import quickstart
 from edgenas.pipeline.config import DataConfig, ExportConfig, RunConfig, TrainConfig
 from edgenas.spaces.mobile import default_space, from_table
-from edgenas.testing.fakes import invented_table
+from edgenas.testing.fakes import INVENTED_DEVICE, invented_table
 
 
 @pytest.fixture
@@ -46,8 +46,10 @@ def test_digits_take_its_place(
     """The whole job, but short: one epoch, seconds of search, ONNX alone."""
     whole = default_space(image_size=28, in_channels=1, n_classes=10)
     table = invented_table(load_device(quickstart.DEVICE), whole)
-    table = replace(table, device=replace(table.device, name="invented", chip="invented"))
-    write_table(table, nowhere / "latency_tables" / "invented.json")
+    table = replace(
+        table, device=replace(table.device, name=INVENTED_DEVICE, chip="invented-board")
+    )
+    write_table(table, nowhere / "latency_tables" / f"{INVENTED_DEVICE}.json")
     real = quickstart.quickstart_config
 
     def short(data: DataConfig) -> RunConfig:
