@@ -25,5 +25,5 @@ def test_commands_exist(root: Path) -> None:
     named = set(re.findall(r"^(?:\$ )?edgenas ([a-z]+)", text, re.MULTILINE))
     assert named
     assert named <= known
-    for script in re.findall(r"`?(tools/[a-z_/]+)", text):
-        assert (root / script).exists(), script
+    for script in re.findall(r"tools/[a-z_/.]+", text):
+        assert (root / script.rstrip(".")).exists(), script
