@@ -298,9 +298,18 @@ def table_facts(name: str, table: LatencyTable) -> dict[str, Any]:
 
 
 def _notes(run: Opened) -> tuple[str, ...]:
-    return tuple(
+    """What a reader of the result must know to read it rightly."""
+    notes = [
         f"latency on {name} is {table.source}"
         + (f" from {table.conditions['calibrated_from']}" if table.source == "calibrated" else "")
         for name, table in run.tables.items()
         if table.source != "measured"
-    )
+    ]
+    trained_on = run.info.data.get("digest")
+    if trained_on != run.data.digest:
+        notes.append(
+            f"the supernet was trained on other splits ({trained_on}) than these "
+            f"({run.data.digest}): it may have seen images that accuracy is read from; a run file "
+            "with the training's seed gives the same splits"
+        )
+    return tuple(notes)
