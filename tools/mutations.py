@@ -30,7 +30,7 @@ MUTATIONS = [  # file, old text (once in the file), new text, tests
     (OPS, "if op.key != key:", "if False:", T_OPS),
     (OPS, 'if v.get("skip", 0) > int(self.in_chw == self.out_chw):', "if False:", T_OPS),
     (OPS, 'if hidden != v["cin"]:', "if True:", T_OPS),
-    (OPS, "Node(op, inputs, name)", "Node(op, (len(nodes) - 1,), name)", T_OPS),
+    (OPS, "Node(node.op, inputs, name)", "Node(node.op, (len(nodes) - 1,), name)", T_OPS),
     (OPS, "last_use[j] = i", "last_use[j] = j", T_OPS),
     (OPS, "j <= i <= last_use[j]", "j <= i < last_use[j]", T_OPS),
     (OPS, "if shape != node.op.in_chw:", "if False:", T_OPS),

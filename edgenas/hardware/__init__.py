@@ -14,7 +14,15 @@ from edgenas.hardware.device import (
     local_name,
     on_this_chip,
 )
-from edgenas.hardware.folders import Found, Origin, check_name, find, folders, listing, user_folder
+from edgenas.hardware.folders import (
+    Found,
+    Origin,
+    check_name,
+    find,
+    listing,
+    search_folders,
+    user_folder,
+)
 from edgenas.hardware.runtimes import installed_version
 from edgenas.hardware.transports import Finished, LocalTransport, Transport, connect
 
@@ -36,13 +44,13 @@ __all__ = [
     "device_names",
     "device_toml",
     "find",
-    "folders",
     "installed_version",
     "listing",
     "load_device",
     "load_device_file",
     "local_name",
     "on_this_chip",
+    "search_folders",
     "this_chip",
     "user_folder",
 ]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -49,4 +50,4 @@ def test_a_package_adds_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
     plugin = plugins.EntryPoint("other/1", "edgenas.spaces.mobile:space_for", "edgenas.spaces")
     monkeypatch.setattr(plugins, "_plugins", lambda kind: (plugin,) if kind == "spaces" else ())
     space = space_from({"family": "other/1", "resolutions": [20]}, **DATA)
-    assert space.genes["s1.width"] == (24, 32)
+    assert space == dataclasses.replace(default_space(**DATA), resolutions=(20,))

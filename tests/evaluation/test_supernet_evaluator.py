@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from edgenas.data import DataSet, Images, load_data
+from edgenas.errors import DataError
+from edgenas.evaluation import SupernetEvaluator, top1
+from edgenas.networks import build
+from edgenas.spaces.mobile import MobileSpace, Stage
+from edgenas.supernet import Supernet, recalibrate
+
+SPACE = MobileSpace(
+    resolutions=(8, 12),
+    stem_width=4,
+    stem_stride=1,
+    head_width=16,
+    in_channels=1,
+    stages=(Stage(2, (4, 8), (1, 2), (3, 5), (2, 3)),),
+)
+
+
+@pytest.fixture(scope="module")
+def digits() -> DataSet:
+    pytest.importorskip("sklearn", reason="the data set digits is in scikit-learn")
+    return load_data("digits", seed=0)
+
+
+def test_top1_is_the_share_of_right_images() -> None:
+    logits = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0], [0.5, 0.4]])
+    assert top1(logits, torch.tensor([1, 0, 0, 1])) == 0.5
+
+
+def test_evaluation_is_deterministic_and_a_share_of_the_search_split(digits: DataSet) -> None:
+    evaluator = SupernetEvaluator(Supernet(SPACE), digits)
+    arch = SPACE.largest()
+    first = evaluator(arch)["top1"]
+    assert first == evaluator(arch)["top1"]
+    assert (first * len(digits.search)) % 1 == pytest.approx(0, abs=1e-6)
+
+
+def test_only_the_search_split_is_scored_and_only_the_train_split_recalibrates(
+    digits: DataSet,
+) -> None:
+    blank = Images(torch.zeros_like(digits.test.pixels), digits.test.labels)
+    supernet = Supernet(SPACE)
+    arch = SPACE.smallest()
+    expected = SupernetEvaluator(supernet, digits)(arch)
+    assert SupernetEvaluator(supernet, replace(digits, test=blank))(arch) == expected
+
+
+def test_images_can_be_fewer(digits: DataSet) -> None:
+    evaluator = SupernetEvaluator(Supernet(SPACE), digits, n_images=10)
+    assert evaluator(SPACE.largest())["top1"] * 10 == pytest.approx(
+        round(evaluator(SPACE.largest())["top1"] * 10)
+    )
+    with pytest.raises(DataError, match="search split is empty"):
+        SupernetEvaluator(Supernet(SPACE), digits, n_images=0)
+
+
+def test_recalibration_sets_the_statistics_of_the_images() -> None:
+    network = build(SPACE.lower(SPACE.smallest()))
+    images = 3 + 2 * torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    recalibrate(network, images.split(16))
+    assert not network.training
+    stem = network.units[0][0]  # type: ignore[index]  # a unit is a ModuleList
+    seen = stem.conv(images)
+    torch.testing.assert_close(stem.norm.running_mean, seen.mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        stem.norm.running_var, seen.var((0, 2, 3)), rtol=0.05, atol=0.05
+    )  # a mean of four batches' variances
+    with pytest.raises(DataError, match="no images"):
+        recalibrate(network, [])
