@@ -45,13 +45,16 @@ def run_text(result: Outcome) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+_VERDICTS = {True: "verified", None: "inconclusive", False: "FAILED"}
+
+
 def exports_text(result: Outcome) -> str:
     """Exported files with their certificates, failures last."""
     exports: Sequence[Mapping[str, Any]] = result.document["exports"]
     rows = [
         (
             str(e["path"]),
-            "verified" if e["verified"] else "NOT VERIFIED",
+            _VERDICTS[e["verified"]],
             f"{e['size_bytes'] / 1024:.0f} KiB",
             percent(e["top1"]),
             "" if e["top1_drop"] is None else f"{100 * e['top1_drop']:+.2f}",
@@ -63,7 +66,10 @@ def exports_text(result: Outcome) -> str:
     ]
     heads = ("file", "", "size", "top-1", "drop", "agree", "predicted", "measured")
     text = columns(heads, rows) if rows else ""
-    return "\n".join([text, *(f"FAILED: {failure}" for failure in result.failures)]).strip("\n")
+    lines = [text, *(f"FAILED: {failure}" for failure in result.failures)]
+    if unsure := sorted({e["n_images"] for e in exports if e["verified"] is None}):
+        lines.append(f"inconclusive: {unsure[0]} test images are too few for a verdict")
+    return "\n".join(lines).strip("\n")
 
 
 def prediction_text(facts: Mapping[str, Any]) -> str:

@@ -19,8 +19,8 @@ from edgenas.hardware.folders import (
     Origin,
     check_name,
     find,
-    folders_of,
     listing,
+    search_folders,
     user_folder,
 )
 from edgenas.hardware.runtimes import installed_version
@@ -44,13 +44,13 @@ __all__ = [
     "device_names",
     "device_toml",
     "find",
-    "folders_of",
     "installed_version",
     "listing",
     "load_device",
     "load_device_file",
     "local_name",
     "on_this_chip",
+    "search_folders",
     "this_chip",
     "user_folder",
 ]

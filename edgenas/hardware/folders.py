@@ -61,7 +61,7 @@ def shipped_folder(kind: Kind) -> Path:
     return inside if inside.is_dir() else package.parent / kind
 
 
-def folders_of(kind: Kind) -> tuple[tuple[Origin, Path], ...]:
+def search_folders(kind: Kind) -> tuple[tuple[Origin, Path], ...]:
     """Origin and folder in ascending priority; a folder that is two of them stands once."""
     shipped = shipped_folder(kind)
     working = Path.cwd() / kind
@@ -74,7 +74,7 @@ def folders_of(kind: Kind) -> tuple[tuple[Origin, Path], ...]:
 def listing(kind: Kind) -> dict[str, Found]:
     """All files of this kind by name, sorted; names that `check_name` refuses are left out."""
     found: dict[str, Found] = {}
-    for origin, folder in folders_of(kind):
+    for origin, folder in search_folders(kind):
         if not folder.is_dir():
             continue
         for path in sorted(folder.glob(f"*{_SUFFIX[kind]}")):

@@ -49,7 +49,7 @@ def rescale(
     errors, constant = plain, False
     if len(rows) >= 2 * MIN_NETWORKS:
         both = _held_out(rows, constant=True)
-        if sum(both) < sum(plain):
+        if sum(both) < 0.9 * sum(plain):  # a second number must earn its place
             errors, constant = both, True
     scale, per_part_ms = _solve(rows, constant=constant)
     interval = conformal(errors)
@@ -68,6 +68,7 @@ def rescale(
                 scale=fit.scale * scale,
                 per_part_ms=fit.per_part_ms * scale
                 + (per_part_ms if fit.granularity == granularity else 0.0),
+                per_network_ms=fit.per_network_ms * scale,
                 n_networks=len(rows),
                 error_mean=sum(errors) / len(errors),
                 error_max=max(errors),

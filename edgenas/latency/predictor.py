@@ -51,6 +51,7 @@ class _Cost:
 
     key: str
     plain_ms: float
+    per_network_ms: float
     latency_ms: float
     low_ms: float
     high_ms: float
@@ -86,13 +87,14 @@ class Predictor:
             if cost is None:
                 raise self._missing(lowering)
             costs.append(cost)
-        total = low = high = plain = known = 0.0
+        total = low = high = plain = known = once = 0.0
         origin = self._origin()
         for cost in costs:
             total += cost.latency_ms
             low += cost.low_ms
             high += cost.high_ms
             plain += cost.plain_ms
+            once += cost.per_network_ms * cost.plain_ms
             if cost.from_table:
                 known += cost.plain_ms
             if cost.origin == "extrapolated":
@@ -101,13 +103,20 @@ class Predictor:
             UnitLatency(node.name, cost.key, cost.latency_ms, cost.origin)
             for node, cost in zip(lowering.nodes, costs, strict=True)
         )
-        if total < 0.1 * plain:  # as Fit.network_ms: constants must not outweigh tiny parts
-            factor = 0.1 * plain
+        # As Fit.network_ms: constants must not outweigh tiny parts.
+        whole = max(total + once / plain, 0.1 * plain)
+        if whole != total:  # what is paid once is spread over the units
+            shares = [c.latency_ms for c in costs] if total > 0 else [c.plain_ms for c in costs]
+            factor = whole / sum(shares)
             per_unit = tuple(
-                UnitLatency(u.name, u.key, factor * c.plain_ms / plain, u.origin)
-                for u, c in zip(per_unit, costs, strict=True)
+                UnitLatency(u.name, u.key, factor * share, u.origin)
+                for u, share in zip(per_unit, shares, strict=True)
             )
-            total, low, high = factor, min(low, factor), max(high, factor)
+            width = (
+                (total - low) / total if total > 0 else 1.0,
+                ((high - total) / total if total > 0 else 1.0),
+            )
+            total, low, high = whole, whole * (1 - width[0]), whole * (1 + width[1])
         return LatencyPrediction(
             latency_ms=total,
             low_ms=max(low, 0.0),
@@ -146,6 +155,7 @@ class Predictor:
         return _Cost(
             key=cost.key,
             plain_ms=guess,
+            per_network_ms=cost.per_network_ms,
             latency_ms=cost.latency_ms,
             low_ms=cost.low_ms * model.low,
             high_ms=cost.high_ms * model.high,
@@ -164,11 +174,13 @@ class Predictor:
     ) -> _Cost:
         fit = self.table.fit(granularity)
         if fit is None:
-            total, width = plain_ms, WITHOUT_FIT
+            total, width, once = plain_ms, WITHOUT_FIT, 0.0
         else:
+            once = fit.per_network_ms
             total, width = fit.scale * plain_ms + fit.per_part_ms * n_parts, fit.interval
         slack = width * max(total, 0.1 * plain_ms)
-        return _Cost(op.key, plain_ms, total, total - slack, total + slack, origin, from_table=True)
+        low_ms, high_ms = total - slack, total + slack
+        return _Cost(op.key, plain_ms, once, total, low_ms, high_ms, origin, from_table=True)
 
     def _missing(self, lowering: Lowering) -> MissingUnitsError:
         keys = sorted({op.key for op in lowering if not self.covers(op)})

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgenas.artifacts import derive_seed, write_atomic, write_json, write_manifest
+from edgenas.artifacts import derive_seed, write_atomic, write_json
 from edgenas.errors import ArtifactError, DeviceError, SpecError, UsageError, nearest
 from edgenas.events import Event, Report, silent
 from edgenas.pareto import Candidate, ParetoFront
 from edgenas.pipeline.config import FORMATS, RunConfig
-from edgenas.pipeline.runs import Outcome, find_run, locked
+from edgenas.pipeline.runs import SESSIONS, Outcome, find_run, locked, seal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,7 +86,7 @@ def export(
         )
         exported = measure_exports(run, exported, report=report)
         if (folder / "manifest.json").is_file():
-            write_manifest(folder)
+            seal(folder)
     document = {
         "schema": EXPORTS_SCHEMA,
         "run": str(folder),
@@ -224,7 +224,7 @@ def measure_exports(run: Opened, exported: Exported, *, report: Report = silent)
                 timings = measure(
                     files,
                     device,
-                    workdir=run.folder / ".sessions" / f"{device.name}-exports",
+                    workdir=run.folder / SESSIONS / f"{device.name}-exports",
                     settings=QUICK,
                     seed=run.config.seed,
                     report=report,

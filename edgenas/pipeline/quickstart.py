@@ -80,8 +80,11 @@ def small_space() -> dict[str, Any]:
     """A part of the default space for 28 pixels, all of whose units the shipped tables hold."""
     from edgenas.spaces.mobile import SMALL
 
-    stages = [asdict(replace(s, depths=s.depths[:2], kernels=s.kernels[:2])) for s in SMALL.stages]
-    table = {"family": SMALL.name, "resolutions": list(SMALL.resolutions[:2]), "stages": stages}
+    stages = [
+        asdict(replace(s, depths=s.depths[:2], kernels=s.kernels[:2], widths=s.widths[:2]))
+        for s in SMALL.stages
+    ]
+    table = {"family": SMALL.name, "resolutions": list(SMALL.resolutions[:1]), "stages": stages}
     plain: dict[str, Any] = json.loads(json.dumps(table))  # tuples become lists, as in a file
     return plain
 

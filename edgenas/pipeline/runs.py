@@ -18,7 +18,8 @@ from edgenas.errors import ResourceError, SpecError, UsageError, nearest
 from edgenas.pipeline.config import RunConfig, read_config, run_name
 
 RESULT_SCHEMA = "edgenas.search-result/1"
-CERTIFICATE_SCHEMA = "edgenas.export/1"
+SESSIONS = ".sessions"
+"""Folder in a run for measurements under way, so that a stopped one goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,12 @@ def clear(folder: Path, *keep: str) -> None:
                 path.unlink()
 
 
+def seal(folder: Path) -> None:
+    """Ends work in `folder`: measuring sessions go, and the manifest names what is left."""
+    shutil.rmtree(folder / SESSIONS, ignore_errors=True)
+    write_manifest(folder)
+
+
 def read_result(folder: Path) -> dict[str, Any]:
     """The `result.json` of a finished run.
 
@@ -167,5 +174,5 @@ def report(folder: Path) -> tuple[Path, ...]:
     with locked(folder):
         files = write_report(folder)
         if (folder / MANIFEST).is_file():
-            write_manifest(folder)
+            seal(folder)
     return files

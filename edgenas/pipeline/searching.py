@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgenas.artifacts import digest, write_json, write_manifest
+from edgenas.artifacts import digest, write_json
 from edgenas.errors import SpecError, UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.hardware import DeviceProfile, load_device
@@ -21,11 +21,17 @@ from edgenas.objectives import parse_objectives, total_violation
 from edgenas.pareto import Candidate, Metric, ParetoFront
 from edgenas.pipeline.config import SHIPPED, RunConfig, write_config
 from edgenas.pipeline.metrics import CheapMetrics, metric_names
-from edgenas.pipeline.runs import RESULT_SCHEMA, Outcome, clear, locked
+from edgenas.pipeline.runs import RESULT_SCHEMA, Outcome, clear, locked, seal
 from edgenas.pipeline.selection import choose
 from edgenas.pipeline.shipped import supernet_path
 from edgenas.pipeline.tables import tables_for
-from edgenas.pipeline.training import check_fits, read_data, supernet_file, train_supernet
+from edgenas.pipeline.training import (
+    check_fits,
+    read_data,
+    space_for,
+    supernet_file,
+    train_supernet,
+)
 
 if TYPE_CHECKING:
     from edgenas.data import DataSet
@@ -100,6 +106,8 @@ def search(
                 f"{folder} holds a search already",
                 hint="--resume goes on with it, --fresh begins anew, --name keeps both",
             )
+        if not (folder / "run.toml").exists():  # a run from here on, also if it is stopped
+            write_config(folder / "run.toml", config)
         run = open_stages(config, folder, resume=resume, report=report)
         write_config(folder / "run.toml", config)
         evaluate = evaluator(run.supernet, run.data, config)
@@ -142,7 +150,7 @@ def search(
         write_json(folder / "provenance.json", _provenance(run))
         report(Event("report", message="writing"))
         write_report(folder)
-        write_manifest(folder)
+        seal(folder)
         report(Event("report", 1, 1, str(folder / "report.html")))
         return Outcome(folder, document, exported.failures, _notes(run), exported.exit_code)
 
@@ -168,24 +176,30 @@ def open_stages(
     report(Event("data", message=config.data.source))
     data = read_data(config, report=report)
     report(Event("data", 1, 1, f"{data.name}: {len(data.train)} training images"))
+    own = supernet_file(folder)
     match config.supernet.checkpoint:
-        case None if not may_train:
-            checkpoint = supernet_file(folder)
         case None:
-            checkpoint = train_supernet(config, folder, data, resume=resume, report=report)
+            checkpoint = own
         case shipped if shipped == SHIPPED:
             checkpoint = supernet_path(data.name)
         case path:
             checkpoint = Path(path)
-    supernet, info = load_supernet(checkpoint)
-    check_fits(info, supernet, data, checkpoint)
+    trains = checkpoint == own and may_train
+    loaded = None if trains else load_supernet(checkpoint)
+    if loaded is not None:
+        check_fits(loaded[1], loaded[0], data, checkpoint)
+    space = space_for(config, data) if loaded is None else loaded[0].space
     tables = tables_for(
         devices,
-        supernet.space,
+        space,
         folder,
         profile_minutes=config.search.profile_minutes,
         report=report,
     )
+    if loaded is None:  # last: what can be refused before hours of training is refused before
+        train_supernet(config, folder, data, resume=resume, report=report)
+        loaded = load_supernet(checkpoint)
+    supernet, info = loaded
     from edgenas.latency import Predictor
 
     predictors = {name: Predictor(table) for name, table in tables.items()}

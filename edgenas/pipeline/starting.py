@@ -43,7 +43,7 @@ trials = 200                 # and / or minutes = 30
 
 [train]
 epochs = $epochs             # passes over the $n_train training images
-batch_size = 128
+batch = 128
 
 [export]
 formats = ["onnx", "onnx-int8", "tflite", "tflite-fp16", "tflite-int8"]

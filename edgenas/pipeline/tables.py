@@ -21,6 +21,7 @@ from edgenas.artifacts import read_json
 from edgenas.errors import DeviceError, MissingUnitsError
 from edgenas.events import Event, Report, silent
 from edgenas.hardware import DeviceProfile, find, user_folder
+from edgenas.pipeline.runs import SESSIONS
 from edgenas.spaces import Lowering, OpSpec, SearchSpace
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ def _table_for(
             f"{profile_seconds(missing, device) / 60:.0f} minutes",
             hint=f"edgenas profile {device.name}, or raise [search] profile_minutes",
         )
-    run = measuring(device, "calibrate", folder=folder / ".sessions", report=report)
+    run = measuring(device, "calibrate", folder=folder / SESSIONS, report=report)
     return calibrate_here(device, base, space, run=run)
 
 

@@ -17,6 +17,7 @@ from edgenas.pipeline.runs import clear, locked
 
 if TYPE_CHECKING:
     from edgenas.data import DataSet
+    from edgenas.spaces.mobile import MobileSpace
     from edgenas.supernet import Recipe, Supernet, SupernetInfo
 
 IMBALANCE = 1.5
@@ -86,20 +87,11 @@ def train_supernet(
 ) -> Path:
     """The checkpoint of the run's own supernet, trained now unless it is there."""
     from edgenas.data import device
-    from edgenas.spaces.mobile import MobileSpace
-    from edgenas.spaces.registry import space_from
     from edgenas.supernet import Supernet, save_supernet
     from edgenas.supernet import train as run_training
 
     path = supernet_file(folder)
-    space = space_from(
-        config.space,
-        image_size=data.image_size,
-        in_channels=data.channels,
-        n_classes=len(data.classes),
-    )
-    if not isinstance(space, MobileSpace):
-        raise UsageError(f"a supernet of {space.name} cannot be trained: only mobile/1 has one")
+    space = space_for(config, data)
     recipe = recipe_for(config, data)
     if path.is_file():
         _check_finished(path, space.digest, data, recipe)
@@ -133,6 +125,26 @@ def train_supernet(
         path.parent / "training.json", {"schema": "edgenas.training-log/1", "log": list(log)}
     )
     return path
+
+
+def space_for(config: RunConfig, data: DataSet) -> MobileSpace:
+    """The space of the supernet that a run trains for these images.
+
+    Raises:
+        SpecError: its table is wrong, or no supernet of its family can be trained.
+    """
+    from edgenas.spaces.mobile import MobileSpace
+    from edgenas.spaces.registry import space_from
+
+    space = space_from(
+        config.space,
+        image_size=data.image_size,
+        in_channels=data.channels,
+        n_classes=len(data.classes),
+    )
+    if not isinstance(space, MobileSpace):
+        raise SpecError(f"a supernet of {space.name} cannot be trained: only mobile/1 has one")
+    return space
 
 
 def recipe_for(config: RunConfig, data: DataSet) -> Recipe:

@@ -210,17 +210,15 @@ def test_partly_quantised_onnx_is_caught(exported, tmp_path):
 
 def test_a_failed_gate_rejects_the_file_and_the_others_go_on(request_for, tmp_path):
     request = request_for(tmp_path / "model")
-    backwards = replace(request, labels=9 - request.labels)
+    request = replace(request, images=request.images[:600], labels=request.labels[:600])
     shifted = replace(request, calibration=request.calibration * 0.02)
-    (certificate,) = export_networks([backwards], formats=["onnx"])
-    assert certificate.models[0].verdict == "passed"  # compared with torch, not with the labels
     (certificate,) = export_networks([shifted], formats=["onnx", "onnx-int8"])
     assert [m.path for m in certificate.models] == ["model.onnx", "model.int8.onnx.rejected"]
     assert certificate.exit_code == 5
     assert "top1_drop" in certificate.problems()[0]
     assert (tmp_path / "model" / "model.int8.onnx.rejected").is_file()
     assert not (tmp_path / "model" / "model.int8.onnx").exists()
-    (certificate,) = export_networks([request], formats=["onnx", "onnx-int8"])
+    (certificate,) = export_networks([request], formats=["onnx-int8"])
     assert certificate.exit_code == 0
     assert not (tmp_path / "model" / "model.int8.onnx.rejected").exists()
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from edgenas.errors import UsageError
-from edgenas.hardware import check_name, find, folders_of, listing, user_folder
+from edgenas.hardware import check_name, find, listing, search_folders, user_folder
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_the_checkout_itself_is_shipped_not_working(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(root)
-    assert [origin for origin, _ in folders_of("latency_tables")] == ["shipped", "user"]
-    assert folders_of("latency_tables")[0][1] == root / "latency_tables"
+    assert [origin for origin, _ in search_folders("latency_tables")] == ["shipped", "user"]
+    assert search_folders("latency_tables")[0][1] == root / "latency_tables"
 
 
 def test_files_whose_name_is_no_device_name_are_not_listed(

@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -30,6 +31,16 @@ def test_planted_scale_and_constant_are_found(scale: float, constant: float) -> 
     assert fit.per_part_ms == pytest.approx(constant, abs=1e-8)
     assert fit.error_max < 1e-6
     assert fit.n_networks == 12
+
+
+def test_what_a_network_pays_once_is_found_and_otherwise_left_out() -> None:
+    samples = [replace(x, measured_ms=x.measured_ms + 0.5) for x in networks(0.9, 0.004)]
+    fit = fit_networks(samples)
+    assert fit.per_network_ms == pytest.approx(0.5)
+    assert (fit.scale, fit.per_part_ms) == pytest.approx((0.9, 0.004))
+    assert fit.network_ms(2.0, 10) == pytest.approx(0.9 * 2 + 0.04 + 0.5)
+    noisy = [fit_networks(networks(0.9, 0.004, n=n, noise=0.03)) for n in range(10, 30)]
+    assert sum(fit.per_network_ms != 0 for fit in noisy) <= 5
 
 
 def test_order_does_not_matter() -> None:

@@ -130,6 +130,16 @@ def test_constants_never_outweigh_tiny_parts(table: LatencyTable) -> None:
     assert sum(u.latency_ms for u in found.per_unit) == pytest.approx(found.latency_ms)
 
 
+def test_what_a_network_pays_once_is_added_once(table: LatencyTable) -> None:
+    once = replace(table, fits=(replace(table.fits[0], per_network_ms=0.05),))
+    for seed in range(5):
+        net = random_network(seed)
+        before, found = Predictor(table).predict(net), Predictor(once).predict(net)
+        assert found.latency_ms == pytest.approx(before.latency_ms + 0.05)
+        assert sum(u.latency_ms for u in found.per_unit) == pytest.approx(found.latency_ms)
+        assert found.low_ms < found.latency_ms < found.high_ms or table.fits[0].interval < 1e-9
+
+
 def test_without_a_fit_the_interval_is_wide(table: LatencyTable) -> None:
     found = Predictor(replace(table, fits=())).predict(random_network(0))
     assert found.low_ms == pytest.approx(found.latency_ms / 2)

@@ -1,5 +1,6 @@
 import json
 import random
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -120,7 +121,10 @@ FAULTS: dict[str, tuple[Callable[[str], str], str]] = {
     "newer key grammar": (renamed('"key_version": 1', '"key_version": 2'), "newer"),
     "no schema": (renamed('"schema"', '"scheme"'), "schema"),
     "a key that is no unit": (renamed('"conv cin=', '"convolution cin='), "convolution"),
-    "a key out of order": (renamed(" cin=3 cout=16", " cout=16 cin=3"), "canonical"),
+    "a key out of order": (
+        lambda text: re.sub(r'"conv (cin=\d+) (cout=\d+)', r'"conv \2 \1', text, count=1),
+        "canonical",
+    ),
     "duplicate key": (
         lambda text: text.replace('  "entries": {\n', '  "entries": {\n' + _line(text) + "\n", 1),
         "twice",

@@ -71,14 +71,17 @@ def test_a_second_call_measures_nothing_and_gives_the_same(
 
 
 def test_a_changed_file_is_measured_anew_and_it_alone(
-    tmp_path: Path, models: dict[str, Path], make_onnx: Callable[[str, int], Path]
+    tmp_path: Path, oracle: Callable[..., Any]
 ) -> None:
-    measure(models, DEVICE, workdir=tmp_path / "w", settings=FAST)
-    before = (tmp_path / "w" / LINES).read_text().count('"visit"')
-    changed = {**models, "chain of 1": make_onnx("other", 2)}
-    measure(changed, DEVICE, workdir=tmp_path / "w", settings=FAST)
-    after = (tmp_path / "w" / LINES).read_text().count('"visit"')
-    assert 3 <= after - before < 9
+    files = {name: tmp_path / name for name in "abc"}
+    for i, path in enumerate(files.values(), 1):
+        path.write_text(f"{i}.0")
+    device = oracle()
+    measure(files, DEVICE, workdir=tmp_path / "w", settings=FAST, transport=device)
+    files["b"].write_text("9.0")
+    found = measure(files, DEVICE, workdir=tmp_path / "w", settings=FAST, transport=device)
+    assert len(device.measured) == 9 + 3
+    assert found.latency_ms() == {"a": 1.0, "b": 9.0, "c": 3.0}
 
 
 def test_another_seed_or_setting_is_another_measurement(

@@ -1,0 +1,114 @@
+"""Commands that read: devices, tables, predictions, benchmarks; and profile, slowly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgenas.cli.main import main
+from edgenas.hardware import load_device
+from edgenas.latency import write_table
+from edgenas.testing.fakes import (
+    INVENTED_DEVICE,
+    invented_table,
+    tiny_space,
+    write_invented_device,
+    write_tiny_run,
+)
+
+LOCAL = "local-onnxruntime-fp32-t1"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_invented_device(tmp_path, tiny_space())
+    write_tiny_run(tmp_path)
+    return tmp_path
+
+
+def document(capfd: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
+    assert main([*argv, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capfd.readouterr().out)
+    return found
+
+
+def test_devices_show_where_their_table_came_from(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    devices = document(capfd, "devices", "list")["devices"]
+    row = next(d for d in devices if d["name"] == INVENTED_DEVICE)
+    assert (row["class"], row["source"], row["date"]) == ("cpu", "measured", "2026-01-01")
+    facts = document(capfd, "devices", "show", INVENTED_DEVICE)
+    assert facts["format"] == "tflite-int8"
+    assert facts["entries"] == len(tiny_space().units())
+    assert main(["devices"]) == 0
+    assert INVENTED_DEVICE in capfd.readouterr().out
+
+
+def test_tables_are_shown_and_compared(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    facts = document(capfd, "table", "show", INVENTED_DEVICE)
+    assert facts["entries"] == len(tiny_space().units())
+    write_table(
+        invented_table(load_device(LOCAL), tiny_space()),
+        folder / "latency_tables" / f"{LOCAL}.json",
+    )
+    facts = document(capfd, "table", "diff", INVENTED_DEVICE, f"latency_tables/{LOCAL}.json")
+    assert facts["ratio_median"] == pytest.approx(1.0)
+    assert facts["shared"] == len(tiny_space().units())
+    assert main(["table", "show", INVENTED_DEVICE]) == 0
+    assert "units" in capfd.readouterr().out
+
+
+def test_a_prediction_adds_up(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    facts = document(capfd, "predict", INVENTED_DEVICE, "largest", "--run", "run.toml")
+    assert sum(unit["ms"] for unit in facts["units"]) == pytest.approx(facts["latency_ms"])
+    assert facts["measured_share"] == 1.0
+    line = facts["architecture"]
+    again = document(capfd, "predict", INVENTED_DEVICE, line, "--run", "run.toml")
+    assert again == facts
+
+
+def test_predicting_a_file_says_that_it_cannot(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", INVENTED_DEVICE, "model.onnx"]) == 2
+    assert "not for model files" in capfd.readouterr().err
+
+
+def test_strategies_compared_on_a_table(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = ["a,b,top1,ms"]
+    rows += [f"{a},{b},{0.5 + 0.03 * a + 0.01 * b},{1 + a + b}" for a in range(8) for b in range(8)]
+    Path("nets.csv").write_text("\n".join(rows) + "\n", "utf-8")
+    columns = ["--architecture", "a,b", "--accuracy", "top1", "--latency", "ms"]
+    budget = ["--budget", "20", "--seeds", "2", "--quiet"]
+    facts = document(capfd, "bench", "search", "--table", "nets.csv", *columns, *budget)
+    assert {row["strategy"] for row in facts["summary"]} == {"nsga2", "random"}
+    assert all(0 < row["mean"] <= 1 for row in facts["summary"])
+    assert main(["bench", "search", "--table", "nets.csv"]) == 2
+    assert main(["bench", "search"]) == 2
+
+
+def test_strategies_compared_on_a_runs_supernet(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    budget = ["--budget", "6", "--seeds", "1", "--quiet"]
+    assert main(["bench", "search", "--run", "run.toml", *budget]) == 0
+    shown = capfd.readouterr().out
+    assert "nsga2" in shown
+    assert "random" in shown
+
+
+@pytest.mark.slow
+def test_profile_this_machine_for_a_run_file(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["profile", LOCAL, "--run", "run.toml", "--quick", "--quiet"]
+    table = document(capfd, *arguments)["tables"][0]
+    assert table["source"] == "measured"
+    assert table["entries"] == len(tiny_space().units())
+    facts = document(capfd, "devices", "show", LOCAL)
+    assert facts["source"] == "measured"

@@ -1,0 +1,63 @@
+"""Cheap metrics of an architecture, on one device and on several."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from edgenas.errors import SpecError
+from edgenas.hardware import load_device
+from edgenas.latency import Predictor, table_for
+from edgenas.objectives import parse_objectives
+from edgenas.pipeline.config import FORMATS, TrainConfig
+from edgenas.pipeline.metrics import CheapMetrics, metric_names
+from edgenas.testing.fakes import INVENTED_DEVICE, tiny_space, write_invented_device
+
+
+@pytest.fixture
+def metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CheapMetrics:
+    monkeypatch.chdir(tmp_path)
+    space = tiny_space()
+    device = load_device(write_invented_device(tmp_path, space))
+    return CheapMetrics(space, (device,), {device.name: Predictor(table_for(device))})
+
+
+def test_values_are_those_of_the_lowering(metrics: CheapMetrics) -> None:
+    space = tiny_space()
+    largest, smallest = metrics(space.largest()), metrics(space.smallest())
+    lowering = space.lower(space.largest())
+    assert largest["macs"] == lowering.macs
+    assert largest["params"] == lowering.params
+    assert largest["peak_memory_bytes"] == lowering.peak_memory_bytes(bytes_per_element=1)
+    assert all(largest[name] > smallest[name] for name in ("latency_ms", "size_bytes", "macs"))
+    explained = metrics.explain(space.largest())
+    assert explained["latency_ms"].origin == "predicted"
+    assert explained["latency_ms"].low < largest["latency_ms"] < explained["latency_ms"].high  # type: ignore[operator]
+
+
+def test_with_several_devices_the_bare_name_is_refused() -> None:
+    known = metric_names(["a", "b"])
+    assert "latency_ms@a" in known
+    assert "size_bytes@b" in known
+    with pytest.raises(SpecError, match="latency_ms@a, latency_ms@b"):
+        parse_objectives(["max top1", "min latency_ms"], known=known)
+
+
+def test_names_offered_are_names_computed(metrics: CheapMetrics) -> None:
+    found = {"top1", *metrics(tiny_space().smallest())}
+    assert found == set(metric_names([INVENTED_DEVICE]))
+
+
+def test_settings_mirror_the_recipe_and_the_formats() -> None:
+    from edgenas import export
+    from edgenas.supernet import Recipe
+
+    assert export.__doc__
+    from edgenas.export.formats import FORMATS as EXPORTED
+
+    assert tuple(EXPORTED) == FORMATS
+    ours = {f.name: f.default for f in fields(TrainConfig)} | {"mirror": True, "balance": False}
+    theirs = {f.name: f.default for f in fields(Recipe)}
+    assert {k: v for k, v in ours.items() if k != "device"} == theirs

@@ -1,0 +1,79 @@
+"""Which table a search reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgenas.errors import DeviceError, MissingUnitsError, SpecError
+from edgenas.hardware import load_device
+from edgenas.latency import read_table, write_table
+from edgenas.pipeline.tables import shipped_networks, tables_for
+from edgenas.spaces.mobile import default_space
+from edgenas.testing.fakes import (
+    INVENTED_DEVICE,
+    invented_table,
+    tiny_space,
+    write_invented_device,
+)
+
+LOCAL = "local-onnxruntime-fp32-t1"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_invented_device(tmp_path, tiny_space())
+    return tmp_path
+
+
+def test_a_resumed_run_reads_the_table_that_it_read_before(folder: Path) -> None:
+    device = load_device(INVENTED_DEVICE)
+    first = tables_for([device], tiny_space(), folder / "run")[INVENTED_DEVICE]
+    path = folder / "latency_tables" / f"{INVENTED_DEVICE}.json"
+    table = read_table(path)
+    slower = {op: replace(e, n=e.n + 1) for op, e in table.entries.items()}
+    write_table(replace(table, entries=slower), path)
+    again = tables_for([device], tiny_space(), folder / "run")[INVENTED_DEVICE]
+    assert again.digest == first.digest
+    anew = tables_for([device], tiny_space(), folder / "other")[INVENTED_DEVICE]
+    assert anew.digest != first.digest
+
+
+def test_a_device_elsewhere_needs_its_table(folder: Path) -> None:
+    (folder / "latency_tables" / f"{INVENTED_DEVICE}.json").unlink()
+    with pytest.raises(SpecError, match="no latency table") as caught:
+        tables_for([load_device(INVENTED_DEVICE)], tiny_space(), folder / "run")
+    assert caught.value.hint == f"edgenas profile {INVENTED_DEVICE}"
+
+
+def test_units_that_nothing_covers_are_named(folder: Path) -> None:
+    space = replace(tiny_space(), head_width=40)
+    with pytest.raises(MissingUnitsError, match="head cin=16 hidden=40"):
+        tables_for([load_device(INVENTED_DEVICE)], space, folder / "run")
+
+
+def test_this_machine_with_a_table_of_its_own(folder: Path) -> None:
+    device = load_device(LOCAL)
+    table = invented_table(device, tiny_space())
+    write_table(table, folder / "latency_tables" / f"{LOCAL}.json")
+    assert tables_for([device], tiny_space(), folder / "run")[LOCAL].source == "measured"
+
+
+def test_this_machine_without_anything_alike(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgenas.latency.nearest_table", lambda device: None)
+    with pytest.raises(DeviceError, match="minutes") as caught:
+        tables_for([load_device(LOCAL)], tiny_space(), folder / "run", profile_minutes=0.01)
+    assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("name", ["onnx-int8", "tflite-int8"])
+def test_networks_ship_for_calibration(name: str) -> None:
+    networks = shipped_networks(name)
+    units = set(default_space(image_size=28, in_channels=1, n_classes=10).units())
+    assert len(networks) >= 6
+    for lowering, path in networks.values():
+        assert set(lowering) <= units, "made for another space: run tools/make-calibration"
+        assert path.is_file()
