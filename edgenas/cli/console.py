@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -56,6 +58,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress on stderr.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier call stopped.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what is there and begin anew.")]
+
+
+INVOKED: ContextVar[tuple[str, ...]] = ContextVar("INVOKED", default=())
+"""The arguments that this process was started with, set by `main`."""
+
+
+def again(*options: str) -> str:
+    """The command line under way once more, with `options` added, to be pasted into a shell."""
+    given = [argument for argument in INVOKED.get() if argument not in (*options, "--fresh")]
+    return shlex.join(["edgenas", *given, *options])
 
 
 @dataclass

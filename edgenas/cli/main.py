@@ -36,6 +36,7 @@ from edgenas.cli import (
     train,
     verify,
 )
+from edgenas.cli.console import INVOKED
 from edgenas.errors import EdgenasError
 
 _RESOURCE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -95,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     with _signals() as received, _logging(debug=debug):
+        INVOKED.set(tuple(args))
         try:
             app(args, prog_name="edgenas")
         except SystemExit as end:

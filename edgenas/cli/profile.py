@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgenas.cli.console import Json, Quiet, duration, output, positive
+from edgenas.cli.console import Json, Quiet, again, duration, output, positive
 
 
 def profile(
@@ -42,7 +42,7 @@ def profile(
     """
     from edgenas import pipeline
 
-    with output(json=json, quiet=quiet, resume=f"edgenas profile {device}") as out:
+    with output(json=json, quiet=quiet, resume=again()) as out:
         tables = pipeline.profile(
             device, run_file=run, quick=quick, models=models, minutes=minutes, report=out.report
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from edgenas.cli.console import Fresh, Json, Quiet, output
+from edgenas.cli.console import Fresh, Json, Quiet, again, output
 from edgenas.cli.options import Runs
 
 
@@ -25,7 +25,7 @@ def quickstart(
     from edgenas import pipeline
     from edgenas.cli.results import run_text
 
-    with output(json=json, quiet=quiet, resume="edgenas quickstart") as out:
+    with output(json=json, quiet=quiet, resume=again()) as out:
         result = pipeline.run_quickstart(runs, fresh=fresh, report=out.report)
         out.result(result.document, run_text(result))
     if result.exit_code:

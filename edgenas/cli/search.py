@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgenas.cli.console import Fresh, Json, Quiet, Resume, output, positive
+from edgenas.cli.console import Fresh, Json, Quiet, Resume, again, output, positive
 from edgenas.cli.options import Name, RunFile, Runs
 
 
@@ -41,8 +41,7 @@ def search(
     from edgenas import pipeline
     from edgenas.cli.results import run_text
 
-    again = f"edgenas search {run_file} --resume"
-    with output(json=json, quiet=quiet, resume=again) as out:
+    with output(json=json, quiet=quiet, resume=again("--resume")) as out:
         run = pipeline.open_run(
             run_file, runs=runs, name=name, trials=trials, minutes=minutes, strategy=strategy
         )

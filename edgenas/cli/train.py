@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgenas.cli.console import Fresh, Json, Quiet, Resume, output
+from edgenas.cli.console import Fresh, Json, Quiet, Resume, again, output
 from edgenas.cli.options import Name, RunFile, Runs
 
 
@@ -26,8 +26,7 @@ def train(
     """
     from edgenas import pipeline
 
-    again = f"edgenas train {run_file} --resume"
-    with output(json=json, quiet=quiet, resume=again) as out:
+    with output(json=json, quiet=quiet, resume=again("--resume")) as out:
         run = pipeline.open_run(run_file, runs=runs, name=name)
         facts = pipeline.train(
             run.config, run.folder, resume=resume, fresh=fresh, report=out.report

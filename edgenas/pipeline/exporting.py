@@ -263,7 +263,7 @@ def extract(run: Opened, arch: Architecture) -> Network:
     """The plain network of `arch` with inherited weights, BatchNorm recalibrated."""
     from edgenas.pipeline.evaluating import evaluator
 
-    return evaluator(run.supernet, run.data, run.config).network(arch)
+    return evaluator(run.supernet, run.data, run.config).network(arch).cpu()
 
 
 def network_images(

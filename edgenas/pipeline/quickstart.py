@@ -66,7 +66,7 @@ def quickstart_config(data: DataConfig) -> RunConfig:
         strategy="nsga2",
         trials=200,
         minutes=SEARCH_MINUTES,
-        images=2000,
+        images=3000,
         recalibration_images=1024,
         profile_minutes=0.0,
     )

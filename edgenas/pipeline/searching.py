@@ -168,6 +168,7 @@ def open_stages(
     What can be refused cheaply is refused before anything is trained. A missing supernet is
     trained only where it `may_train`.
     """
+    from edgenas.data import device
     from edgenas.search.strategies import find_strategy
     from edgenas.supernet import load_supernet
 
@@ -200,6 +201,7 @@ def open_stages(
         train_supernet(config, folder, data, resume=resume, report=report)
         loaded = load_supernet(checkpoint)
     supernet, info = loaded
+    supernet = supernet.to(device(config.train.device))
     from edgenas.latency import Predictor
 
     predictors = {name: Predictor(table) for name, table in tables.items()}
