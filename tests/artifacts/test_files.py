@@ -135,6 +135,26 @@ def test_whatever_call_fails_the_file_is_whole(tmp_path: Path, code: int) -> Non
     assert outcomes.count(OLD) >= 6
 
 
+def test_the_file_is_synced_before_the_rename_and_the_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def noting_sync(descriptor: int) -> None:
+        calls.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        sync(descriptor)
+
+    def noting_replace(source: Path, target: Path) -> None:
+        calls.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noting_sync)
+    monkeypatch.setattr(os, "replace", noting_replace)
+    artifacts.write_atomic(tmp_path / "x", NEW)
+    assert calls == ["file", "rename", "folder"]
+
+
 def test_a_failed_write_raises_although_nothing_can_be_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,24 @@ from edgenas.objectives import Objective
 from edgenas.pareto import Candidate, Metric, ParetoFront
 from edgenas.report import RunView, load_run
 from edgenas.spaces import Architecture
-from edgenas.spaces.mobile import SMALL, MobileSpace
+from edgenas.spaces.mobile import MobileSpace, Stage
 
 DEVICES = ("testchip-litert-int8-t1", "testchip-onnxruntime-fp32-t1")
 GOALS = ("max top1", "min latency_ms <= 2.0", "min size_bytes")
-SPACE = replace(SMALL, in_channels=1, n_classes=10)
+BOTH = ("inverted", "fused")
+SPACE = MobileSpace(
+    resolutions=(20, 24, 28),
+    stem_width=16,
+    stem_stride=1,
+    head_width=256,
+    in_channels=1,
+    stages=(
+        Stage(2, widths=(24, 32), depths=(1, 2, 3), expands=(2, 3, 4), kinds=BOTH),
+        Stage(2, widths=(40, 64), depths=(1, 2, 3), expands=(2, 3, 4), kinds=BOTH),
+        Stage(1, widths=(64, 96), depths=(1, 2, 3), expands=(2, 3, 4)),
+        Stage(2, widths=(96, 128), depths=(1, 2, 3), expands=(2, 3, 4)),
+    ),
+)
 FILES = {
     "onnx": ("model.onnx", 4.0, 0.0),
     "onnx-int8": ("model.int8.onnx", 1.15, 0.0013),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgenas.errors import SpecError
+from edgenas.spaces import OpSpec, chain
 from edgenas.spaces.mobile import default_space
 from edgenas.spaces.size import count, size_bytes
 
@@ -16,8 +17,8 @@ ROWS = json.loads(Path(__file__).with_name("exported_sizes.json").read_text("utf
 
 @pytest.mark.parametrize("row", ROWS, ids=range(len(ROWS)))
 def test_sizes_of_real_files_are_met(row):
-    space = default_space(image_size=28, **row["space"])
-    lowering = space.lower(space.parse(row["architecture"]))
+    units = [(f"unit {i}", OpSpec.parse(key)) for i, key in enumerate(row["units"])]
+    lowering = chain(tuple(row["in_chw"]), units)
     for name, size in row["sizes"].items():
         assert size_bytes(lowering, name) == pytest.approx(size, rel=0.01), name
 
