@@ -73,7 +73,7 @@ def quickstart_config(data: DataConfig) -> RunConfig:
     config = RunConfig(data=data, search=searching, name=NAME)
     if data.source == DEFAULT_SET:
         return replace(config, supernet=SupernetConfig(SHIPPED))
-    return replace(config, space=small_space(), train=TrainConfig(epochs=20, batch=64, n_random=1))
+    return replace(config, space=small_space(), train=TrainConfig(epochs=6, batch=64, n_random=1))
 
 
 def small_space() -> dict[str, Any]:

@@ -252,6 +252,7 @@ def _write_trials(
 
 def _provenance(run: Opened) -> dict[str, Any]:
     import platform
+    from importlib import metadata
 
     from edgenas import __version__
     from edgenas.hardware import this_chip
@@ -264,9 +265,11 @@ def _provenance(run: Opened) -> dict[str, Any]:
         "machine": {
             "chip": chip.title,
             "cpus": chip.n_cpus,
+            "virtualised": chip.virtualised,
             "system": platform.platform(),
             "python": platform.python_version(),
         },
+        "versions": {name: metadata.version(name) for name in ("torch", "optuna")},
         "data": {
             "source": run.data.name,
             "digest": run.data.digest,
