@@ -419,14 +419,14 @@ _BOTH = KINDS
 
 SMALL = MobileSpace(
     resolutions=(24, 28),
-    stem_width=8,
+    stem_width=12,
     stem_stride=1,
     head_width=192,
     stages=(
-        Stage(2, widths=(16, 20, 24), depths=(1, 2, 3), expands=(2, 3), kinds=_BOTH),
+        Stage(2, widths=(16, 20), depths=(1, 2), expands=(2, 3, 4), kinds=_BOTH),
         Stage(2, widths=(32, 36, 40), depths=(2, 3), expands=(2, 3), kinds=_BOTH),
-        Stage(1, widths=(40, 48, 56), depths=(2, 3, 4), expands=(2, 3)),
-        Stage(2, widths=(64, 80, 96), depths=(1, 2, 3), kernels=(3,), expands=(2, 3, 4, 6)),
+        Stage(1, widths=(48, 52, 56), depths=(2, 3, 4), kernels=(3, 5), expands=(2, 3, 4)),
+        Stage(2, widths=(64, 80, 96), depths=(2, 3), kernels=(3, 5), expands=(2, 3, 4)),
     ),
 )
 """For images of about 28 pixels."""

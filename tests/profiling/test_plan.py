@@ -48,7 +48,8 @@ def test_networks_are_spread_over_macs_and_depth() -> None:
     assert macs[-1] / macs[0] > 2 * max(SMALL.lower(a).macs for a in drawn) / min(
         SMALL.lower(a).macs for a in drawn
     )
-    assert max(depths) - min(depths) >= 7
+    assert min(depths) == len(SMALL.lower(SMALL.smallest()))
+    assert max(depths) == len(SMALL.lower(SMALL.largest()))
 
 
 def test_the_seed_decides_and_the_excluded_stay_out() -> None:
