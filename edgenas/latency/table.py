@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -115,6 +115,10 @@ class LatencyTable:
     def digest(self) -> str:
         """First 12 hexadecimal digits of the SHA-256 over the whole content."""
         return artifacts.digest(_document(self))
+
+    def holds(self, op: OpSpec) -> bool:
+        """Whether `op` was timed, whole or as all of its primitives."""
+        return op in self.entries or all(node.op in self.entries for node in op.primitives())
 
     def fit(self, granularity: Granularity) -> Fit | None:
         """The fit for parts of this granularity."""
@@ -309,12 +313,14 @@ def table_for(device: DeviceProfile) -> LatencyTable:
     )
 
 
-def nearest_table(device: DeviceProfile) -> LatencyTable | None:
+def nearest_table(device: DeviceProfile, units: Iterable[OpSpec] = ()) -> LatencyTable | None:
     """The known table that most resembles `device`, to be rescaled by `calibrate`; None: none.
 
-    Runtime and precision must be the same; then count chip, class, threads.
+    Runtime and precision must be the same; then count whether it holds all `units`, chip, class,
+    threads.
     """
-    best: tuple[tuple[bool, bool, int], LatencyTable] | None = None
+    units = tuple(units)
+    best: tuple[tuple[bool, bool, bool, int], LatencyTable] | None = None
     kind = f"-{device.runtime}-{device.precision}-t"
     for found in table_names().values():
         if kind not in found.name:
@@ -326,6 +332,7 @@ def nearest_table(device: DeviceProfile) -> LatencyTable | None:
         if table.source == "calibrated":
             continue  # a copy of a copy
         distance = (
+            not all(map(table.holds, units)),
             d.chip != device.chip,
             d.device_class != device.device_class,
             abs(d.threads - device.threads),

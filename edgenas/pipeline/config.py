@@ -67,6 +67,9 @@ class SearchConfig:
     """Stop after so many trials; 200 where neither `trials` nor `minutes` is given."""
     minutes: float | None = None
     """Stop after so long, the first of the two."""
+    patience: int | None = None
+    """Stop also when so many trials in a row add less than 0.1 % of hypervolume; at the earliest
+    after twice as many."""
     images: int | None = None
     """Images of the search split that accuracy is read from; default: all."""
     recalibration_images: int = 2000
@@ -167,6 +170,7 @@ class _Search(_Strict):
     strategy: str = "nsga2"
     trials: int | None = Field(None, ge=1)
     minutes: float | None = Field(None, gt=0)
+    patience: int | None = Field(None, ge=1)
     images: int | None = Field(None, ge=1)
     recalibration_images: int = Field(2000, ge=1)
     profile_minutes: float = Field(10.0, ge=0)

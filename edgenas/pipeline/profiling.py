@@ -74,7 +74,7 @@ def profile(
         run = measuring(profiled, space.digest, quick=quick, minutes=minutes, report=report)
         path = folder / f"{profiled.name}.json"
         if models is not None:
-            base = nearest_table(profiled)
+            base = nearest_table(profiled, space.units())
             if base is None:
                 raise DeviceError(
                     f"no known table resembles {profiled.name}",

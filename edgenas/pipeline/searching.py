@@ -7,7 +7,6 @@ provenance.json -> report -> manifest.json
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,9 +90,8 @@ def search(
     from edgenas.pipeline.evaluating import evaluator
     from edgenas.pipeline.exporting import export_candidates, measure_exports
     from edgenas.report import write_report
-    from edgenas.search import run_search
+    from edgenas.search import Stagnation, run_search
 
-    started = time.monotonic()
     objectives = parse_objectives(
         config.search.objectives, known=metric_names(config.search.devices)
     )
@@ -111,6 +109,7 @@ def search(
         run = open_stages(config, folder, resume=resume, report=report)
         write_config(folder / "run.toml", config)
         evaluate = evaluator(run.supernet, run.data, config)
+        patience = config.search.patience
         found = run_search(
             run.supernet.space,
             objectives,
@@ -119,6 +118,7 @@ def search(
             strategy=config.search.strategy,
             trials=config.max_trials,
             minutes=config.search.minutes,
+            stagnation=None if patience is None else Stagnation(patience, minimum=2 * patience),
             seed=config.seed,
             storage=study,
             resume=resume,
@@ -138,7 +138,7 @@ def search(
             "trials": found.n_trials,
             "evaluated": found.n_evaluated,
             "stopped_because": found.stopped_because,
-            "elapsed_s": round(time.monotonic() - started, 2),
+            "elapsed_s": round(found.elapsed_s, 2),
             "hypervolume": found.hypervolume,
             "reference": dict(found.reference),
             "front": [c.to_table() for c in front.candidates],

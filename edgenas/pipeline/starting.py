@@ -39,7 +39,7 @@ devices = $devices
 # "min latency_ms <= 2.0", or stand alone, as in "size_bytes <= 500000"
 objectives = $objectives
 strategy = "nsga2"           # or "tpe", "random"
-trials = 200                 # and / or minutes = 30
+trials = 200                 # and / or minutes = 30; patience = 60 stops when so many add nothing
 
 [train]
 epochs = $epochs             # passes over the $n_train training images

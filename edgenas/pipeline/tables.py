@@ -218,7 +218,7 @@ def _table_for(
     missing = missing_units(space.units(), own)
     if own is not None and not missing:
         return own
-    base = nearest_table(device) if own is None else own
+    base = nearest_table(device, space.units()) if own is None else own
     known = base is not None and not missing_units(space.units(), base)
     if not known and profile_seconds(missing, device) <= 60 * profile_minutes:
         run = measuring(device, space.digest, report=report)

@@ -16,12 +16,7 @@ def missing_units(units: Iterable[OpSpec], table: LatencyTable | None) -> list[O
     """The units, in their order, that `table` holds neither whole nor as all their primitives."""
     if table is None:
         return list(units)
-    known = table.entries
-    return [
-        op
-        for op in units
-        if op not in known and not all(node.op in known for node in op.primitives())
-    ]
+    return [op for op in units if not table.holds(op)]
 
 
 def primitives(units: Iterable[OpSpec]) -> list[OpSpec]:

@@ -291,6 +291,12 @@ def test_the_nearest_table_has_the_same_runtime_and_precision(
     found = nearest_table(device)
     assert found is not None
     assert found.device.chip == device.chip
+    lacking = OpSpec.of("add", c=7, h=3, w=3)
+    entries = {**small.entries, lacking: next(iter(small.entries.values()))}
+    put(replace(like(chip="e"), entries=entries), "e-litert-fp32-t1", here)
+    found = nearest_table(device, [lacking])
+    assert found is not None
+    assert found.device.chip == "e"
 
 
 def test_every_shipped_table_loads_and_has_a_device(root: Path) -> None:

@@ -99,7 +99,9 @@ def test_paths_are_relative_to_the_run_file(tmp_path: Path) -> None:
 def test_round_trip_with_a_table_for_the_space(tmp_path: Path) -> None:
     config = RunConfig(
         data=DataConfig("digits", image_size=28),
-        search=SearchConfig(("a", "b"), ("max top1", "min latency_ms@a"), minutes=0.5, trials=7),
+        search=SearchConfig(
+            ("a", "b"), ("max top1", "min latency_ms@a"), minutes=0.5, trials=7, patience=3
+        ),
         space=SMALL.to_table(),
         name="x-1",
     )

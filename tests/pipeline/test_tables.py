@@ -63,7 +63,7 @@ def test_this_machine_with_a_table_of_its_own(folder: Path) -> None:
 
 
 def test_this_machine_without_anything_alike(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgenas.latency.nearest_table", lambda device: None)
+    monkeypatch.setattr("edgenas.latency.nearest_table", lambda device, units: None)
     with pytest.raises(DeviceError, match="minutes") as caught:
         tables_for([load_device(LOCAL)], tiny_space(), folder / "run", profile_minutes=0.01)
     assert caught.value.exit_code == 4
