@@ -18,6 +18,8 @@ from edgenas.errors import SpecError
 
 Granularity = Literal["unit", "primitive"]
 MIN_NETWORKS = 8
+LEAST_SHARE = 0.1
+"""A network takes at least this share of its parts' sum, where constants outweigh tiny parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Fit:
     def network_ms(self, sum_ms: float, n_parts: int) -> float:
         """Latency of a network of `n_parts` parts that sum up to `sum_ms`.
 
-        Never below a tenth of the plain sum, where a negative constant outweighs tiny parts.
+        Never below `LEAST_SHARE` of the plain sum.
         """
         return _apply((self.scale, self.per_part_ms, self.per_network_ms), sum_ms, n_parts)
 
@@ -111,7 +113,7 @@ _Numbers = tuple[float, float, float]  # scale, per part, per network
 
 def _apply(numbers: _Numbers, sum_ms: float, n_parts: int) -> float:
     scale, per_part_ms, per_network_ms = numbers
-    return max(scale * sum_ms + per_part_ms * n_parts + per_network_ms, 0.1 * sum_ms)
+    return max(scale * sum_ms + per_part_ms * n_parts + per_network_ms, LEAST_SHARE * sum_ms)
 
 
 def _left_out(samples: Sequence[Sample], *, once: bool) -> list[float]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgenas.errors import MissingUnitsError
-from edgenas.latency.fit import Granularity
+from edgenas.latency.fit import LEAST_SHARE, Granularity
 from edgenas.latency.table import LatencyTable
 from edgenas.spaces.ops import Lowering, OpSpec
+
+if TYPE_CHECKING:
+    from edgenas.spaces import SearchSpace
+    from edgenas.spaces.batch import Codes, Values
 
 Origin = Literal["measured", "predicted", "estimated", "calibrated", "analytic", "extrapolated"]
 WITHOUT_FIT = 0.5
@@ -103,8 +108,7 @@ class Predictor:
             UnitLatency(node.name, cost.key, cost.latency_ms, cost.origin)
             for node, cost in zip(lowering.nodes, costs, strict=True)
         )
-        # As Fit.network_ms: constants must not outweigh tiny parts.
-        whole = max(total + once / plain, 0.1 * plain)
+        whole = max(total + once / plain, LEAST_SHARE * plain)
         if whole != total:  # what is paid once is spread over the units
             shares = [c.latency_ms for c in costs] if total > 0 else [c.plain_ms for c in costs]
             factor = whole / sum(shares)
@@ -125,6 +129,31 @@ class Predictor:
             origin=origin,
             per_unit=per_unit,
         )
+
+    def in_batches(self, space: SearchSpace) -> Callable[[Codes], Values]:
+        """A function from codes (n, genes) of `space` to the latencies (n) in ms of `predict`.
+
+        Every unit of the space is looked up once, here; a network is then a sum of numbers.
+
+        Raises:
+            MissingUnitsError: a unit of the space is neither in the table nor covered.
+        """
+        from edgenas.spaces.batch import Sums
+
+        def numbers(op: OpSpec) -> tuple[float, float, float]:
+            cost = self._cost(op)
+            if cost is None:
+                raise self._missing(space.units())
+            return cost.latency_ms, cost.plain_ms, cost.per_network_ms * cost.plain_ms
+
+        sums = Sums(space, numbers)
+
+        def latency_ms(codes: Codes) -> Values:
+            total, plain, once = sums(codes).T
+            whole: Values = (total + once / plain).clip(min=LEAST_SHARE * plain)
+            return whole
+
+        return latency_ms
 
     def _origin(self) -> Origin:
         return "predicted" if self.table.source == "measured" else self.table.source
@@ -178,12 +207,12 @@ class Predictor:
         else:
             once = fit.per_network_ms
             total, width = fit.scale * plain_ms + fit.per_part_ms * n_parts, fit.interval
-        slack = width * max(total, 0.1 * plain_ms)
+        slack = width * max(total, LEAST_SHARE * plain_ms)
         low_ms, high_ms = total - slack, total + slack
         return _Cost(op.key, plain_ms, once, total, low_ms, high_ms, origin, from_table=True)
 
-    def _missing(self, lowering: Lowering) -> MissingUnitsError:
-        keys = sorted({op.key for op in lowering if not self.covers(op)})
+    def _missing(self, units: Iterable[OpSpec]) -> MissingUnitsError:
+        keys = sorted({op.key for op in units if not self.covers(op)})
         shown = "; ".join(keys[:10]) + (f"; and {len(keys) - 10} more" if len(keys) > 10 else "")
         return MissingUnitsError(
             f"table {self.table.name}: {len(keys)} units are neither measured nor covered by its "

@@ -2,7 +2,7 @@
 
 from edgenas.spaces.architecture import Architecture, Choice
 from edgenas.spaces.ops import KEY_VERSION, Lowering, Node, OpSpec, Shape, chain, conv
-from edgenas.spaces.space import Choices, SearchSpace
+from edgenas.spaces.space import Choices, Place, SearchSpace
 
 __all__ = [
     "KEY_VERSION",
@@ -12,6 +12,7 @@ __all__ = [
     "Lowering",
     "Node",
     "OpSpec",
+    "Place",
     "SearchSpace",
     "Shape",
     "chain",

@@ -11,19 +11,20 @@ EfficientNetV2 (arXiv:2104.00298); elasticity: once-for-all (arXiv:1908.09791).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from edgenas.errors import SpecError, nearest
 from edgenas.spaces.architecture import Architecture, Choice, split_line
 from edgenas.spaces.ops import ACTIVATIONS, Lowering, OpSpec, Shape, chain, conv
-from edgenas.spaces.space import read_choice
+from edgenas.spaces.space import Place, read_choice
 
 NAME = "mobile/1"
 KINDS = ("inverted", "fused")
@@ -193,47 +194,16 @@ class MobileSpace:
         """
         if arch.space != NAME or self.architecture(arch.params) != arch:
             raise SpecError(f"{str(arch)!r} is no architecture of this {NAME} space")
-        values = {name: v for name, v, _ in self._active(arch.params)}
-        in_chw = self.in_chw(arch)
-        stem = self._stem(in_chw[1])
-        ops: list[tuple[str, OpSpec]] = [("stem", stem)]
-        for i, stage in enumerate(self.stages, 1):
-            kind, width = str(values[f"s{i}.kind"]), int(values[f"s{i}.width"] or 0)
-            for j in range(1, int(values[f"s{i}.depth"] or 0) + 1):
-                kernel = values.get(f"s{i}.{j}.kernel", stage.kernels[0])
-                ops.append(
-                    (
-                        f"s{i}.{j}",
-                        self._block(
-                            kind,
-                            ops[-1][1].out_chw,
-                            width,
-                            int(kernel or 0),
-                            int(values[f"s{i}.{j}.expand"] or 0),
-                            stage.stride if j == 1 else 1,
-                        ),
-                    )
-                )
-        ops.append(("head", self._head(ops[-1][1].out_chw)))
-        return chain(in_chw, ops)
+        found = ((place.name, place.unit(arch.params)) for place in self.places())
+        return chain(self.in_chw(arch), [(name, op) for name, op in found if op is not None])
+
+    def places(self) -> tuple[Place, ...]:
+        """`stem`, `s<i>.<j>`, `head`."""
+        return _places(self)
 
     def units(self) -> tuple[OpSpec, ...]:
         """All distinct units, in a fixed order."""
-        found: dict[OpSpec, None] = {}
-        for r in self.resolutions:
-            stem = self._stem(r)
-            found[stem] = None
-            shapes = [stem.out_chw]
-            for stage in self.stages:
-                firsts = [op for s in shapes for op in self._options(stage, s, stage.stride)]
-                found |= dict.fromkeys(firsts)
-                shapes = list(dict.fromkeys(op.out_chw for op in firsts))
-                if stage.depths[-1] > 1:
-                    found |= dict.fromkeys(
-                        op for s in shapes for op in self._options(stage, s, 1) if op.out_chw == s
-                    )
-            found |= dict.fromkeys(self._head(s) for s in shapes)
-        return tuple(found)
+        return _units(self)
 
     def to_table(self) -> dict[str, object]:
         """The setting as a table of a run file."""
@@ -285,11 +255,6 @@ class MobileSpace:
             skip=int(stride == 1 and cin == width),
         )
 
-    def _options(self, stage: Stage, in_chw: Shape, stride: int) -> Iterator[OpSpec]:
-        for kind, width, expand in itertools.product(stage.kinds, stage.widths, stage.expands):
-            for kernel in stage.kernels if kind == "inverted" else stage.kernels[:1]:
-                yield self._block(kind, in_chw, width, kernel, expand, stride)
-
     def _head(self, in_chw: Shape) -> OpSpec:
         c, h, w = in_chw
         return OpSpec.of(
@@ -301,6 +266,83 @@ class MobileSpace:
             h=h,
             w=w,
         )
+
+
+@functools.lru_cache(maxsize=64)
+def _places(space: MobileSpace) -> tuple[Place, ...]:
+    def place(
+        name: str,
+        choices: Mapping[str, tuple[Choice, ...]],
+        build: Callable[[Mapping[str, Choice]], OpSpec | None],
+    ) -> Place:
+        first = {gene: values[0] for gene, values in choices.items()}
+        elastic = tuple(gene for gene, values in choices.items() if len(values) > 1)
+        return Place(name, elastic, lambda params: build({**first, **params}))
+
+    def block(i: int, j: int, strides: tuple[int, ...]) -> Place:
+        stage, own, before = space.stages[i - 1], f"s{i}.{j}", f"s{i - 1}.width"
+        choices: dict[str, tuple[Choice, ...]] = {
+            "r": space.resolutions,
+            f"s{i}.kind": stage.kinds,
+            f"s{i}.width": stage.widths,
+            f"{own}.kernel": stage.kernels,
+            f"{own}.expand": stage.expands,
+        }
+        if j == 1 and i > 1:
+            choices[before] = space.stages[i - 2].widths
+        if j > stage.depths[0]:
+            choices[f"s{i}.depth"] = stage.depths
+
+        def build(v: Mapping[str, Choice]) -> OpSpec | None:
+            if j > int(v.get(f"s{i}.depth", stage.depths[0])):
+                return None
+            kind, width = str(v[f"s{i}.kind"]), int(v[f"s{i}.width"])
+            cin = width if j > 1 else int(v.get(before, space.stem_width))
+            h = _reduced(int(v["r"]), strides)
+            return space._block(
+                kind,
+                (cin, h, h),
+                width,
+                int(v[f"{own}.kernel"]) if kind == "inverted" else stage.kernels[0],
+                int(v[f"{own}.expand"]),
+                stage.stride if j == 1 else 1,
+            )
+
+        return place(own, choices, build)
+
+    sizes: dict[str, tuple[Choice, ...]] = {"r": space.resolutions}
+    found = [place("stem", sizes, lambda v: space._stem(int(v["r"])))]
+    strides: tuple[int, ...] = (space.stem_stride,)
+    for i, stage in enumerate(space.stages, 1):
+        for j in range(1, stage.depths[-1] + 1):
+            found.append(block(i, j, strides))
+            strides = (*strides, stage.stride) if j == 1 else strides
+    last = f"s{len(space.stages)}.width"
+
+    def head(v: Mapping[str, Choice]) -> OpSpec:
+        h = _reduced(int(v["r"]), strides)
+        return space._head((int(v[last]), h, h))
+
+    return (*found, place("head", {**sizes, last: space.stages[-1].widths}, head))
+
+
+@functools.lru_cache(maxsize=64)
+def _units(space: MobileSpace) -> tuple[OpSpec, ...]:
+    genes = space.genes
+    found: dict[OpSpec, None] = {}
+    for place in space.places():
+        for values in itertools.product(*(genes[gene] for gene in place.genes)):
+            op = place.unit(dict(zip(place.genes, values, strict=True)))
+            if op is not None:
+                found[op] = None
+    return tuple(found)
+
+
+def _reduced(size: int, strides: Sequence[int]) -> int:
+    """Height or width of a map after these strides; each rounds up."""
+    for stride in strides:
+        size = -(-size // stride)
+    return size
 
 
 def _squeezed(hidden: int) -> int:

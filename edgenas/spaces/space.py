@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from edgenas.spaces.architecture import Architecture, Choice
@@ -53,8 +54,24 @@ class Choices(Protocol):
         """The one with every choice at its dearest."""
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a network of a space may have a unit, and the few genes that decide which one.
+
+    `unit(params)` is the unit under any choice that names these genes, others beside them or not;
+    None where the network has none here. So whatever is a sum over units is a sum of look-ups.
+    """
+
+    name: str
+    genes: tuple[str, ...]
+    unit: Callable[[Mapping[str, Choice]], OpSpec | None]
+
+
 class SearchSpace(Choices, Protocol):
     """A family of networks."""
+
+    def places(self) -> tuple[Place, ...]:
+        """All places in execution order; a network is the chain of the units in them."""
 
     def lower(self, arch: Architecture) -> Lowering:
         """The units of the network, from the image to the logits."""

@@ -1,14 +1,17 @@
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from edgenas.errors import MissingUnitsError
 from edgenas.latency import Entry, LatencyTable, Predictor, fit_cost
 from edgenas.latency.fit import Fit
 from edgenas.spaces import Lowering, OpSpec, chain
+from edgenas.spaces.batch import decode, draw
 from edgenas.spaces.mobile import SMALL
 
 PLAIN = Fit("unit", 1.0, 0.0, 8, 0.0, 0.0, 0.1, 0.0)
@@ -156,3 +159,19 @@ def test_thousands_of_networks_are_predicted_in_a_second(table: LatencyTable) ->
         for net in nets:
             predictor.predict(net)
     assert 1000 / (time.process_time() - start) > 2000
+
+
+@pytest.mark.parametrize("once_ms", [0.0, 0.004, -0.5])
+def test_many_at_once_are_as_one_by_one(table: LatencyTable, once_ms: float) -> None:
+    predictor = Predictor(replace(table, fits=(replace(PLAIN, scale=0.8, per_network_ms=once_ms),)))
+    codes = draw(SMALL, 100, np.random.default_rng(0))
+    found = predictor.in_batches(SMALL)(codes)
+    alone = [predictor.predict(SMALL.lower(a)).latency_ms for a in decode(SMALL, codes)]
+    assert found.tolist() == pytest.approx(alone, rel=1e-9)
+
+
+def test_in_batches_a_missing_unit_is_refused(table: LatencyTable) -> None:
+    lost = next(op for op in SMALL.units() if op.is_block)
+    entries = {op: e for op, e in table.entries.items() if op != lost}
+    with pytest.raises(MissingUnitsError, match=re.escape(lost.key)):
+        Predictor(replace(table, entries=entries, cost_model=None)).in_batches(SMALL)
