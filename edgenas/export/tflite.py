@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgenas.artifacts import write_atomic
-from edgenas.errors import SpecError
+from edgenas.models.tflite import operator_names, text, type_names, unpack
 
 LABELS_FILE = "labels.txt"
 """The associated file, in a zip archive appended to the model, that TFLite tools read."""
@@ -51,7 +51,7 @@ def canonicalise(
     buffers, and `labels` as the file `labels.txt` in an appended zip archive, one a line.
     """
     data = path.read_bytes()
-    model = _unpack(data, path)
+    model = unpack(data, path)
     for buffer in model.buffers:
         if (buffer.offset or 0) > 1:
             buffer.data = np.frombuffer(
@@ -59,7 +59,7 @@ def canonicalise(
             )
         buffer.offset = buffer.size = 0
     if int8:
-        names = _operator_names()
+        names = operator_names()
         for code in model.operatorCodes:
             known = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
             code.version = max(code.version, _INT8_VERSIONS.get(known, 1))
@@ -74,8 +74,8 @@ def canonicalise(
             for port, name in ((signature.inputs, input_name), (signature.outputs, output_name)):
                 if len(port) == 1:
                     port[0].name = name
-    for name, text in (metadata or {}).items():
-        _add_metadata(model, name, text.encode())
+    for name, value in (metadata or {}).items():
+        _add_metadata(model, name, value.encode())
     write_atomic(path, _pack(model) + b"")
     if labels:
         _append_labels(path, labels)
@@ -84,14 +84,14 @@ def canonicalise(
 def read_metadata(path: Path) -> dict[str, str]:
     """The named buffers of the file at `path` that hold UTF-8 text."""
     data = path.read_bytes()
-    model = _unpack(data, path)
+    model = unpack(data, path)
     found: dict[str, str] = {}
     for entry in model.metadata or ():
         raw = model.buffers[entry.buffer].data
         if raw is None:
             continue
         try:
-            found[_text(entry.name)] = bytes(raw).decode()
+            found[text(entry.name)] = bytes(raw).decode()
         except UnicodeDecodeError:
             continue
     return found
@@ -108,10 +108,10 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 def input_quantisation(path: Path) -> dict[str, Any]:
     """`dtype`, `scale` and `zero_point` of the file's one input; a float has no scale."""
-    model = _unpack(path.read_bytes(), path)
+    model = unpack(path.read_bytes(), path)
     graph = model.subgraphs[0]
     tensor = graph.tensors[int(graph.inputs[0])]
-    dtype = _type_names()[tensor.type].lower()
+    dtype = type_names()[tensor.type].lower()
     if dtype == "float32" or tensor.quantization is None or tensor.quantization.scale is None:
         return {"dtype": dtype, "scale": None, "zero_point": None}
     quantisation = tensor.quantization
@@ -124,9 +124,9 @@ def input_quantisation(path: Path) -> dict[str, Any]:
 
 def operators(path: Path) -> list[tuple[str, str]]:
     """Each operator of the file with the type of its (first) output: `("CONV_2D", "INT8")`."""
-    model = _unpack(path.read_bytes(), path)
-    names = _operator_names()
-    types = _type_names()
+    model = unpack(path.read_bytes(), path)
+    names = operator_names()
+    types = type_names()
     found = []
     for graph in model.subgraphs:
         for operator in graph.operators:
@@ -139,39 +139,21 @@ def operators(path: Path) -> list[tuple[str, str]]:
 
 def port_types(path: Path) -> list[str]:
     """The type of each input, then of each output."""
-    model = _unpack(path.read_bytes(), path)
+    model = unpack(path.read_bytes(), path)
     graph = model.subgraphs[0]
-    types = _type_names()
+    types = type_names()
     return [types[graph.tensors[int(i)].type] for i in (*graph.inputs, *graph.outputs)]
 
 
 def tensor_types(path: Path) -> dict[str, str]:
     """The type of each tensor of the file, by the tensor's name."""
-    model = _unpack(path.read_bytes(), path)
-    types = _type_names()
+    model = unpack(path.read_bytes(), path)
+    types = type_names()
     return {
-        f"{g}.{i}.{_text(tensor.name)}": types[tensor.type]
+        f"{g}.{i}.{text(tensor.name)}": types[tensor.type]
         for g, graph in enumerate(model.subgraphs)
         for i, tensor in enumerate(graph.tensors)
     }
-
-
-def _unpack(data: bytes, path: Path) -> Any:
-    """The model as objects.
-
-    Only for files that edgenas wrote or checked by digest: flatbuffers are not verified here, but
-    in Python a broken one ends in an exception, never in a crash.
-    """
-    import struct
-
-    from ai_edge_litert import schema_py_generated as schema
-
-    if data[4:8] != b"TFL3":
-        raise SpecError(f"{path} is not a TFLite file")
-    try:
-        return schema.ModelT.InitFromObj(schema.Model.GetRootAs(data, 0))
-    except (struct.error, IndexError, ValueError, TypeError, AttributeError) as error:
-        raise SpecError(f"{path}: damaged TFLite file: {error}") from error
 
 
 def _pack(model: Any) -> bytes:
@@ -191,7 +173,7 @@ def _add_metadata(model: Any, name: str, payload: bytes) -> None:
     entry = schema.MetadataT()
     entry.name = name
     entry.buffer = len(model.buffers) - 1
-    kept = [e for e in model.metadata or () if _text(e.name) != name]
+    kept = [e for e in model.metadata or () if text(e.name) != name]
     model.metadata = [*kept, entry]
 
 
@@ -201,23 +183,3 @@ def _append_labels(path: Path, labels: Sequence[str]) -> None:
         entry = zipfile.ZipInfo(LABELS_FILE)  # dated 1980: the same model is the same file
         archive.writestr(entry, "".join(f"{label}\n" for label in labels))
     write_atomic(path, body.getvalue())
-
-
-def _operator_names() -> dict[int, str]:
-    from ai_edge_litert import schema_py_generated as schema
-
-    return _enum(schema.BuiltinOperator)
-
-
-def _type_names() -> dict[int, str]:
-    from ai_edge_litert import schema_py_generated as schema
-
-    return _enum(schema.TensorType)
-
-
-def _enum(kind: type) -> dict[int, str]:
-    return {value: name for name, value in vars(kind).items() if isinstance(value, int)}
-
-
-def _text(name: bytes | str | None) -> str:
-    return name.decode() if isinstance(name, bytes) else name or ""

@@ -116,14 +116,15 @@ def features(op: OpSpec) -> tuple[tuple[str, float], ...]:
 
 def _group(op: OpSpec) -> str:
     """Primitives that run in the same kernel."""
-    if op.kind != "conv":
+    if op.kind not in ("conv", "conv2d"):
         return op.kind
     slow = "_hard" if op.act in ("hswish", "hsigmoid") else ""
+    kernel = op["k"] if op.kind == "conv" else max(op["kh"], op["kw"])
     if op["g"] == op["cin"] == op["cout"] and op["g"] > 1:
-        return f"depthwise{op['k']}{slow}"
-    if op["k"] == 1:
+        return f"depthwise{kernel}{slow}"
+    if kernel == 1:
         return f"pointwise{slow}"
-    return f"dense{op['k']}{'_stem' if op['cin'] <= 4 else ''}{slow}"
+    return f"dense{kernel}{'_stem' if op['cin'] <= 4 else ''}{slow}"
 
 
 def _elements(op: OpSpec) -> int:

@@ -362,6 +362,14 @@ def conv(
     return OpSpec.of("conv", cin=cin, cout=cout, h=h, w=w, k=k, s=s, g=g, act=act)
 
 
+def _conv2d_weights(v: Mapping[str, int]) -> int:
+    return v["cout"] * (v["cin"] // v["g"]) * v["kh"] * v["kw"]
+
+
+def _resized(v: Mapping[str, int]) -> Shape:
+    return v["c"], v["oh"], v["ow"]
+
+
 _BLOCK = ("cin", "hidden", "cout", "h", "w", "k", "s", "se", "skip")
 
 _KINDS: Mapping[str, _Kind] = MappingProxyType(
@@ -396,6 +404,54 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
             weights=lambda v: v["cin"] * v["cout"],
             biases=lambda v: v["cout"],
             macs=lambda v: v["cin"] * v["cout"],
+        ),
+        # Operators of model files that are in no space of ours.
+        "conv2d": _Kind(  # any padding, kernel, stride and dilation
+            ("cin", "cout", "h", "w", "kh", "kw", "oh", "ow", "g"),
+            activated=True,
+            in_chw=_conv_in,
+            out_chw=lambda v: (v["cout"], v["oh"], v["ow"]),
+            weights=_conv2d_weights,
+            biases=lambda v: v["cout"],
+            macs=lambda v: _conv2d_weights(v) * v["oh"] * v["ow"],
+        ),
+        "deconv": _Kind(
+            ("cin", "cout", "h", "w", "kh", "kw", "oh", "ow"),
+            activated=True,
+            in_chw=_conv_in,
+            out_chw=lambda v: (v["cout"], v["oh"], v["ow"]),
+            weights=lambda v: v["cout"] * v["cin"] * v["kh"] * v["kw"],
+            biases=lambda v: v["cout"],
+            macs=lambda v: v["cout"] * v["cin"] * v["kh"] * v["kw"] * v["h"] * v["w"],
+        ),
+        "matmul": _Kind(  # `n` rows of `cin` by a matrix, `times` over
+            ("cin", "cout", "n", "times"),
+            activated=False,
+            in_chw=lambda v: (v["cin"], v["n"], v["times"]),
+            out_chw=lambda v: (v["cout"], v["n"], v["times"]),
+            macs=lambda v: v["cin"] * v["cout"] * v["n"] * v["times"],
+        ),
+        "pool2d": _Kind(  # mean or maximum in a window
+            ("c", "h", "w", "kh", "kw", "oh", "ow"),
+            activated=False,
+            in_chw=_same,
+            out_chw=_resized,
+        ),
+        "resize": _Kind(
+            ("c", "h", "w", "oh", "ow"), activated=False, in_chw=_same, out_chw=_resized
+        ),
+        "activate": _Kind(("c", "h", "w"), activated=True, in_chw=_same, out_chw=_same),
+        "function": _Kind(  # sigmoid, softmax, square root, ...: element by element, costly
+            ("c", "h", "w"), activated=False, in_chw=_same, out_chw=_same
+        ),
+        "scale": _Kind(  # a tensor and a constant, or one value a channel
+            ("c", "h", "w"), activated=False, in_chw=_same, out_chw=_same
+        ),
+        "binary": _Kind(  # two tensors of one shape; `add` has a kind of its own
+            ("c", "h", "w"), activated=False, in_chw=_same, out_chw=_same, n_inputs=2
+        ),
+        "copy": _Kind(  # concatenation, padding, transposition, slices: what is written
+            ("c", "h", "w"), activated=False, in_chw=_same, out_chw=_same
         ),
         "inverted": _Kind(
             _BLOCK, activated=True, in_chw=_conv_in, out_chw=_conv_out, primitives=_inverted

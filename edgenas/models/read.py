@@ -1,0 +1,35 @@
+"""One entry for both formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgenas.artifacts import io_errors
+from edgenas.errors import SpecError, UsageError
+from edgenas.models.graph import ModelGraph, fused
+
+MAX_MODEL_BYTES = 512 * 2**20
+SUFFIXES = (".onnx", ".tflite")
+
+
+def read_model(path: Path) -> ModelGraph:
+    """The model file at `path` as its runtime runs it: activations joined, views free.
+
+    Raises:
+        UsageError: neither `.onnx` nor `.tflite`.
+        SpecError: a file that is no such model, damaged or larger than 512 MiB.
+        ResourceError: it cannot be read.
+    """
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"{path}: a model file ends in {' or '.join(SUFFIXES)}")
+    with io_errors(path, "read"):
+        if path.stat().st_size > MAX_MODEL_BYTES:
+            raise SpecError(f"{path}: larger than {MAX_MODEL_BYTES} bytes, refused unread")
+        data = path.read_bytes()
+    if path.suffix == ".onnx":
+        from edgenas.models.onnx import read_onnx
+
+        return fused(read_onnx(data, path))
+    from edgenas.models.tflite import read_tflite
+
+    return fused(read_tflite(data, path))

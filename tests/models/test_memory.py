@@ -1,0 +1,60 @@
+"""Memory plans against the interpreter that really makes them."""
+
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgenas.models.memory import micro_arena, planned_bytes, tflite_graph
+from edgenas.models.tflite import read_tflite
+from edgenas.spaces import Lowering
+
+buffers = st.lists(
+    st.tuples(st.integers(1, 500), st.integers(0, 9), st.integers(0, 5)).map(
+        lambda b: (b[0], b[1], b[1] + b[2])
+    ),
+    max_size=12,
+)
+
+
+@given(buffers)
+def test_a_plan_holds_what_lives_together(plan: list[tuple[int, int, int]]) -> None:
+    total = planned_bytes(plan, alignment=1)
+    alive = [sum(n for n, first, last in plan if first <= t <= last) for t in range(16)]
+    assert max(alive) <= total <= sum(n for n, _, _ in plan)
+
+
+def test_disjoint_lives_share_memory() -> None:
+    assert planned_bytes([(100, 0, 1), (100, 2, 3), (50, 4, 5)], alignment=1) == 100
+    assert planned_bytes([(100, 0, 2), (100, 2, 3)], alignment=1) == 200
+
+
+def allocations(path: Path) -> dict[str, int]:
+    """What the interpreter says that it allocated; it says so on C's stderr."""
+    runtime = pytest.importorskip(
+        "tflite_micro.python.tflite_micro.runtime", reason="needs the extra edgenas[micro]"
+    )
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            runtime.Interpreter.from_file(str(path), arena_size=4 << 20).print_allocations()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        caught.seek(0)
+        text = caught.read().decode()
+    return {name: int(n) for name, n in re.findall(r"Arena allocation (\w+) (\d+) bytes", text)}
+
+
+def test_the_arena_is_that_of_tflite_micro(exported_int8_tflite: tuple[Path, Lowering]) -> None:
+    path, net = exported_int8_tflite
+    real = allocations(path)
+    from_file = micro_arena(read_tflite(path.read_bytes(), path, pads=True))
+    assert from_file.activations == real["head"]
+    assert from_file.total == pytest.approx(real["total"], rel=0.01)
+    assert micro_arena(tflite_graph(net)) == from_file, "planned before the export"

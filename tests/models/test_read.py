@@ -1,0 +1,54 @@
+"""Files that edgenas exported, read back as the operators that they were made from."""
+
+import contextlib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from edgenas.errors import ResourceError, SpecError, UsageError
+from edgenas.models import read_model
+from edgenas.spaces import Lowering
+
+Exported = tuple[Path, Lowering]
+
+
+def test_an_exported_network_is_its_lowering(exported: Exported) -> None:
+    path, net = exported
+    graph = read_model(path)
+    assert graph.unsupported == []
+    assert graph.precision == "int8"
+    assert graph.macs == net.macs
+    found = Counter(op.key for _, op in graph.units if op.kind != "copy")
+    assert found == Counter(node.op.key for node in net.primitive().nodes)
+    assert graph.size_bytes == path.stat().st_size
+
+
+@pytest.mark.parametrize("name", ["model.pb", "model", "model.onnx.txt"])
+def test_other_files_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="ends in"):
+        read_model(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
+def test_what_is_no_model_is_an_error_that_names_it(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"model{suffix}"
+    with pytest.raises((SpecError, ResourceError), match="model"):
+        read_model(path)
+    path.write_bytes(b"<html>not found</html>")
+    with pytest.raises(SpecError, match=f"model{suffix}"):
+        read_model(path)
+
+
+def test_a_cut_or_changed_file_is_read_or_refused(exported: Exported, tmp_path: Path) -> None:
+    source, _ = exported
+    data = source.read_bytes()
+    path = tmp_path / f"model{source.suffix}"
+    for i in range(12):
+        cut = data[: len(data) * i // 12]
+        changed = bytearray(data)
+        changed[(7919 * (i + 1)) % len(data)] ^= 0xFF
+        for damaged in (cut, bytes(changed)):
+            path.write_bytes(damaged)
+            with contextlib.suppress(SpecError):
+                read_model(path)
