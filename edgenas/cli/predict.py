@@ -16,7 +16,9 @@ def predict(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="ARCH", help="An architecture's line, `largest` or `smallest`; quote it."
+            metavar="MODEL",
+            help="A model file (.onnx, .tflite), an architecture's line (quote it), `largest` or "
+            "`smallest`.",
         ),
     ],
     run: Annotated[
@@ -27,7 +29,9 @@ def predict(
 ) -> None:
     """The latency of a network on a device, unit by unit, with its interval and what it rests on.
 
-    Example: edgenas predict local-litert-int8-t1 largest
+    A model file may come from anywhere; operators that nothing is known of are named.
+
+    Example: edgenas predict local-litert-int8-t1 model.int8.tflite
     """
     from edgenas import pipeline
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -86,11 +86,19 @@ class Predictor:
         Raises:
             MissingUnitsError: units that are neither in the table nor covered by a cost model.
         """
+        return self.predict_units([(node.name, node.op) for node in lowering.nodes])
+
+    def predict_units(self, units: Sequence[tuple[str, OpSpec]]) -> LatencyPrediction:
+        """Latency of a network of these units, each with its name in the network; at least one.
+
+        Raises:
+            MissingUnitsError: units that are neither in the table nor covered by a cost model.
+        """
         costs: list[_Cost] = []
-        for node in lowering.nodes:
-            cost = self._cost(node.op)
+        for _, op in units:
+            cost = self._cost(op)
             if cost is None:
-                raise self._missing(lowering)
+                raise self._missing([op for _, op in units])
             costs.append(cost)
         total = low = high = plain = known = once = 0.0
         origin = self._origin()
@@ -105,8 +113,8 @@ class Predictor:
             if cost.origin == "extrapolated":
                 origin = "extrapolated"
         per_unit = tuple(
-            UnitLatency(node.name, cost.key, cost.latency_ms, cost.origin)
-            for node, cost in zip(lowering.nodes, costs, strict=True)
+            UnitLatency(name, cost.key, cost.latency_ms, cost.origin)
+            for (name, _), cost in zip(units, costs, strict=True)
         )
         whole = max(total + once / plain, LEAST_SHARE * plain)
         if whole != total:  # what is paid once is spread over the units

@@ -1,6 +1,17 @@
 """Model files of any origin, read as graphs of operators that tables and cost models know."""
 
+from edgenas.models.blocks import in_blocks
 from edgenas.models.graph import ModelGraph, Step, Tensor
-from edgenas.models.read import read_model
+from edgenas.models.memory import micro_arena, tflite_graph
+from edgenas.models.read import SUFFIXES, read_model
 
-__all__ = ["ModelGraph", "Step", "Tensor", "read_model"]
+__all__ = [
+    "SUFFIXES",
+    "ModelGraph",
+    "Step",
+    "Tensor",
+    "in_blocks",
+    "micro_arena",
+    "read_model",
+    "tflite_graph",
+]

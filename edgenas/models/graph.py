@@ -54,6 +54,11 @@ class Step:
     op: OpSpec | None = None
     unsupported: str = ""
 
+    @property
+    def is_view(self) -> bool:
+        """Whether its output is its first input by another name or shape."""
+        return self.op is None and not self.unsupported and bool(self.inputs)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelGraph:
@@ -85,6 +90,13 @@ class ModelGraph:
         """Operators of which nothing is known; each says why."""
         return [step for step in self.steps if step.unsupported]
 
+    def source(self, tensor: int) -> int:
+        """The tensor that this one is a view of; itself where it is none."""
+        for step in reversed(self.steps):
+            if tensor in step.outputs and step.is_view:
+                tensor = step.inputs[0]
+        return tensor
+
     def lifetimes(self) -> list[tuple[int, int, int]]:
         """(bytes, first step, last step) of every tensor that is no constant and is used.
 
@@ -97,7 +109,7 @@ class ModelGraph:
             for t in step.inputs:
                 last[home.get(t, t)] = i
             for t in step.outputs:
-                if step.op is None and not step.unsupported and step.inputs:
+                if step.is_view:
                     home[t] = home.get(step.inputs[0], step.inputs[0])
                 first.setdefault(home.get(t, t), i)
                 last[home.get(t, t)] = i
@@ -108,6 +120,15 @@ class ModelGraph:
             for t, start in sorted(first.items())
             if not self.tensors[t].constant
         ]
+
+
+def readers_of(graph: ModelGraph) -> dict[int, list[int]]:
+    """The steps that read each tensor, by their place."""
+    readers: dict[int, list[int]] = {}
+    for i, step in enumerate(graph.steps):
+        for t in step.inputs:
+            readers.setdefault(t, []).append(i)
+    return readers
 
 
 def chw(shape: Sequence[int], *, channels_last: bool) -> Shape:
@@ -165,10 +186,7 @@ def fused(graph: ModelGraph) -> ModelGraph:
     their source become one squeeze-excite. The last tensor of the group is the step's output.
     """
     steps: list[Step | None] = list(graph.steps)
-    readers: dict[int, list[int]] = {}
-    for i, reader in enumerate(graph.steps):
-        for t in reader.inputs:
-            readers.setdefault(t, []).append(i)
+    readers = readers_of(graph)
 
     def only_reader(i: int) -> int | None:
         step = steps[i]
@@ -190,26 +208,20 @@ def fused(graph: ModelGraph) -> ModelGraph:
     producers = {t: i for i, s in enumerate(steps) if s is not None for t in s.outputs}
     for i, step in enumerate(steps):
         if step is not None and step.op is not None and step.op.kind in ("scale", "binary"):
-            _excite(steps, producers, i, step)
+            _excite(graph, steps, producers, i, step)
     return replace(graph, steps=tuple(step for step in steps if step is not None))
 
 
 def _excite(
+    graph: ModelGraph,
     steps: list[Step | None],
     producers: dict[int, int],
     i: int,
     product: Step,
 ) -> None:
     """Folds pool, reduce, expand (views between them) and `product` into one step, if they are."""
-
-    def root(tensor: int) -> int:
-        """The tensor that this one is a view of."""
-        step = steps[producers[tensor]] if tensor in producers else None
-        view = step is not None and step.op is None and not step.unsupported and step.inputs
-        return root(step.inputs[0]) if step is not None and view else tensor
-
     for gate, source in (product.inputs, product.inputs[::-1]) if len(product.inputs) == 2 else ():
-        chain = list(_upwards(steps, producers, root(gate), root(source)))
+        chain = list(_upwards(steps, producers, graph.source(gate), graph.source(source)))
         found = [step.op for k in chain if (step := steps[k]) is not None]
         ops = [op for op in found if op is not None and op.kind not in ("activate", "function")]
         if [op.kind for op in ops] not in (["conv", "conv", "pool"], ["linear", "linear", "pool"]):

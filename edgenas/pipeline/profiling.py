@@ -1,4 +1,4 @@
-"""The stage `profile`, the check of a table, the prediction of one network, and the benchmarks."""
+"""The stage `profile`, the check of a table, and the benchmark of predictions."""
 
 from __future__ import annotations
 
@@ -97,61 +97,6 @@ def profile(
             }
         )
     return written
-
-
-def predict(
-    device: str, model: str, *, run: str | None = None, runs: Path = Path("runs")
-) -> dict[str, Any]:
-    """The latency of an architecture on a device, unit by unit.
-
-    Args:
-        device: its name.
-        model: an architecture's line, `largest` or `smallest`.
-        run: the run (or run file) whose space and table copies are meant; default: the shipped
-            supernet's space.
-        runs: folder that holds the runs.
-
-    Raises:
-        UsageError: unknown device or run; a model file, which cannot be predicted yet.
-        SpecError: no architecture of the space, or no table for the device.
-    """
-    from edgenas.latency import Predictor, read_table, table_for
-
-    if Path(model).suffix in (".onnx", ".tflite"):
-        raise UsageError(
-            f"{model}: latency is predicted for architectures, not for model files",
-            hint="give an architecture's line, as in front.json; exported files have theirs in "
-            "export.json",
-        )
-    space = space_of(run, runs=runs)
-    arch = (
-        space.largest()
-        if model == "largest"
-        else space.smallest()
-        if model == "smallest"
-        else space.parse(model)
-    )
-    copy = None
-    if run is not None and not Path(run).is_file():
-        copy = find_run(run, runs=runs).folder / "tables" / f"{device}.json"
-    profile = load_device(device)
-    table = read_table(copy) if copy and copy.is_file() else table_for(profile)
-    found = Predictor(table).predict(space.lower(arch))
-    return {
-        "device": device,
-        "table": table.name,
-        "architecture": str(arch),
-        "digest": arch.digest,
-        "latency_ms": found.latency_ms,
-        "low_ms": found.low_ms,
-        "high_ms": found.high_ms,
-        "measured_share": found.measured_share,
-        "origin": found.origin,
-        "units": [
-            {"name": u.name, "key": u.key, "ms": u.latency_ms, "origin": u.origin}
-            for u in found.per_unit
-        ],
-    }
 
 
 def validate_table(

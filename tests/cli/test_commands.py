@@ -72,13 +72,6 @@ def test_a_prediction_adds_up(folder: Path, capfd: pytest.CaptureFixture[str]) -
     assert again == facts
 
 
-def test_predicting_a_file_says_that_it_cannot(
-    folder: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["predict", INVENTED_DEVICE, "model.onnx"]) == 2
-    assert "not for model files" in capfd.readouterr().err
-
-
 def test_strategies_compared_on_a_table(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     rows = ["a,b,top1,ms"]
     rows += [f"{a},{b},{0.5 + 0.03 * a + 0.01 * b},{1 + a + b}" for a in range(8) for b in range(8)]

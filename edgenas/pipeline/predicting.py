@@ -1,0 +1,126 @@
+"""The latency of one network: an architecture of a space, or any model file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgenas.errors import MissingUnitsError, UsageError
+from edgenas.hardware import DeviceProfile, load_device
+from edgenas.models import SUFFIXES
+from edgenas.pipeline.profiling import space_of
+from edgenas.pipeline.runs import find_run
+
+if TYPE_CHECKING:
+    from edgenas.latency import LatencyPrediction, LatencyTable
+
+
+def predict(
+    device: str, model: str, *, run: str | None = None, runs: Path = Path("runs")
+) -> dict[str, Any]:
+    """The latency of a network on a device, unit by unit.
+
+    Args:
+        device: its name.
+        model: an architecture's line, `largest`, `smallest`, or the path of a model file
+            (`.onnx`, `.tflite`), which may come from anywhere.
+        run: the run (or run file) whose space and table copies are meant; default: the shipped
+            supernet's space.
+        runs: folder that holds the runs.
+
+    Raises:
+        UsageError: unknown device or run; a file that is not of the device's runtime.
+        SpecError: no architecture of the space, a damaged file, no table for the device.
+        MissingUnitsError: operators of the file that nothing is known of, all named.
+    """
+    profile = load_device(device)
+    if Path(model).suffix in SUFFIXES:
+        return _predict_file(profile, Path(model), _table(profile, run, runs))
+    space = space_of(run, runs=runs)
+    match model:
+        case "largest":
+            arch = space.largest()
+        case "smallest":
+            arch = space.smallest()
+        case line:
+            arch = space.parse(line)
+    from edgenas.latency import Predictor
+
+    table = _table(profile, run, runs)
+    found = Predictor(table).predict(space.lower(arch))
+    return {
+        "device": device,
+        "table": table.name,
+        "architecture": str(arch),
+        "digest": arch.digest,
+        **_latency(found),
+    }
+
+
+def _predict_file(profile: DeviceProfile, path: Path, table: LatencyTable) -> dict[str, Any]:
+    from edgenas.latency import Predictor
+    from edgenas.models import in_blocks, read_model
+
+    family = profile.format.split("-")[0]
+    if path.suffix != f".{family}":
+        raise UsageError(
+            f"{path}: {profile.name} runs .{family} files ({profile.runtime})",
+            hint="edgenas devices lists devices of both runtimes",
+        )
+    graph = read_model(path)
+    if graph.precision != profile.precision:
+        raise UsageError(
+            f"{path} is {graph.precision}, {profile.name} is a device for {profile.precision}",
+            hint="edgenas devices lists devices of both precisions",
+        )
+    predictor = Predictor(table)
+    graph = in_blocks(graph, predictor.measured)
+    unknown = [f"{step.kind} {step.name}: {step.unsupported}" for step in graph.unsupported]
+    unknown += [f"{name}: {op.key}" for name, op in graph.units if not predictor.covers(op)]
+    if unknown:
+        more = f"; and {len(unknown) - 10} more" if len(unknown) > 10 else ""
+        raise MissingUnitsError(
+            f"{path}: table {table.name} knows nothing of {len(unknown)} of its "
+            f"{len(graph.steps)} operators: {'; '.join(unknown[:10])}{more}",
+            hint=f"edgenas profile {profile.name}, or measure the file itself",
+        )
+    found = predictor.predict_units(graph.units)
+    kinds = [step.kind for step in graph.steps if step.op is not None]
+    facts = _latency(found)
+    for unit, kind in zip(facts["units"], kinds, strict=True):
+        unit["kind"] = kind
+    return {
+        "device": profile.name,
+        "table": table.name,
+        "file": str(path),
+        "format": graph.format,
+        "precision": graph.precision,
+        "size_bytes": graph.size_bytes,
+        "macs": graph.macs,
+        **facts,
+    }
+
+
+def _table(profile: DeviceProfile, run: str | None, runs: Path) -> LatencyTable:
+    """The run's own copy, where a run is named that has one; else the device's."""
+    from edgenas.latency import read_table, table_for
+
+    if run is not None and not Path(run).is_file():
+        copy = find_run(run, runs=runs).folder / "tables" / f"{profile.name}.json"
+        if copy.is_file():
+            return read_table(copy)
+    return table_for(profile)
+
+
+def _latency(found: LatencyPrediction) -> dict[str, Any]:
+    return {
+        "latency_ms": found.latency_ms,
+        "low_ms": found.low_ms,
+        "high_ms": found.high_ms,
+        "measured_share": found.measured_share,
+        "origin": found.origin,
+        "units": [
+            {"name": u.name, "key": u.key, "ms": u.latency_ms, "origin": u.origin}
+            for u in found.per_unit
+        ],
+    }

@@ -1,0 +1,60 @@
+"""Latency of model files: those that edgenas exported are their architectures again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgenas.errors import MissingUnitsError, SpecError, UsageError
+from edgenas.latency import Predictor, load_table, read_table, write_table
+from edgenas.pipeline import predict
+from edgenas.spaces import OpSpec, chain
+from edgenas.spaces.mobile import default_space
+from edgenas.testing.fakes import INVENTED_DEVICE, write_invented_device
+
+CALIBRATION = Path(__file__).parents[2] / "edgenas" / "shipped" / "calibration"
+NETWORKS = json.loads((CALIBRATION / "networks.json").read_text("utf-8"))["networks"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_invented_device(tmp_path, default_space(image_size=28, in_channels=1, n_classes=10))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_exported_file_is_predicted_as_its_architecture(name: str) -> None:
+    path = CALIBRATION / NETWORKS[name]["files"]["tflite-int8"]
+    facts = predict(INVENTED_DEVICE, str(path))
+    ops = [OpSpec.parse(node["key"]) for node in NETWORKS[name]["lowering"]["nodes"]]
+    net = chain(ops[0].in_chw, [(str(i), op) for i, op in enumerate(ops)])
+    expected = Predictor(load_table(INVENTED_DEVICE)).predict(net)
+    assert [unit["key"] for unit in facts["units"]] == [op.key for op in ops]
+    assert facts["latency_ms"] == pytest.approx(expected.latency_ms, rel=1e-9)
+    assert facts["measured_share"] == 1.0
+    assert facts["size_bytes"] == path.stat().st_size
+    assert facts["macs"] == net.macs
+
+
+def test_operators_that_nothing_is_known_of_are_named(folder: Path) -> None:
+    table = read_table(folder / "latency_tables" / f"{INVENTED_DEVICE}.json")
+    name = next(iter(NETWORKS))
+    keys = [node["key"] for node in NETWORKS[name]["lowering"]["nodes"]]
+    left = {op: entry for op, entry in table.entries.items() if op.key != keys[-1]}
+    write_table(
+        type(table)(table.device, table.source, table.created, left, table.fits),
+        folder / "latency_tables" / f"{INVENTED_DEVICE}.json",
+    )
+    path = CALIBRATION / NETWORKS[name]["files"]["tflite-int8"]
+    with pytest.raises(MissingUnitsError, match="knows nothing of 3 of its") as caught:
+        predict(INVENTED_DEVICE, str(path))
+    assert "linear cin=192 cout=10" in str(caught.value)
+
+
+def test_files_of_another_runtime_or_precision_are_refused() -> None:
+    files = next(iter(NETWORKS.values()))["files"]
+    with pytest.raises(UsageError, match=r"runs \.tflite files"):
+        predict(INVENTED_DEVICE, str(CALIBRATION / files["onnx-int8"]))
+    with pytest.raises(SpecError):
+        predict(INVENTED_DEVICE, "nowhere.tflite")
