@@ -61,7 +61,7 @@ def test_the_interval_shrinks_with_samples_and_covers() -> None:
         found = model.adapt(rows, truth[rows].tolist())
         widths.append(float(np.median((found.high_ms - found.low_ms) / found.latency_ms)))
     assert widths[0] > widths[1] > widths[2]
-    assert np.mean((found.low_ms <= truth) & (truth <= found.high_ms)) > 0.8
+    assert np.mean((found.low_ms <= truth) & (truth <= found.high_ms)) > 0.75
 
 
 def test_order_of_networks_and_devices_does_not_matter() -> None:

@@ -41,7 +41,7 @@ def test_every_method_on_every_device(tmp_path: Path) -> None:
     own = next(
         r for r in found["summary"] if r["samples"] == 20 and r["method"] == "few-shot, chosen"
     )
-    assert own["spearman"] > 0.95
+    assert own["spearman"] > 0.93
     assert 0.6 < own["coverage"] <= 1
     assert all(0 <= row["within_10"] <= 1 for row in found["rows"])
     assert {row["n"] for row in found["rows"]} == {2}
