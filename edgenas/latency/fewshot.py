@@ -227,14 +227,15 @@ def _smoothed(known: Floats, mean: Floats, chips: Sequence[str], features: Float
     """Each column's regression on other chips' columns and on the architecture.
 
     Errors count relative to the `mean` device. A column is left as it is where there are too few
-    networks for that, and never goes below 1 % of a typical latency.
+    networks for that or no two others, since the architecture alone does not tell noise from what
+    is the device's own; none goes below 1 % of a typical latency.
     """
     n, m = known.shape
     found = known.copy()
     for j in range(m):
         others = [i for i in range(m) if chips[i] != chips[j]]
         basis = np.column_stack([np.ones(n), known[:, others], features]) / mean[:, None]
-        if basis.shape[1] < 2 or n < 10 * basis.shape[1]:
+        if len(others) < 2 or n < 10 * basis.shape[1]:
             continue
         gram = basis.T @ basis + _SMOOTHING * n * np.eye(basis.shape[1])
         found[:, j] = basis @ np.linalg.solve(gram, basis.T @ (known[:, j] / mean)) * mean
