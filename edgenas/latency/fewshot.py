@@ -220,7 +220,8 @@ def _standardised(features: Floats) -> Floats:
     kept = features[:, sd > 1e-9 * (1 + np.abs(features).max(0, initial=0))]
     if not kept.shape[1]:
         return kept
-    return (kept - kept.mean(0)) / kept.std(0) / math.sqrt(kept.shape[1])
+    scaled: Floats = (kept - kept.mean(0)) / kept.std(0) / math.sqrt(kept.shape[1])
+    return scaled
 
 
 def _smoothed(known: Floats, mean: Floats, chips: Sequence[str], features: Floats) -> Floats:

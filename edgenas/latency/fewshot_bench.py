@@ -201,7 +201,7 @@ def _leave_out(
             f"too few for {max(samples)} samples and {MIN_TEST} to test",
             hint="leave out devices with blanks: --devices",
         )
-    known, target = table.latency_ms[np.ix_(thin, others)], table.latency_ms[thin, j]
+    known, target = table.latency_ms[thin][:, others], table.latency_ms[thin, j]
     blocks = [block[thin] for block in table.features]
     method = FewShot(known, chips=[table.chips[i] for i in others], features=blocks)
     base = _Baselines(known, table.onehot[thin], None if table.macs is None else table.macs[thin])
