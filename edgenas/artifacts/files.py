@@ -8,13 +8,17 @@ infinities, more than `max_bytes`, and nesting that would overflow the stack.
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
+import gzip
 import hashlib
+import io
 import json
 import os
 import reprlib
 import tempfile
 import tomllib
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -98,6 +102,22 @@ def to_json(value: object) -> str:
         ValueError: for NaN and infinities, which JSON does not have.
     """
     return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The columns and rows of a CSV file with a header line, which may be gzip-compressed.
+
+    Raises:
+        SpecError: the file is missing, no text, or a row is shorter or longer than the header.
+    """
+    with io_errors(path, "read"):
+        data = path.read_bytes()
+    try:
+        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise SpecError(f"{path}: not a CSV file: {error}") from error
+    reader = csv.DictReader(io.StringIO(text), restval="")
+    return list(reader.fieldnames or ()), list(reader)
 
 
 def read_json(path: Path, *, schema: str, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:

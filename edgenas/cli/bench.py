@@ -108,3 +108,81 @@ def search(
         heads = ("strategy", "trials", "mean", "sd", "least", "most", "seeds", "beats random")
         title = f"{facts['problem']}: hypervolume, 1 = {facts['relative_to']}"
         out.result(facts, f"{title}\n{columns(heads, rows)}")
+
+
+@app.command("few-shot")
+def few_shot(
+    table: Annotated[Path, typer.Option(help="CSV (.gz) of networks x devices, in ms.")],
+    architecture: Annotated[
+        str, typer.Option(help="Columns that describe a network, with commas.")
+    ] = "",
+    devices: Annotated[
+        str,
+        typer.Option(help="Latency columns, with commas; default: named ..._ms or latency_..."),
+    ] = "",
+    target: Annotated[
+        str, typer.Option(help="Columns to leave out in turn, with commas; default: all devices.")
+    ] = "",
+    group: Annotated[
+        str,
+        typer.Option(help="Expression cut out of a device's name; what is left names the chip."),
+    ] = r"_\d+$",
+    samples: Annotated[
+        list[str] | None,
+        typer.Option(help="Networks measured, with commas or given several times; default: 10."),
+    ] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Repetitions, each with its own seed.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all draws.")] = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """How well few measurements tell a new device's latencies, given those of other devices.
+
+    Each device in turn is the new one; columns of the same chip are left out with it.
+
+    Example: edgenas bench few-shot --table nets.csv --architecture arch_str --samples 10
+    """
+    from edgenas import pipeline
+
+    with output(json=json, quiet=quiet) as out:
+        facts = pipeline.bench_few_shot(
+            table,
+            architecture=tuple(filter(None, architecture.split(","))),
+            devices=tuple(filter(None, devices.split(","))),
+            targets=tuple(filter(None, target.split(","))),
+            group=group,
+            samples=[int(count) for count in _counts(samples or ["10"])],
+            draws=draws,
+            seed=seed,
+            report=out.report,
+        )
+        rows = [
+            (
+                row["method"],
+                str(row["samples"]),
+                f"{row['spearman']:.4f}",
+                f"{row['spearman_sd']:.4f}",
+                f"{row['spearman_worst']:.3f} {row['worst_device']}",
+                percent(row["error_median"]),
+                percent(row["within_10"]),
+                "" if row["coverage"] is None else percent(row["coverage"]),
+            )
+            for row in facts["summary"]
+        ]
+        heads = ("method", "samples", "Spearman", "sd", "worst", "median error", "within 10 %",
+                 "in 90 % interval")  # fmt: skip
+        title = f"{len(facts['devices'])} devices, each left out; {facts['n']} draws; means"
+        out.result(facts, f"{title}\n{columns(heads, rows)}")
+
+
+def _counts(texts: list[str]) -> list[str]:
+    """Whole numbers above 0, from several options with commas.
+
+    Raises:
+        typer.BadParameter: for anything else.
+    """
+    found = [part.strip() for text in texts for part in text.split(",")]
+    for part in found:
+        if not (part.isascii() and part.isdigit() and int(part)):
+            raise typer.BadParameter(f"--samples {part!r} is not a whole number above 0")
+    return list(dict.fromkeys(found))

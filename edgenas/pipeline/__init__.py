@@ -17,7 +17,7 @@ for row in outcome.document["exports"]:
 function that takes an `edgenas.events.Event`. Torch is imported when a stage needs it.
 """
 
-from edgenas.pipeline.benchmarking import bench_search
+from edgenas.pipeline.benchmarking import bench_few_shot, bench_search
 from edgenas.pipeline.config import (
     DataConfig,
     ExportConfig,
@@ -49,6 +49,7 @@ __all__ = [
     "SearchConfig",
     "SupernetConfig",
     "TrainConfig",
+    "bench_few_shot",
     "bench_latency",
     "bench_search",
     "diff_tables",

@@ -1,7 +1,8 @@
-"""How many trials strategies need: on tabulated architectures, or on a run's supernet."""
+"""How many trials strategies need, and how well few measurements tell a new device."""
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -66,6 +67,50 @@ def bench_search(
     with tempfile.TemporaryDirectory(prefix="edgenas-bench-") as name:
         problem = _supernet_problem(read_config(run_file), run_file, Path(name), report)
         return _run(problem, strategies, budget, seeds, command, report)
+
+
+def bench_few_shot(
+    table: Path,
+    *,
+    architecture: Sequence[str] = (),
+    devices: Sequence[str] = (),
+    targets: Sequence[str] = (),
+    group: str = r"_\d+$",
+    samples: Sequence[int] = (10,),
+    draws: int = 20,
+    seed: int = 0,
+    report: Report = silent,
+) -> dict[str, Any]:
+    """Each device of a table of networks x devices predicted from `samples` networks.
+
+    Options as `edgenas bench few-shot` has them; the result is its JSON document.
+
+    Raises:
+        UsageError: unknown columns, fewer than two chips, fewer than 3 samples.
+        SpecError: the table is wrong, or too small.
+    """
+    from edgenas.latency.fewshot_bench import read_few_shot, run_few_shot
+
+    words = ["edgenas bench few-shot --table", table.name]
+    for option, names in (
+        ("--architecture", architecture),
+        ("--devices", devices),
+        ("--target", targets),
+        ("--samples", list(map(str, samples))),
+    ):
+        words += [option, ",".join(names)] if names else []
+    words += [] if group == r"_\d+$" else ["--group", shlex.quote(group)]
+    words += ["--draws", str(draws), "--seed", str(seed)]
+    read = read_few_shot(table, architecture=architecture, devices=devices, group=group)
+    return run_few_shot(
+        read,
+        samples,
+        draws=draws,
+        seed=seed,
+        targets=targets,
+        command=" ".join(words),
+        report=report,
+    )
 
 
 def _run(

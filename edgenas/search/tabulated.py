@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import math
 import random
 import re
@@ -12,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgenas.artifacts import digest, io_errors
+from edgenas.artifacts import digest, read_csv
 from edgenas.errors import SpecError, nearest
 from edgenas.spaces import Architecture, Choice
 from edgenas.spaces.architecture import split_line
@@ -107,18 +104,11 @@ def read_table(
     Raises:
         SpecError: a column is missing, a value is no finite number, no row is left.
     """
-    with io_errors(path, "read"):
-        data = path.read_bytes()
-    try:
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: not a CSV file: {error}") from error
-    reader = csv.DictReader(io.StringIO(text))
-    known = reader.fieldnames or ()
+    known, found_rows = read_csv(path)
     for column in (*architecture, *metrics.values()):
         if column not in known:
             raise SpecError(f"{path}: no column {column!r}; {nearest(column, known)}")
-    table = [row for row in reader if all(row[c] for c in (*architecture, *metrics.values()))]
+    table = [row for row in found_rows if all(row[c] for c in (*architecture, *metrics.values()))]
     if not table or not architecture:
         raise SpecError(f"{path}: no row has all of {[*architecture, *metrics.values()]}")
     columns: dict[str, list[str]] = {}

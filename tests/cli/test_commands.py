@@ -85,6 +85,28 @@ def test_strategies_compared_on_a_table(folder: Path, capfd: pytest.CaptureFixtu
     assert main(["bench", "search"]) == 2
 
 
+def test_a_new_device_from_few_networks(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = ["a,b,x_1_ms,x_8_ms,y_ms,z_ms"]
+    rows += [
+        f"{a},{b},{1 + a + b},{5 + 4 * a + 6 * b},{2 + a + 2 * b},{3 + 2 * a + b}"
+        for a in range(8)
+        for b in range(8)
+    ]
+    Path("nets.csv").write_text("\n".join(rows) + "\n", "utf-8")
+    argv = ["bench", "few-shot", "--table", "nets.csv", "--architecture", "a,b", "--quiet"]
+    facts = document(capfd, *argv, "--samples", "4,8", "--samples", "8", "--draws", "1")
+    assert facts["schema"] == "edgenas.bench-few-shot/1"
+    assert {row["samples"] for row in facts["summary"]} == {4, 8}
+    assert facts["command"].endswith("--samples 4,8 --draws 1 --seed 0")
+    assert main([*argv, "--draws", "1", "--target", "z_ms"]) == 0
+    assert "few-shot, chosen" in capfd.readouterr().out
+    assert main([*argv, "--devices", "x_1_ms,yy"]) == 2
+    assert main([*argv, "--samples", "ten"]) == 2
+    Path("nets.csv").write_text("\n".join([*rows, "9,9,0,1,1,1"]), "utf-8")
+    assert main(argv) == 3
+    assert "'0' is not a positive latency" in capfd.readouterr().err
+
+
 def test_strategies_compared_on_a_runs_supernet(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
