@@ -12,7 +12,8 @@ import functools
 import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from edgenas.spaces.ops import OpSpec
@@ -35,7 +36,9 @@ class CostModel:
 
     `ranges` holds the smallest and largest value of each feature of each group in the fitted
     units; beyond it a prediction is extrapolated. 90 % of held-out units had between `low` and
-    `high` times the predicted latency; `error_median` is their median relative error.
+    `high` times the predicted latency; `error_median` is their median relative error. Groups of
+    `stand_ins` never occurred in what was fitted: they are extrapolated with the coefficients of
+    the group that each names.
     """
 
     coefficients: Mapping[str, float]
@@ -44,14 +47,17 @@ class CostModel:
     error_median: float
     low: float
     high: float
+    stand_ins: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def unit_ms(self, op: OpSpec) -> float | None:
         """Latency of a unit timed alone; None where a primitive's group was never fitted."""
         total = 0.0
         for name, value in features(op):
-            if name.endswith(".call") and name not in self.ranges:
+            group, feature = name.rsplit(".", 1)
+            group = self.stand_ins.get(group, group)
+            if f"{group}.call" not in self.ranges:
                 return None
-            total += self.coefficients.get(name, 0.0) * value
+            total += self.coefficients.get(f"{group}.{feature}", 0.0) * value
         return total if total > 0 else None
 
     def covers(self, op: OpSpec) -> bool:
