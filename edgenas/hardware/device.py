@@ -28,7 +28,6 @@ RuntimeName = Literal[
     "tflm",
     "xcubeai",
     "xla",
-    "vitisai",
     "unstated",
 ]
 Precision = Literal["fp32", "int8", "unstated"]
@@ -46,7 +45,7 @@ FORMATS = MappingProxyType(
     }
 )
 """The runtimes and precisions that edgenas can time, with the exported format that each runs."""
-_ONNX_RUNTIMES = ("onnxruntime", "tensorrt", "xla", "vitisai", "unstated")
+_ONNX_RUNTIMES = ("onnxruntime", "tensorrt", "xla", "unstated")
 
 SCHEMA = "edgenas.device/1"
 _LOCAL = re.compile(r"local-([a-z0-9]+)-([a-z0-9]+)-t([0-9]{1,4})")

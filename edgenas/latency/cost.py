@@ -89,21 +89,26 @@ def fit_cost(units: Mapping[OpSpec, float]) -> CostModel | None:
             ratios.append(units[op] / predicted if predicted > 0 else math.inf)
     ratios = sorted(r for r in ratios if math.isfinite(r)) or [1.0]
     edge = max(0, math.floor(0.05 * (len(ratios) + 1)) - 1)
+    errors = sorted(abs(r - 1) for r in ratios)
+    return CostModel(
+        coefficients=coefficients,
+        ranges=shape_ranges(ops),
+        n_units=len(ops),
+        error_median=errors[len(errors) // 2],
+        low=min(1.0, ratios[edge]),
+        high=max(1.0, ratios[-1 - edge]),
+    )
+
+
+def shape_ranges(ops: Iterable[OpSpec]) -> dict[str, tuple[float, float]]:
+    """The smallest and largest value of each feature of each group in the primitives of `ops`."""
     ranges: dict[str, tuple[float, float]] = {}
     for op in ops:
         for node in op.primitives():
             for name, value in features(node.op):
                 low, high = ranges.get(name, (value, value))
                 ranges[name] = min(low, value), max(high, value)
-    errors = sorted(abs(r - 1) for r in ratios)
-    return CostModel(
-        coefficients=coefficients,
-        ranges=ranges,
-        n_units=len(ops),
-        error_median=errors[len(errors) // 2],
-        low=min(1.0, ratios[edge]),
-        high=max(1.0, ratios[-1 - edge]),
-    )
+    return ranges
 
 
 @functools.lru_cache(maxsize=65536)
@@ -153,11 +158,11 @@ def _fit(
     scaled = design / size
     # A little ridge: collinear features then share rather than fight.
     gram = scaled.T @ scaled + 1e-6 * np.eye(len(names))
-    found = _non_negative(gram, scaled.T @ np.ones(len(ops)))
+    found = non_negative(gram, scaled.T @ np.ones(len(ops)))
     return {name: float(found[i] / size[i]) for name, i in names.items() if found[i] > 0}
 
 
-def _non_negative(gram: Matrix, aim: Matrix) -> Matrix:
+def non_negative(gram: Matrix, aim: Matrix) -> Matrix:
     """The x >= 0 that minimises x'Gx/2 - a'x, G positive definite (Lawson and Hanson 1974)."""
     import numpy as np
 

@@ -32,6 +32,9 @@ SOURCES: tuple[str, ...] = get_args(Source)
 IMPLAUSIBLE = 100.0
 """A latency this many times off what the rest of the table says is an error of the file."""
 
+ROUGH_ERROR = 0.20
+"""A table whose median error on whole networks left out is larger is called rough."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -120,6 +123,22 @@ class LatencyTable:
     def digest(self) -> str:
         """First 12 hexadecimal digits of the SHA-256 over the whole content."""
         return artifacts.digest(_document(self))
+
+    @property
+    def error_median(self) -> float | None:
+        """Median error on what the fit has not seen; None where nobody checked."""
+        value = (self.validation or {}).get("error_median")
+        return float(value) if isinstance(value, int | float) else None
+
+    @property
+    def rough(self) -> bool:
+        """Whether it is too far off to choose by a small difference; every output says so."""
+        return self.error_median is not None and self.error_median > ROUGH_ERROR
+
+    @property
+    def word(self) -> str:
+        """Its source, and *rough* where it is."""
+        return f"{self.source}, rough" if self.rough else self.source
 
     def fit(self, granularity: Granularity) -> Fit | None:
         """The fit for parts of this granularity."""

@@ -21,6 +21,7 @@ from edgenas.hardware import (
 from edgenas.pipeline.config import read_config
 from edgenas.pipeline.devices import read_any_table
 from edgenas.pipeline.runs import find_run
+from edgenas.pipeline.searching import latency_note
 from edgenas.pipeline.tables import (
     CALIBRATION_SEED,
     FIT_NETWORKS,
@@ -147,6 +148,10 @@ def predict(
         "high_ms": found.high_ms,
         "measured_share": found.measured_share,
         "origin": found.origin,
+        "source": table.source,
+        "error_median": table.error_median,
+        "rough": table.rough,
+        "note": latency_note(device, table),
         "units": [
             {"name": u.name, "key": u.key, "ms": u.latency_ms, "origin": u.origin}
             for u in found.per_unit
