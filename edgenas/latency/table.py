@@ -362,6 +362,12 @@ def nearest_table(device: DeviceProfile) -> LatencyTable | None:
     return best[1] if best else None
 
 
+def energy_mj(table: LatencyTable, latency_ms: float) -> float | None:
+    """Energy of an inference at the device's mean power; None where its table states none."""
+    power = table.conditions.get("power")
+    return None if power is None else float(power["mean_mw"]) * latency_ms / 1000
+
+
 def implausible(table: LatencyTable) -> list[tuple[OpSpec, float]]:
     """Units whose latency is over 100 times more or less than expected, with the expectation.
 

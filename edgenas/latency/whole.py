@@ -35,7 +35,11 @@ if TYPE_CHECKING:
 
 MIN_NETWORKS = 4
 MIN_FREE = 12
-"""Networks from which on groups may have coefficients of their own."""
+MIN_FREE_GROUPS = 6
+"""Networks, and groups of them, from which on primitives may have coefficients of their own."""
+LEAST = 0.25
+"""Share of the pooled coefficient below which none may fall: what collinear networks cannot tell
+from something else is not free, and other networks hold more of it."""
 FOLDS = 20
 """At most so many parts are held out in turn; with fewer groups each group is one."""
 MANY = 100
@@ -157,13 +161,15 @@ def fit_whole(
     macs = np.array([float(sum(op.macs for op in n.ops)) for n in networks])
     measured = np.array([n.latency_ms for n in networks])
     columns_of_others = {d: np.array([v[n.name] for n in networks]) for d, v in known.items()}
+    # Decided once, so that what is left out is predicted as the whole fit predicts.
+    free = len(networks) >= MIN_FREE and len(groups) >= MIN_FREE_GROUPS
     errors = np.zeros(len(networks))
     macs_errors, nearest_errors = errors.copy(), errors.copy()
     picked: list[str] = []
     for held in folds:
         kept = ~held
         groups_kept = [n.group for n, k in zip(networks, kept, strict=True) if k]
-        strength = _choose(design[kept], groups_kept, columns, shape)
+        strength = _choose(design[kept], groups_kept, columns, shape) if free else math.inf
         found = _solve(design[kept], columns, shape, strength)
         errors[held] = abs(design[held] @ found - 1)
         constant = np.median(measured[kept] / np.maximum(macs[kept], 1.0))
@@ -172,7 +178,7 @@ def fit_whole(
             name, factor = _nearest(columns_of_others, measured, kept)
             picked.append(name)
             nearest_errors[held] = abs(factor * columns_of_others[name][held] / measured[held] - 1)
-    strength = _choose(design, [n.group for n in networks], columns, shape)
+    strength = _choose(design, [n.group for n in networks], columns, shape) if free else math.inf
     found = _solve(design, columns, shape, strength)
     inside = abs(design @ found - 1)
     coefficients = dict(zip(columns, map(float, found), strict=True))
@@ -277,8 +283,6 @@ def _choose(
     shape: Mapping[str, float] | None,
 ) -> float:
     """The strength of the pull to the pooled model that predicts groups left out best."""
-    if len(design) < MIN_FREE or len(set(groups)) < _INNER_FOLDS:
-        return math.inf
     losses = dict.fromkeys(_STRENGTHS, 0.0)
     for held in _folds(groups, _INNER_FOLDS if len(design) <= MANY else 3):
         for strength in _STRENGTHS:
@@ -308,8 +312,9 @@ def _solve(
     scaled = design[:, used] / size[used]
     gram = scaled.T @ scaled + (strength + _RIDGE) * np.eye(int(used.sum()))
     aim = scaled.T @ np.ones(len(design)) + strength * prior[used] * size[used]
+    least = LEAST * prior[used] * size[used]
     found = prior.copy()  # what these networks do not hold stays as the pooled model has it
-    found[used] = non_negative(gram, aim) / size[used]
+    found[used] = (least + non_negative(gram, aim - gram @ least)) / size[used]
     return found
 
 

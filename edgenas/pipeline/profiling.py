@@ -116,7 +116,7 @@ def predict(
         UsageError: unknown device or run; a model file, which cannot be predicted yet.
         SpecError: no architecture of the space, or no table for the device.
     """
-    from edgenas.latency import Predictor, read_table, table_for
+    from edgenas.latency import Predictor, energy_mj, read_table, table_for
 
     if Path(model).suffix in (".onnx", ".tflite"):
         raise UsageError(
@@ -152,6 +152,7 @@ def predict(
         "error_median": table.error_median,
         "rough": table.rough,
         "note": latency_note(device, table),
+        "energy_mj": energy_mj(table, found.latency_ms),
         "units": [
             {"name": u.name, "key": u.key, "ms": u.latency_ms, "origin": u.origin}
             for u in found.per_unit

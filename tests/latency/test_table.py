@@ -13,6 +13,7 @@ from edgenas.hardware import load_device, on_this_chip, user_folder
 from edgenas.latency import (
     Entry,
     LatencyTable,
+    energy_mj,
     load_table,
     named,
     nearest_table,
@@ -325,6 +326,12 @@ def test_a_calibrated_table_may_hold_a_cost_model_only(
         replace(table, source="measured")
     with pytest.raises(SpecError, match="no unit at all"):
         replace(table, cost_model=None)
+
+
+def test_energy_is_mean_power_times_latency_where_power_is_stated(small: LatencyTable) -> None:
+    assert energy_mj(small, 10.0) is None
+    stated = replace(small, conditions={"power": {"mean_mw": 42.0}})
+    assert energy_mj(stated, 10.0) == pytest.approx(0.42)
 
 
 def test_what_is_new_in_the_format_leaves_older_files_as_they_were(

@@ -146,3 +146,13 @@ def test_a_fit_survives_its_file(seen: list[Observed], table: LatencyTable, tmp_
     assert again.error_median == pytest.approx(found.model.error_median, abs=1e-4)
     assert not again.rough
     assert replace(again, validation={"error_median": 0.21}).word == "calibrated, rough"
+
+
+def test_only_many_networks_of_many_groups_may_leave_the_pooled_model(
+    seen: list[Observed],
+) -> None:
+    """Else the errors would be of pooled fits and the table of a free one."""
+    five = [replace(o, group=f"g{i % 5}") for i, o in enumerate(seen[:15])]
+    assert fit_whole(five).strength == float("inf")
+    assert fit_whole(seen[:11]).strength == float("inf")
+    assert fit_whole(seen[:30]).strength < float("inf")
