@@ -78,6 +78,10 @@ def prediction_text(facts: Mapping[str, Any]) -> str:
         f"{facts['latency_ms']:.3f} ms ({facts['low_ms']:.3f} to {facts['high_ms']:.3f}), "
         f"{facts['origin']}; {100 * facts['measured_share']:.0f} % rests on measured units"
     )
+    if facts.get("energy_mj") is not None:
+        head += f"; about {facts['energy_mj']:.3g} mJ at the device's mean power"
+    if facts.get("note"):
+        head += f"\n{facts['note']}"
     units = sorted(facts["units"], key=lambda unit: -float(unit["ms"]))
     rows = [(u["name"], f"{u['ms']:.4f}", u["origin"], u["key"]) for u in units]
     return head + "\n" + columns(("unit", "ms", "origin", "key"), rows)

@@ -17,8 +17,20 @@ from edgenas.hardware.chip import this_chip
 from edgenas.hardware.folders import Found, check_name, find, listing
 
 DeviceClass = Literal["cpu", "mobile", "gpu", "tpu", "npu", "mcu"]
-RuntimeName = Literal["onnxruntime", "litert"]
-Precision = Literal["fp32", "int8"]
+RuntimeName = Literal[
+    "onnxruntime",
+    "litert",
+    # known by published figures only; edgenas times nothing in them
+    "tflite",  # TensorFlow Lite before it was called LiteRT
+    "armnn",
+    "tensorrt",
+    "edgetpu",
+    "tflm",
+    "xcubeai",
+    "xla",
+    "unstated",
+]
+Precision = Literal["fp32", "int8", "unstated"]
 ConnectionKind = Literal["local"]
 
 CLASSES: tuple[str, ...] = get_args(DeviceClass)
@@ -32,7 +44,8 @@ FORMATS = MappingProxyType(
         ("litert", "int8"): "tflite-int8",
     }
 )
-"""Which exported format each runtime and precision runs."""
+"""The runtimes and precisions that edgenas can time, with the exported format that each runs."""
+_ONNX_RUNTIMES = ("onnxruntime", "tensorrt", "xla", "unstated")
 
 SCHEMA = "edgenas.device/1"
 _LOCAL = re.compile(r"local-([a-z0-9]+)-([a-z0-9]+)-t([0-9]{1,4})")
@@ -40,10 +53,11 @@ _LOCAL = re.compile(r"local-([a-z0-9]+)-([a-z0-9]+)-t([0-9]{1,4})")
 
 @dataclass(frozen=True, slots=True)
 class DeviceProfile:
-    """One measurement context: chip, connection, runtime, precision, threads.
+    """One measurement context: chip, connection, runtime, precision, threads, batch.
 
-    `runtime_version` None means whichever is installed. `affinity` names the processors that the
-    agent is bound to; empty: none. `operators` empty means that all kinds run.
+    `threads` None means that the source of its figures does not state them. A latency is that of
+    the whole batch. `runtime_version` None means whichever is installed. `affinity` names the
+    processors that the agent is bound to; empty: none. `operators` empty means that all kinds run.
     """
 
     name: str
@@ -52,27 +66,38 @@ class DeviceProfile:
     chip: str
     runtime: RuntimeName
     precision: Precision
-    threads: int
+    threads: int | None
     connection: ConnectionKind = "local"
     runtime_version: str | None = None
     ram_bytes: int | None = None
     flash_bytes: int | None = None
     operators: tuple[str, ...] = ()
     affinity: tuple[int, ...] = ()
+    batch: int = 1
     path: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         check_name(self.name)
         check_name(self.chip, what="chip")
-        if not 1 <= self.threads <= 1024:
+        if self.threads is None and self.runtime in _RUNTIME:
+            raise SpecError(f"device {self.name}: threads is missing; {self.runtime} has them set")
+        if self.threads is not None and not 1 <= self.threads <= 1024:
             raise SpecError(f"device {self.name}: {self.threads} threads; 1 to 1024 are allowed")
-        if (self.runtime, self.precision) not in FORMATS:
+        if not 1 <= self.batch <= 65536:
+            raise SpecError(f"device {self.name}: batch {self.batch}; 1 to 65536 are allowed")
+        if self.runtime in _RUNTIME and not self.can_be_timed:
             raise SpecError(f"device {self.name}: {self.runtime} does not run {self.precision}")
 
     @property
+    def can_be_timed(self) -> bool:
+        """Whether edgenas can run its runtime; else its table rests on published figures."""
+        return (self.runtime, self.precision) in FORMATS
+
+    @property
     def format(self) -> str:
-        """The exported format that it runs."""
-        return FORMATS[self.runtime, self.precision]
+        """The exported format that it runs, or would be converted from; unstated is float."""
+        family = "onnx" if self.runtime in _ONNX_RUNTIMES else "tflite"
+        return f"{family}-int8" if self.precision == "int8" else family
 
     @property
     def is_local(self) -> bool:
@@ -90,6 +115,7 @@ class DeviceProfile:
                 self.precision,
                 self.threads,
                 list(self.affinity),
+                *([self.batch] if self.batch != 1 else []),
             ]
         )
 
@@ -120,7 +146,8 @@ class _DeviceFile(BaseModel):
     runtime: RuntimeName
     runtime_version: Annotated[str, Field(pattern=r"^[0-9][0-9A-Za-z.+_-]{0,40}$")] | None = None
     precision: Precision
-    threads: Annotated[int, Field(ge=1, le=1024)]
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    batch: Annotated[int, Field(ge=1, le=65536)] = 1
     affinity: list[Annotated[int, Field(ge=0)]] = []
     operators: list[str] = []
     connection: _Connection = _Connection()
@@ -141,6 +168,7 @@ class _DeviceFile(BaseModel):
             flash_bytes=self.memory.flash_bytes,
             operators=tuple(self.operators),
             affinity=tuple(self.affinity),
+            batch=self.batch,
             path=path,
         )
 
@@ -204,7 +232,9 @@ def local_name(runtime: str, precision: str, *, threads: int) -> str:
 
 def on_this_chip(device: DeviceProfile) -> str:
     """The name under which a table for `device` would be shipped: by its chip, never `local`."""
-    return f"{device.chip}-{device.runtime}-{device.precision}-t{device.threads}"
+    name = f"{device.chip}-{device.runtime}-{device.precision}"
+    name += f"-t{device.threads}" if device.threads is not None else ""
+    return name + (f"-b{device.batch}" if device.batch != 1 else "")
 
 
 def device_toml(device: DeviceProfile, *, runtime_version: str | None = None) -> str:
@@ -217,8 +247,11 @@ def device_toml(device: DeviceProfile, *, runtime_version: str | None = None) ->
         f"chip = {json.dumps(device.chip)}",
         f"runtime = {json.dumps(device.runtime)}",
         f"precision = {json.dumps(device.precision)}",
-        f"threads = {device.threads}",
     ]
+    if device.threads is not None:
+        lines.append(f"threads = {device.threads}")
+    if device.batch != 1:
+        lines.append(f"batch = {device.batch}")
     if version := runtime_version or device.runtime_version:
         lines.append(f"runtime_version = {json.dumps(version)}")
     if device.affinity:

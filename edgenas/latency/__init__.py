@@ -5,10 +5,12 @@ from edgenas.latency.cost import CostModel, fit_cost
 from edgenas.latency.fit import Fit, Sample, fit_networks
 from edgenas.latency.predictor import LatencyPrediction, Origin, Predictor, UnitLatency
 from edgenas.latency.table import (
+    ROUGH_ERROR,
     SOURCES,
     Entry,
     LatencyTable,
     TableDevice,
+    energy_mj,
     load_table,
     named,
     nearest_table,
@@ -18,24 +20,30 @@ from edgenas.latency.table import (
     write_table,
 )
 from edgenas.latency.validate import Validation, compare, drift_factor, repeat_error
+from edgenas.latency.whole import Observed, WholeFit, fit_whole
 
 __all__ = [
+    "ROUGH_ERROR",
     "SOURCES",
     "CostModel",
     "Entry",
     "Fit",
     "LatencyPrediction",
     "LatencyTable",
+    "Observed",
     "Origin",
     "Predictor",
     "Sample",
     "TableDevice",
     "UnitLatency",
     "Validation",
+    "WholeFit",
     "compare",
     "drift_factor",
+    "energy_mj",
     "fit_cost",
     "fit_networks",
+    "fit_whole",
     "load_table",
     "named",
     "nearest_table",

@@ -12,7 +12,8 @@ import functools
 import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from edgenas.spaces.ops import OpSpec
@@ -35,7 +36,9 @@ class CostModel:
 
     `ranges` holds the smallest and largest value of each feature of each group in the fitted
     units; beyond it a prediction is extrapolated. 90 % of held-out units had between `low` and
-    `high` times the predicted latency; `error_median` is their median relative error.
+    `high` times the predicted latency; `error_median` is their median relative error. Groups of
+    `stand_ins` never occurred in what was fitted: they are extrapolated with the coefficients of
+    the group that each names.
     """
 
     coefficients: Mapping[str, float]
@@ -44,14 +47,17 @@ class CostModel:
     error_median: float
     low: float
     high: float
+    stand_ins: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def unit_ms(self, op: OpSpec) -> float | None:
         """Latency of a unit timed alone; None where a primitive's group was never fitted."""
         total = 0.0
         for name, value in features(op):
-            if name.endswith(".call") and name not in self.ranges:
+            group, feature = name.rsplit(".", 1)
+            group = self.stand_ins.get(group, group)
+            if f"{group}.call" not in self.ranges:
                 return None
-            total += self.coefficients.get(name, 0.0) * value
+            total += self.coefficients.get(f"{group}.{feature}", 0.0) * value
         return total if total > 0 else None
 
     def covers(self, op: OpSpec) -> bool:
@@ -83,21 +89,26 @@ def fit_cost(units: Mapping[OpSpec, float]) -> CostModel | None:
             ratios.append(units[op] / predicted if predicted > 0 else math.inf)
     ratios = sorted(r for r in ratios if math.isfinite(r)) or [1.0]
     edge = max(0, math.floor(0.05 * (len(ratios) + 1)) - 1)
+    errors = sorted(abs(r - 1) for r in ratios)
+    return CostModel(
+        coefficients=coefficients,
+        ranges=shape_ranges(ops),
+        n_units=len(ops),
+        error_median=errors[len(errors) // 2],
+        low=min(1.0, ratios[edge]),
+        high=max(1.0, ratios[-1 - edge]),
+    )
+
+
+def shape_ranges(ops: Iterable[OpSpec]) -> dict[str, tuple[float, float]]:
+    """The smallest and largest value of each feature of each group in the primitives of `ops`."""
     ranges: dict[str, tuple[float, float]] = {}
     for op in ops:
         for node in op.primitives():
             for name, value in features(node.op):
                 low, high = ranges.get(name, (value, value))
                 ranges[name] = min(low, value), max(high, value)
-    errors = sorted(abs(r - 1) for r in ratios)
-    return CostModel(
-        coefficients=coefficients,
-        ranges=ranges,
-        n_units=len(ops),
-        error_median=errors[len(errors) // 2],
-        low=min(1.0, ratios[edge]),
-        high=max(1.0, ratios[-1 - edge]),
-    )
+    return ranges
 
 
 @functools.lru_cache(maxsize=65536)
@@ -148,11 +159,11 @@ def _fit(
     scaled = design / size
     # A little ridge: collinear features then share rather than fight.
     gram = scaled.T @ scaled + 1e-6 * np.eye(len(names))
-    found = _non_negative(gram, scaled.T @ np.ones(len(ops)))
+    found = non_negative(gram, scaled.T @ np.ones(len(ops)))
     return {name: float(found[i] / size[i]) for name, i in names.items() if found[i] > 0}
 
 
-def _non_negative(gram: Matrix, aim: Matrix) -> Matrix:
+def non_negative(gram: Matrix, aim: Matrix) -> Matrix:
     """The x >= 0 that minimises x'Gx/2 - a'x, G positive definite (Lawson and Hanson 1974)."""
     import numpy as np
 

@@ -25,7 +25,7 @@ class UnitLatency:
     """One unit's share of a network's latency; the shares add up to the whole.
 
     `origin` is that of the unit's time: the table's own word (measured, ...), "predicted" by the
-    cost model, or "extrapolated" by it.
+    cost model of a measured table, or "extrapolated" by a cost model.
     """
 
     name: str
@@ -186,7 +186,7 @@ class Predictor:
         guess = model.unit_ms(op) if model else None
         if model is None or guess is None:
             return None
-        origin: Origin = "predicted" if model.covers(op) else "extrapolated"
+        origin: Origin = self._origin() if model.covers(op) else "extrapolated"
         # The cost model speaks of units timed alone, as coarse as those it was fitted on.
         cost = self._scaled(op, guess, 1, self._granularity(op), origin)
         return _Cost(

@@ -32,6 +32,9 @@ SOURCES: tuple[str, ...] = get_args(Source)
 IMPLAUSIBLE = 100.0
 """A latency this many times off what the rest of the table says is an error of the file."""
 
+ROUGH_ERROR = 0.20
+"""A table whose median error on whole networks left out is larger is called rough."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -62,7 +65,8 @@ class TableDevice:
     runtime: RuntimeName
     runtime_version: str
     precision: Precision
-    threads: int
+    threads: int | None
+    batch: int = 1
 
     @classmethod
     def of(cls, device: DeviceProfile, *, runtime_version: str) -> TableDevice:
@@ -76,6 +80,7 @@ class TableDevice:
             runtime_version=runtime_version,
             precision=device.precision,
             threads=device.threads,
+            batch=device.batch,
         )
 
 
@@ -83,7 +88,9 @@ class TableDevice:
 class LatencyTable:
     """Latencies of units on one device, the fits that make networks of them, and their origin.
 
-    `conditions`: how it was measured. `validation`: whole networks, predicted against measured.
+    `conditions`: how it was measured, or which published figures it was fitted to. `validation`:
+    whole networks, predicted against measured. A *calibrated* or *analytic* table may have no
+    entry, only a cost model.
     `excluded`: units that could not be timed, with the reason. `created` is an ISO date.
     """
 
@@ -102,7 +109,8 @@ class LatencyTable:
     def __post_init__(self) -> None:
         if len({fit.granularity for fit in self.fits}) < len(self.fits):
             raise SpecError(f"table {self.name}: two fits of one granularity")
-        if not self.entries:
+        published = self.source in ("calibrated", "analytic") and self.cost_model is not None
+        if not self.entries and not published:
             raise SpecError(f"table {self.name}: no unit at all")
         object.__setattr__(self, "entries", MappingProxyType(dict(self.entries)))
 
@@ -120,6 +128,22 @@ class LatencyTable:
         """Whether `op` was timed, whole or as all of its primitives."""
         return op in self.entries or all(node.op in self.entries for node in op.primitives())
 
+    @property
+    def error_median(self) -> float | None:
+        """Median error on what the fit has not seen; None where nobody checked."""
+        value = (self.validation or {}).get("error_median")
+        return float(value) if isinstance(value, int | float) else None
+
+    @property
+    def rough(self) -> bool:
+        """Whether it is too far off to choose by a small difference; every output says so."""
+        return self.error_median is not None and self.error_median > ROUGH_ERROR
+
+    @property
+    def word(self) -> str:
+        """Its source, and *rough* where it is."""
+        return f"{self.source}, rough" if self.rough else self.source
+
     def fit(self, granularity: Granularity) -> Fit | None:
         """The fit for parts of this granularity."""
         return next((fit for fit in self.fits if fit.granularity == granularity), None)
@@ -134,6 +158,7 @@ class LatencyTable:
             "runtime": device.runtime,
             "precision": device.precision,
             "threads": device.threads,
+            "batch": device.batch,
             "chip": device.chip,
             "runtime_version": device.runtime_version or runtime_version,
         }
@@ -172,7 +197,8 @@ class _DeviceFile(_Strict):
     runtime: RuntimeName
     runtime_version: str
     precision: Precision
-    threads: _Count
+    threads: _Count | None
+    batch: _Count = 1
 
 
 class _FitFile(_Strict):
@@ -194,6 +220,7 @@ class _CostFile(_Strict):
     error_median: _Share
     low: Annotated[float, Field(gt=0, le=1)]
     high: Annotated[float, Field(ge=1)]
+    stand_ins: dict[str, str] = {}
 
 
 class TableFile(_Strict):
@@ -265,7 +292,7 @@ def table_text(table: LatencyTable) -> str:
                 f"    {json.dumps(key)}: {json.dumps(entry, sort_keys=True)}"
                 for key, entry in sorted(value.items())
             ]
-            text = "{\n" + ",\n".join(lines) + "\n  }"
+            text = "{\n" + ",\n".join(lines) + "\n  }" if lines else "{}"
         else:
             text = artifacts.to_json(value).rstrip("\n").replace("\n", "\n  ")
         parts.append(f"  {json.dumps(name)}: {text}")
@@ -329,17 +356,23 @@ def nearest_table(device: DeviceProfile, units: Iterable[OpSpec] = ()) -> Latenc
         d = table.device
         if (d.runtime, d.precision) != (device.runtime, device.precision):
             continue
-        if table.source == "calibrated":
-            continue  # a copy of a copy
+        if table.source == "calibrated" or not table.entries:
+            continue  # a copy of a copy, or nothing measured in it
         distance = (
             not all(map(table.holds, units)),
             d.chip != device.chip,
             d.device_class != device.device_class,
-            abs(d.threads - device.threads),
+            abs((d.threads or 0) - (device.threads or 0)),
         )
         if best is None or distance < best[0]:
             best = distance, table
     return best[1] if best else None
+
+
+def energy_mj(table: LatencyTable, latency_ms: float) -> float | None:
+    """Energy of an inference at the device's mean power; None where its table states none."""
+    power = table.conditions.get("power")
+    return None if power is None else float(power["mean_mw"]) * latency_ms / 1000
 
 
 def implausible(table: LatencyTable) -> list[tuple[OpSpec, float]]:
@@ -382,6 +415,8 @@ def _load(found: Found) -> LatencyTable:
 def _document(table: LatencyTable) -> dict[str, Any]:
     device = asdict(table.device)
     device["class"] = device.pop("device_class")
+    if device["batch"] == 1:
+        del device["batch"]
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "key_version": table.key_version,
@@ -400,9 +435,17 @@ def _document(table: LatencyTable) -> dict[str, Any]:
         ],
     }
     if table.cost_model is not None:
-        cost = {name: _short(v) for name, v in asdict(table.cost_model).items()}
-        cost["coefficients"] = {k: _short(v) for k, v in table.cost_model.coefficients.items()}
-        cost["ranges"] = {k: list(v) for k, v in table.cost_model.ranges.items()}
+        model = table.cost_model
+        cost: dict[str, Any] = {
+            "coefficients": {k: _short(v) for k, v in model.coefficients.items()},
+            "ranges": {k: list(v) for k, v in model.ranges.items()},
+            "n_units": model.n_units,
+            "error_median": _short(model.error_median),
+            "low": _short(model.low),
+            "high": _short(model.high),
+        }
+        if model.stand_ins:
+            cost["stand_ins"] = dict(model.stand_ins)
         document["cost_model"] = cost
     if table.validation is not None:
         document["validation"] = dict(table.validation)
@@ -431,6 +474,7 @@ def _table(file: TableFile, entries: Mapping[OpSpec, Entry], path: Path) -> Late
             error_median=cost.error_median,
             low=cost.low,
             high=cost.high,
+            stand_ins=cost.stand_ins,
         )
         if cost
         else None,

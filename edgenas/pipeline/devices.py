@@ -35,6 +35,10 @@ def list_devices() -> list[dict[str, Any]]:
             "error_median": None,
             "error_within_10": None,
             "n_validation": None,
+            "rough": False,
+            "macs_constant_error": None,
+            "nearest_device_error": None,
+            "nearest_device": None,
         }
         try:
             device = load_device(name) if name in device_names() else None
@@ -71,6 +75,7 @@ def show_device(name: str) -> dict[str, Any]:
         "runtime_version": device.runtime_version,
         "precision": device.precision,
         "threads": device.threads,
+        "batch": device.batch,
         "format": device.format,
         "connection": device.connection,
         "file": None if device.path is None else str(device.path),
@@ -84,6 +89,8 @@ def show_device(name: str) -> dict[str, Any]:
         facts |= {
             k: v for k, v in table_facts(name, table).items() if k not in ("device", "digest")
         }
+        facts["data"] = table.conditions.get("data")
+        facts["not_stated"] = table.conditions.get("not_stated")
         if found.shadows:
             facts["shadows"] = ", ".join(map(str, found.shadows))
     elif device.is_local:
@@ -102,8 +109,13 @@ def show_table(name: str) -> tuple[dict[str, Any], str]:
         "runtime": f"{table.device.runtime} {table.device.runtime_version}",
         "precision": table.device.precision,
         "threads": table.device.threads,
+        "batch": table.device.batch,
         "file": None if table.path is None else str(table.path),
         "entries": len(table.entries),
+        "validated_on": (table.validation or {}).get("kind"),
+        "data": table.conditions.get("data"),
+        "not_stated": table.conditions.get("not_stated"),
+        "latency_of": table.conditions.get("latency_of"),
         "grade": table.conditions.get("grade"),
         "virtualised": table.conditions.get("virtualised"),
         "fits": [
@@ -125,7 +137,8 @@ def show_table(name: str) -> tuple[dict[str, Any], str]:
         f"{fit.n_networks} networks; left out, each is {100 * fit.error_mean:.1f} % off on average"
         for fit in table.fits
     ]
-    lines.append(f"slowest of {len(slowest)} units (p10, p90):")
+    if slowest:
+        lines.append(f"slowest of {len(slowest)} units (p10, p90):")
     for op in slowest[:SHOWN_ENTRIES]:
         e = table.entries[op]
         lines.append(f"  {e.latency_ms:.4f} ms ({e.p10_ms:.4f}, {e.p90_ms:.4f})  {op.key}")

@@ -10,6 +10,7 @@ from edgenas.hardware import DeviceProfile, load_device
 from edgenas.models import SUFFIXES
 from edgenas.pipeline.profiling import space_of
 from edgenas.pipeline.runs import find_run
+from edgenas.pipeline.searching import latency_note
 
 if TYPE_CHECKING:
     from edgenas.latency import LatencyPrediction, LatencyTable
@@ -53,7 +54,7 @@ def predict(
         "table": table.name,
         "architecture": str(arch),
         "digest": arch.digest,
-        **_latency(found),
+        **_latency(found, table, device),
     }
 
 
@@ -86,7 +87,7 @@ def _predict_file(profile: DeviceProfile, path: Path, table: LatencyTable) -> di
         )
     found = predictor.predict_units(graph.units)
     kinds = [step.kind for step in graph.steps if step.op is not None]
-    facts = _latency(found)
+    facts = _latency(found, table, profile.name)
     for unit, kind in zip(facts["units"], kinds, strict=True):
         unit["kind"] = kind
     return {
@@ -112,13 +113,20 @@ def _table(profile: DeviceProfile, run: str | None, runs: Path) -> LatencyTable:
     return table_for(profile)
 
 
-def _latency(found: LatencyPrediction) -> dict[str, Any]:
+def _latency(found: LatencyPrediction, table: LatencyTable, device: str) -> dict[str, Any]:
+    from edgenas.latency import energy_mj
+
     return {
         "latency_ms": found.latency_ms,
         "low_ms": found.low_ms,
         "high_ms": found.high_ms,
         "measured_share": found.measured_share,
         "origin": found.origin,
+        "source": table.source,
+        "error_median": table.error_median,
+        "rough": table.rough,
+        "note": latency_note(device, table),
+        "energy_mj": energy_mj(table, found.latency_ms),
         "units": [
             {"name": u.name, "key": u.key, "ms": u.latency_ms, "origin": u.origin}
             for u in found.per_unit

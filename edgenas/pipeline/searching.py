@@ -289,6 +289,7 @@ def _provenance(run: Opened) -> dict[str, Any]:
 def table_facts(name: str, table: LatencyTable) -> dict[str, Any]:
     """Where a table came from and how good it is."""
     validation = dict(table.validation or {})
+    baselines = validation.get("baselines") or {}
     return {
         "device": name,
         "source": table.source,
@@ -297,17 +298,33 @@ def table_facts(name: str, table: LatencyTable) -> dict[str, Any]:
         "error_median": validation.get("error_median"),
         "error_within_10": validation.get("within_10"),
         "n_validation": validation.get("n"),
+        "rough": table.rough,
+        "macs_constant_error": (baselines.get("macs_constant") or {}).get("error_median"),
+        "nearest_device_error": (baselines.get("nearest_device") or {}).get("error_median"),
+        "nearest_device": (baselines.get("nearest_device") or {}).get("device"),
     }
+
+
+def latency_note(name: str, table: LatencyTable) -> str:
+    """What a reader must know of latencies read from this table; empty for a good measured one."""
+    if table.source == "measured" and not table.rough:
+        return ""
+    note = f"latency on {name} is {table.source}"
+    if "calibrated_from" in table.conditions:
+        note += f" from {table.conditions['calibrated_from']}"
+    elif "data" in table.conditions:
+        note += f" from published figures ({table.conditions['data']['upstream']})"
+    if table.error_median is not None and table.rough:
+        note += (
+            f" and rough: {100 * table.error_median:.0f} % off (median) on what the fit had not "
+            "seen; it ranks networks at best"
+        )
+    return note
 
 
 def _notes(run: Opened) -> tuple[str, ...]:
     """What a reader of the result must know to read it rightly."""
-    notes = [
-        f"latency on {name} is {table.source}"
-        + (f" from {table.conditions['calibrated_from']}" if table.source == "calibrated" else "")
-        for name, table in run.tables.items()
-        if table.source != "measured"
-    ]
+    notes = [note for name, table in run.tables.items() if (note := latency_note(name, table))]
     trained_on = run.info.data.get("digest")
     if trained_on != run.data.digest:
         notes.append(

@@ -123,6 +123,12 @@ def measure(
     """
     if not models:
         raise UsageError("there is nothing to measure")
+    if not device.can_be_timed:
+        raise DeviceError(
+            f"edgenas cannot time {device.runtime} {device.precision}, which {device.name} runs: "
+            "its table rests on published figures",
+            hint=f"edgenas devices show {device.name}",
+        )
     if canary is not None and canary not in models:
         raise UsageError(f"canary {canary!r} is none of the {len(models)} models")
     sums = {key: artifacts.sha256_file(path) for key, path in models.items()}

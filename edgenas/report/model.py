@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edgenas.latency import ROUGH_ERROR
 from edgenas.objectives import Objective, directed
 from edgenas.pareto import Metric, nondominated
 from edgenas.spaces import OpSpec
-
-ROUGH_ERROR = 0.20
-"""A table whose median error on whole networks is above this is marked *rough*."""
 
 
 @dataclass(frozen=True, slots=True)

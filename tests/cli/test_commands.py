@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from edgenas.cli.main import main
 from edgenas.hardware import load_device
-from edgenas.latency import write_table
+from edgenas.latency import read_table, write_table
 from edgenas.testing.fakes import (
     INVENTED_DEVICE,
     invented_table,
@@ -47,6 +48,43 @@ def test_devices_show_where_their_table_came_from(
     assert facts["entries"] == len(tiny_space().units())
     assert main(["devices"]) == 0
     assert INVENTED_DEVICE in capfd.readouterr().out
+
+
+def test_a_rough_calibrated_table_is_called_so_wherever_it_is_used(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = folder / "latency_tables" / f"{INVENTED_DEVICE}.json"
+    good = read_table(path)
+    baselines = {
+        "macs_constant": {"error_median": 0.4},
+        "nearest_device": {"device": "a-board", "error_median": 0.3},
+    }
+    stated = {"kind": "each left out", "n": 9, "error_median": 0.25, "within_10": 0.1}
+    data = {"upstream": "someone/results@1"}
+    write_table(
+        replace(
+            good,
+            source="calibrated",
+            validation={**stated, "baselines": baselines},
+            conditions={"data": data},
+        ),
+        path,
+    )
+    devices = document(capfd, "devices", "list")["devices"]
+    row = next(d for d in devices if d["name"] == INVENTED_DEVICE)
+    assert (row["rough"], row["error_median"], row["n_validation"]) == (True, 0.25, 9)
+    assert (row["macs_constant_error"], row["nearest_device_error"]) == (0.4, 0.3)
+    assert main(["devices", "list"]) == 0
+    (line,) = (x for x in capfd.readouterr().out.splitlines() if x.startswith(INVENTED_DEVICE))
+    for said in ("calibrated, rough", "25.0 %", "40.0 %", "30.0 %"):
+        assert said in line
+    facts = document(capfd, "predict", INVENTED_DEVICE, "largest", "--run", "run.toml")
+    assert facts["rough"]
+    assert "published figures (someone/results@1) and rough: 25 % off" in facts["note"]
+    assert main(["predict", INVENTED_DEVICE, "largest", "--run", "run.toml"]) == 0
+    assert "rough" in capfd.readouterr().out
+    assert document(capfd, "table", "show", INVENTED_DEVICE)["rough"]
+    assert document(capfd, "devices", "show", INVENTED_DEVICE)["rough"]
 
 
 def test_tables_are_shown_and_compared(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

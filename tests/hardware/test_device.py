@@ -8,6 +8,7 @@ from edgenas.hardware import (
     FORMATS,
     chip_name,
     device_names,
+    device_toml,
     load_device,
     load_device_file,
     on_this_chip,
@@ -59,7 +60,7 @@ def test_the_digest_depends_on_what_decides_a_latency_only(tmp_path: Path) -> No
         ("threads = 4", 'threads = "4"', "threads"),
         ("threads = 4", "threads = true", "threads"),
         ('"mobile"', '"phone"', "'phone'"),
-        ('"litert"', '"tensorrt"', "'tensorrt'"),
+        ('"litert"', '"openvino"', "'openvino'"),
         ('"int8"', '"int4"', "'int4'"),
         ('"2.3.0"', '"$(touch x)"', "runtime_version"),
         ("device/1", "device/2", "schema"),
@@ -141,3 +142,33 @@ def test_every_shipped_device_loads(root: Path) -> None:
     for path in sorted((root / "devices").glob("*.toml")):
         device = load_device_file(path)
         assert not device.is_local
+
+
+PUBLISHED = """schema = "edgenas.device/1"
+name = "v100-unstated-b32"
+title = "A GPU that is not here"
+class = "gpu"
+chip = "v100"
+runtime = "unstated"
+precision = "unstated"
+batch = 32
+"""
+
+
+def test_a_device_known_by_published_figures_may_leave_threads_unstated(tmp_path: Path) -> None:
+    device = load_device_file(write(tmp_path, PUBLISHED, "v100-unstated-b32"))
+    assert (device.threads, device.batch, device.format) == (None, 32, "onnx")
+    assert not device.can_be_timed
+    assert replace(device, batch=1).digest != device.digest
+    assert on_this_chip(device) == "v100-unstated-unstated-b32"
+    again = load_device_file(write(tmp_path, device_toml(device), "v100-unstated-b32"))
+    assert replace(again, path=None) == replace(device, path=None)
+
+
+def test_a_runtime_that_runs_here_needs_its_threads_and_a_known_precision(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="threads is missing"):
+        load_device_file(write(tmp_path, GOOD.replace("threads = 4\n", "")))
+    with pytest.raises(SpecError, match="does not run unstated"):
+        load_device_file(write(tmp_path, GOOD.replace('"int8"', '"unstated"')))
+    with pytest.raises(SpecError, match="batch"):
+        load_device_file(write(tmp_path, GOOD.replace("threads = 4", "threads = 4\nbatch = 0")))

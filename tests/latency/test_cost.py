@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from edgenas.latency import fit_cost
-from edgenas.latency.cost import _non_negative, features
+from edgenas.latency.cost import features, non_negative
 from edgenas.spaces import OpSpec, conv
 from edgenas.spaces.mobile import SMALL
 
@@ -73,7 +73,7 @@ def test_coefficients_are_the_best_that_are_not_negative() -> None:
         design = rng.standard_normal((40, 8))
         target = design @ np.maximum(rng.standard_normal(8), 0) + 0.3 * rng.standard_normal(40)
         gram, aim = design.T @ design, design.T @ target
-        x = _non_negative(gram, aim)
+        x = non_negative(gram, aim)
         slope = gram @ x - aim
         assert (x >= 0).all()
         assert (slope >= -1e-6).all()  # no step upwards helps

@@ -13,6 +13,7 @@ from edgenas.hardware import load_device, on_this_chip, user_folder
 from edgenas.latency import (
     Entry,
     LatencyTable,
+    energy_mj,
     load_table,
     named,
     nearest_table,
@@ -307,3 +308,40 @@ def test_every_shipped_table_loads_and_has_a_device(root: Path) -> None:
         device = load_device(table.name)
         table.check_device(device)
         assert table.fits
+
+
+def test_a_calibrated_table_may_hold_a_cost_model_only(
+    tmp_path: Path, costed: LatencyTable, truth: Callable[[OpSpec], float]
+) -> None:
+    device = replace(
+        costed.device, name="v100-unstated-b32", runtime="unstated", threads=None, batch=32
+    )
+    model = replace(costed.cost_model, stand_ins={"dense7": "dense3"})
+    table = replace(costed, device=device, source="calibrated", entries={}, cost_model=model)
+    path = tmp_path / "v100-unstated-b32.json"
+    write_table(table, path)
+    again = read_table(path)
+    assert table_text(again) == path.read_text()
+    assert (again.device.threads, again.device.batch) == (None, 32)
+    op = OpSpec.parse("conv cin=20 cout=32 h=14 w=14 k=7 s=1 g=1 act=relu6")
+    near = OpSpec.parse("conv cin=20 cout=32 h=14 w=14 k=3 s=1 g=1 act=relu6")
+    assert again.cost_model is not None
+    assert again.cost_model.unit_ms(op) > again.cost_model.unit_ms(near) > 0
+    assert not again.cost_model.covers(op)
+    with pytest.raises(SpecError, match="no unit at all"):
+        replace(table, source="measured")
+    with pytest.raises(SpecError, match="no unit at all"):
+        replace(table, cost_model=None)
+
+
+def test_energy_is_mean_power_times_latency_where_power_is_stated(small: LatencyTable) -> None:
+    assert energy_mj(small, 10.0) is None
+    stated = replace(small, conditions={"power": {"mean_mw": 42.0}})
+    assert energy_mj(stated, 10.0) == pytest.approx(0.42)
+
+
+def test_what_is_new_in_the_format_leaves_older_files_as_they_were(
+    small: LatencyTable, costed: LatencyTable
+) -> None:
+    assert "batch" not in table_text(small)
+    assert "stand_ins" not in table_text(costed)
