@@ -72,7 +72,7 @@ def show_device(name: str) -> dict[str, Any]:
         "precision": device.precision,
         "threads": device.threads,
         "format": device.format,
-        "connection": device.connection,
+        "connection": device.connection.kind,
         "file": None if device.path is None else str(device.path),
         "digest": device.digest,
         "ram_bytes": device.ram_bytes,
