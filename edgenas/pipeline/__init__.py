@@ -31,7 +31,13 @@ from edgenas.pipeline.config import (
 from edgenas.pipeline.devices import diff_tables, list_devices, show_device, show_table
 from edgenas.pipeline.examining import Check, examine
 from edgenas.pipeline.exporting import export, verify
-from edgenas.pipeline.profiling import bench_latency, predict, profile, validate_table
+from edgenas.pipeline.profiling import (
+    bench_latency,
+    predict,
+    profile,
+    profile_kit,
+    validate_table,
+)
 from edgenas.pipeline.quickstart import run_quickstart
 from edgenas.pipeline.runs import Outcome, Run, find_run, open_run, report
 from edgenas.pipeline.searching import search
@@ -58,6 +64,7 @@ __all__ = [
     "open_run",
     "predict",
     "profile",
+    "profile_kit",
     "read_config",
     "report",
     "run_quickstart",
