@@ -64,8 +64,25 @@ class RemoteShell:
         stdin: IO[bytes] | int = subprocess.DEVNULL,
     ) -> Finished:
         """See `Transport.run`."""
-        mark = secrets.token_hex(8)
         group: list[int] = []
+        try:
+            return self._marked(argv, idle_s, on_line, environment, stdin, group)
+        except BaseException:
+            if group:
+                self._stop(group[0])
+            raise
+
+    def _marked(
+        self,
+        argv: Sequence[str],
+        idle_s: float,
+        on_line: Callable[[str], None],
+        environment: Mapping[str, str],
+        stdin: IO[bytes] | int,
+        group: list[int],
+    ) -> Finished:
+        """Runs a command between marks; `group` receives its process group on the device."""
+        mark = secrets.token_hex(8)
         status: list[int] = []
         blank: list[str] = []  # an empty line that may be the one before the last mark
 
@@ -82,18 +99,14 @@ class RemoteShell:
                 if line:
                     on_line(line)
 
-        try:
-            ended = stream(
-                [*self.client, remote_line(argv, mark=mark, environment=environment)],
-                idle_s=idle_s,
-                on_line=sort,
-                stdin=stdin,
-            )
-            if not status:
-                raise self.explain(ended.stderr, bool(group))
-        finally:
-            if group and not status:
-                self._stop(group[0])
+        ended = stream(
+            [*self.client, remote_line(argv, mark=mark, environment=environment)],
+            idle_s=idle_s,
+            on_line=sort,
+            stdin=stdin,
+        )
+        if not status:
+            raise self.explain(ended.stderr, bool(group))
         code = status[0]
         return Finished(128 - code if 128 < code <= 192 else code, ended.stderr)
 
@@ -153,8 +166,9 @@ class RemoteShell:
     def _stop(self, group: int) -> None:
         """Kills a process group on the device, as far as it can be reached."""
         if group > 1:
+            argv = ["kill", "-KILL", f"-{group}"]
             with contextlib.suppress(DeviceError):
-                self.lines(["kill", "-KILL", f"-{group}"], timeout_s=CONNECT_S)
+                self._marked(argv, CONNECT_S, lambda line: None, {}, subprocess.DEVNULL, [])
 
 
 def remote_line(

@@ -198,10 +198,10 @@ def stream(
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        for thread in threads:
+        for thread, pipe in zip(threads, (stdout, stderr), strict=True):
             thread.join(timeout=1)
-        stdout.close()
-        stderr.close()
+            if not thread.is_alive():  # else somebody who left the group holds it open
+                pipe.close()
 
 
 def transport_for(connection: Connection) -> Transport:
