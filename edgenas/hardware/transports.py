@@ -157,14 +157,16 @@ def stream(
     stdout, stderr = process.stdout, process.stderr
 
     def read_lines() -> None:
-        for line in stdout:
-            lines.put(line.decode("utf-8", errors="replace").rstrip("\n"))
+        with stdout:
+            for line in stdout:
+                lines.put(line.decode("utf-8", errors="replace").rstrip("\n"))
         lines.put(None)
 
     def read_tail() -> None:
-        while block := stderr.read1(4096):  # type: ignore[attr-defined]
-            tail.extend(block)
-            del tail[:-4000]
+        with stderr:
+            while block := stderr.read1(4096):  # type: ignore[attr-defined]
+                tail.extend(block)
+                del tail[:-4000]
 
     threads = [
         threading.Thread(target=read_lines, daemon=True),
@@ -198,10 +200,8 @@ def stream(
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        for thread, pipe in zip(threads, (stdout, stderr), strict=True):
+        for thread in threads:  # each closes its pipe: who left the group may hold it open
             thread.join(timeout=1)
-            if not thread.is_alive():  # else somebody who left the group holds it open
-                pipe.close()
 
 
 def transport_for(connection: Connection) -> Transport:

@@ -12,6 +12,7 @@ import fnmatch
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -41,7 +42,7 @@ def install(
     session = {"phones": phones, "replies": replies, "old": old, "cut_bytes": cut_bytes}
     (folder / "session.json").write_text(json.dumps(session), "utf-8")
     script = folder / "adb"
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{__file__}" "{folder}" "$@"\n')
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{__file__}" "{folder}" "$@"\n')
     script.chmod(0o755)
     return folder
 
@@ -99,7 +100,7 @@ def _shell(line: str, *, old: bool, cut_bytes: int | None) -> int:
         if cut_bytes is not None and sent + len(block) > cut_bytes:
             sys.stdout.buffer.write(block[: cut_bytes - sent])
             sys.stdout.flush()
-            phone.kill()
+            os.killpg(phone.pid, signal.SIGKILL)
             phone.wait()
             sys.stderr.write("error: closed\n")
             return 1
