@@ -54,23 +54,45 @@ install_packages() {
     fi
 }
 
-# Debian packages with data, where they may be installed; edgenas falls back to `digits` without.
-install_data() { # whether to try
-    [ -d "$FASHION_MNIST" ] && return
-    if [ "$1" = yes ] && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
-        say "installing the Debian package dataset-fashion-mnist"
-        local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y
-            -o Acquire::Retries=1 -o Acquire::http::Timeout=30 -o DPkg::Lock::Timeout=120)
-        if {
-            apt-cache show dataset-fashion-mnist >/dev/null 2>&1 || "${apt[@]}" update
-            "${apt[@]}" install --no-install-recommends dataset-fashion-mnist
-        } >"$VENV/apt.log" 2>&1 </dev/null; then
-            return
-        fi
-        say "apt-get could not install it; the log is $VENV/apt.log"
+# Installs a Debian package as root, where that may be tried.
+install_debian() { # package, whether to try
+    if [ "$2" != yes ] || ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
+        return 1
     fi
-    say "Fashion-MNIST is not installed (apt-get install dataset-fashion-mnist, as root);" \
-        "the data set 'digits' takes its place where a command allows it"
+    say "installing the Debian package $1"
+    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -q -y
+        -o Acquire::Retries=1 -o Acquire::http::Timeout=30 -o DPkg::Lock::Timeout=120)
+    {
+        apt-cache show "$1" >/dev/null 2>&1 || "${apt[@]}" update
+        "${apt[@]}" install --no-install-recommends "$1"
+    } >>"$VENV/apt.log" 2>&1 </dev/null && return
+    say "apt-get could not install it; the log is $VENV/apt.log"
+    return 1
+}
+
+# Data; edgenas falls back to `digits` without.
+install_data() { # whether to try
+    if [ ! -d "$FASHION_MNIST" ] && ! install_debian dataset-fashion-mnist "$1"; then
+        say "Fashion-MNIST is not installed (apt-get install dataset-fashion-mnist, as root);" \
+            "the data set 'digits' takes its place where a command allows it"
+    fi
+}
+
+# What tests reach devices with: a server on loopback, and adb; the tests skip themselves without.
+# Where systemd runs, the package would open a port to the world: there it is left to the user.
+install_servers() { # whether to try
+    local missing=() server=$1
+    if [ -d /run/systemd/system ]; then server=no; fi
+    if ! command -v sshd >/dev/null && [ ! -x /usr/sbin/sshd ] &&
+        ! install_debian openssh-server "$server"; then
+        missing+=(openssh-server)
+    fi
+    if ! command -v adb >/dev/null && ! install_debian adb "$1"; then
+        missing+=(adb)
+    fi
+    if [ ${#missing[@]} -gt 0 ]; then
+        say "tests that need ${missing[*]} skip themselves (apt-get install ${missing[*]}, as root)"
+    fi
 }
 
 set_up() {
@@ -87,6 +109,7 @@ set_up() {
         install_packages
     fi
     install_data "$new"
+    install_servers "$new"
     printf '%s\n' "$wanted" >"$stamp"
     say ".venv is ready"
 }

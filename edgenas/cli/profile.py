@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,14 @@ def profile(
             parser=positive, metavar="M", help="Stop after so long; a later call goes on."
         ),
     ] = None,
+    kit: Annotated[
+        Path | None,
+        typer.Option(metavar="ZIP", help="Write what measures a device that is not connected."),
+    ] = None,
+    from_kit: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Make the table from what a kit wrote on the device."),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -41,10 +50,36 @@ def profile(
     networks. For this machine: edgenas profile local
     """
     from edgenas import pipeline
+    from edgenas.errors import UsageError
 
+    if kit is not None and from_kit is not None:
+        raise UsageError("--kit writes a kit, --from-kit reads its results: give one of them")
     with output(json=json, quiet=quiet, resume=again()) as out:
+        if kit is not None:
+            written = pipeline.profile_kit(
+                device,
+                kit,
+                back=_back(device, run, quick=quick, minutes=minutes),
+                run_file=run,
+                quick=quick,
+                models=models,
+                minutes=minutes,
+                report=out.report,
+            )
+            text = (
+                f"{written['device']}: {written['models']} models, written to {written['kit']} "
+                f"({written['size_bytes'] / 1e6:.1f} MB); its README.txt says the rest"
+            )
+            out.result({"schema": "edgenas.kit/1", **written}, text)
+            return
         tables = pipeline.profile(
-            device, run_file=run, quick=quick, models=models, minutes=minutes, report=out.report
+            device,
+            run_file=run,
+            quick=quick,
+            models=models,
+            minutes=minutes,
+            results=from_kit,
+            report=out.report,
         )
         lines = [
             f"{t['device']}: {t['entries']} units, {t['source']}, written to {t['table']} "
@@ -52,3 +87,11 @@ def profile(
             for t in tables
         ]
         out.result({"schema": "edgenas.profile/1", "tables": tables}, "\n".join(lines))
+
+
+def _back(device: str, run: Path | None, *, quick: bool, minutes: float | None) -> str:
+    """The command that reads a kit's results: with all that decides what is measured."""
+    options = ["--quick"] if quick else []
+    options += [] if run is None else ["--run", str(run)]
+    options += [] if minutes is None else ["--minutes", f"{minutes:g}"]
+    return shlex.join(["edgenas", "profile", device, *options, "--from-kit", "results.json"])

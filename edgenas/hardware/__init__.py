@@ -1,5 +1,6 @@
 """Devices: what a latency is a latency *of*, and how to reach it."""
 
+from edgenas.hardware.adb import AdbTransport
 from edgenas.hardware.chip import Chip, chip_name, this_chip
 from edgenas.hardware.device import (
     CLASSES,
@@ -24,19 +25,29 @@ from edgenas.hardware.folders import (
     user_folder,
 )
 from edgenas.hardware.runtimes import installed_version
-from edgenas.hardware.transports import Finished, LocalTransport, Transport, connect
+from edgenas.hardware.ssh import SshTransport
+from edgenas.hardware.transports import (
+    Connection,
+    Finished,
+    LocalTransport,
+    Transport,
+    connect,
+)
 
 __all__ = [
     "CLASSES",
     "FORMATS",
     "PRECISIONS",
     "RUNTIMES",
+    "AdbTransport",
     "Chip",
+    "Connection",
     "DeviceProfile",
     "Finished",
     "Found",
     "LocalTransport",
     "Origin",
+    "SshTransport",
     "Transport",
     "check_name",
     "chip_name",

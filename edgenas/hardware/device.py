@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -15,6 +15,7 @@ from edgenas.artifacts import digest, read_toml
 from edgenas.errors import SpecError, UsageError, nearest
 from edgenas.hardware.chip import this_chip
 from edgenas.hardware.folders import Found, check_name, find, listing
+from edgenas.hardware.transports import LOCAL, Connection, transport_for
 
 DeviceClass = Literal["cpu", "mobile", "gpu", "tpu", "npu", "mcu"]
 RuntimeName = Literal[
@@ -31,7 +32,6 @@ RuntimeName = Literal[
     "unstated",
 ]
 Precision = Literal["fp32", "int8", "unstated"]
-ConnectionKind = Literal["local"]
 
 CLASSES: tuple[str, ...] = get_args(DeviceClass)
 RUNTIMES: tuple[str, ...] = get_args(RuntimeName)
@@ -67,7 +67,7 @@ class DeviceProfile:
     runtime: RuntimeName
     precision: Precision
     threads: int | None
-    connection: ConnectionKind = "local"
+    connection: Connection = LOCAL
     runtime_version: str | None = None
     ram_bytes: int | None = None
     flash_bytes: int | None = None
@@ -127,12 +127,6 @@ class _Limits(BaseModel):
     flash_bytes: Annotated[int, Field(gt=0)] | None = None
 
 
-class _Connection(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    kind: ConnectionKind = "local"
-
-
 class _DeviceFile(BaseModel):
     """The file format; every key is documented in the README."""
 
@@ -150,10 +144,18 @@ class _DeviceFile(BaseModel):
     batch: Annotated[int, Field(ge=1, le=65536)] = 1
     affinity: list[Annotated[int, Field(ge=0)]] = []
     operators: list[str] = []
-    connection: _Connection = _Connection()
+    connection: dict[str, Any] = {}  # each kind checks its own keys
     memory: _Limits = _Limits()
 
     def to_profile(self, path: Path) -> DeviceProfile:
+        options = dict(self.connection)
+        kind = options.pop("kind", "local")
+        if not isinstance(kind, str):
+            raise SpecError(f"connection.kind: {kind!r} is not text")
+        connection = Connection(kind, tuple(sorted(options.items())))
+        transport_for(connection)
+        if "benchmark_model" in options and self.runtime != "litert":
+            raise SpecError(f"connection.benchmark_model runs litert, not {self.runtime}")
         return DeviceProfile(
             name=self.name,
             title=self.title,
@@ -162,7 +164,7 @@ class _DeviceFile(BaseModel):
             runtime=self.runtime,
             precision=self.precision,
             threads=self.threads,
-            connection=self.connection.kind,
+            connection=connection,
             runtime_version=self.runtime_version,
             ram_bytes=self.memory.ram_bytes,
             flash_bytes=self.memory.flash_bytes,
@@ -188,12 +190,19 @@ def load_device_file(path: Path) -> DeviceProfile:
         raise SpecError(
             f"{path}: {problems}", hint="edgenas devices show NAME prints one"
         ) from error
+    except (SpecError, UsageError) as error:
+        raise type(error)(f"{path}: {error}", hint=error.hint) from error
     if profile.name != path.name.removesuffix(".toml"):
         raise SpecError(f"{path}: it names {profile.name!r}; file and device must have one name")
     if profile.name.startswith("local-") and profile.chip != this_chip().name:
         raise SpecError(
             f"{path}: {profile.name!r} means this machine, whose chip is {this_chip().name}, "
             f"not {profile.chip}"
+        )
+    if profile.is_local and profile.connection.kind != "local":
+        raise SpecError(
+            f"{path}: {profile.name!r} means this machine, which is not reached by "
+            f"{profile.connection.kind}: name it after its board or chip"
         )
     return profile
 
@@ -258,6 +267,10 @@ def device_toml(device: DeviceProfile, *, runtime_version: str | None = None) ->
         lines.append(f"affinity = {json.dumps(list(device.affinity))}")
     if device.operators:
         lines.append(f"operators = {json.dumps(list(device.operators))}")
+    if device.connection != LOCAL:
+        options = {"kind": device.connection.kind, **dict(device.connection.options)}
+        lines += ["", "[connection]"]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in options.items()]
     limits = {"ram_bytes": device.ram_bytes, "flash_bytes": device.flash_bytes}
     if any(limits.values()):
         lines += ["", "[memory]"] + [f"{key} = {value}" for key, value in limits.items() if value]
@@ -299,9 +312,7 @@ def _problem(item: object) -> str:
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         outer: type[BaseModel] = _DeviceFile
-        if error["loc"][0] == "connection":
-            outer = _Connection
-        elif error["loc"][0] == "memory":
+        if error["loc"][0] == "memory":
             outer = _Limits
         known = [f.alias or key for key, f in outer.model_fields.items()]
         return f"{place}: unknown key; {nearest(str(error['loc'][-1]), known)}"

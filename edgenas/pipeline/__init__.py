@@ -32,7 +32,7 @@ from edgenas.pipeline.devices import diff_tables, list_devices, show_device, sho
 from edgenas.pipeline.examining import Check, examine
 from edgenas.pipeline.exporting import export, verify
 from edgenas.pipeline.predicting import predict
-from edgenas.pipeline.profiling import bench_latency, profile, validate_table
+from edgenas.pipeline.profiling import bench_latency, profile, profile_kit, validate_table
 from edgenas.pipeline.quickstart import run_quickstart
 from edgenas.pipeline.runs import Outcome, Run, find_run, open_run, report
 from edgenas.pipeline.searching import search
@@ -60,6 +60,7 @@ __all__ = [
     "open_run",
     "predict",
     "profile",
+    "profile_kit",
     "read_config",
     "report",
     "run_quickstart",

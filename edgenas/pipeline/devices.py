@@ -77,7 +77,7 @@ def show_device(name: str) -> dict[str, Any]:
         "threads": device.threads,
         "batch": device.batch,
         "format": device.format,
-        "connection": device.connection,
+        "connection": device.connection.kind,
         "file": None if device.path is None else str(device.path),
         "digest": device.digest,
         "ram_bytes": device.ram_bytes,

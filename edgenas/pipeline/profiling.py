@@ -17,7 +17,9 @@ from edgenas.hardware import (
     load_device,
     load_device_file,
     local_name,
+    this_chip,
 )
+from edgenas.hardware.transports import LOCAL
 from edgenas.pipeline.config import read_config
 from edgenas.pipeline.devices import read_any_table
 from edgenas.pipeline.runs import find_run
@@ -28,6 +30,7 @@ from edgenas.pipeline.tables import (
     converter_for,
     measuring,
     profile_here,
+    profile_models,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +48,7 @@ def profile(
     quick: bool = False,
     models: int | None = None,
     minutes: float | None = None,
+    results: Path | None = None,
     folder: Path = Path("latency_tables"),
     report: Report = silent,
 ) -> list[dict[str, Any]]:
@@ -57,21 +61,34 @@ def profile(
         quick: shorter rounds.
         models: instead of every unit, time so many whole networks and rescale the nearest table.
         minutes: stop a measurement after so long, at the end of a round.
+        results: what the agent of a kit wrote on the device, which is then not reached.
         folder: for the tables.
         report: progress.
 
     Raises:
-        UsageError: an unknown device.
+        UsageError: an unknown device; `results` with several devices or with `models`.
+        ArtifactError: `results` are none, or of another kit.
         DeviceError: it cannot be reached or timed; what was measured is kept.
     """
     from edgenas.latency import load_table, nearest_table, write_table
 
     devices = devices_named(device)
+    if results is not None:
+        _one_device(device, devices, models=models)
     space = space_of(None if run_file is None else str(run_file))
     written = []
     for profiled in devices:
         started = time.monotonic()
+        here = profiled.connection == LOCAL and results is None
+        if here and profiled.chip != this_chip().name:
+            raise DeviceError(
+                f"{profiled.name} is not this machine, whose chip is {this_chip().name}, and its "
+                "device file has no [connection]",
+                hint=f"edgenas profile {profiled.name} --kit kit.zip, or a [connection] of kind "
+                "'ssh' or 'adb'",
+            )
         run = measuring(profiled, space.digest, quick=quick, minutes=minutes, report=report)
+        run = replace(run, results=results)
         path = folder / f"{profiled.name}.json"
         if models is not None:
             base = nearest_table(profiled, space.units())
@@ -97,6 +114,58 @@ def profile(
             }
         )
     return written
+
+
+def profile_kit(
+    device: str,
+    kit: Path,
+    *,
+    back: str,
+    run_file: Path | None = None,
+    quick: bool = False,
+    models: int | None = None,
+    minutes: float | None = None,
+    folder: Path = Path("latency_tables"),
+    report: Report = silent,
+) -> dict[str, Any]:
+    """Writes what measures `device` by hand, where no connection leads: agent, models and job.
+
+    Arguments as for `profile`; `back` is the command for the results, quoted in the kit's README.
+
+    Raises:
+        UsageError: an unknown device, several, or `models`.
+    """
+    from edgenas.latency import load_table
+    from edgenas.profiling import write_kit
+
+    devices = devices_named(device)
+    profiled = _one_device(device, devices, models=models)
+    space = space_of(None if run_file is None else str(run_file))
+    run = measuring(profiled, space.digest, quick=quick, minutes=minutes, report=report)
+    path = folder / f"{profiled.name}.json"
+    earlier = load_table(profiled.name) if path.is_file() else None
+    files = profile_models(profiled, space, earlier=earlier, run=run)
+    write_kit(files, profiled, kit, back=back, settings=run.settings, seed=run.seed)
+    return {
+        "device": profiled.name,
+        "kit": str(kit),
+        "models": len(files),
+        "size_bytes": kit.stat().st_size,
+    }
+
+
+def _one_device(
+    name: str, devices: Sequence[DeviceProfile], *, models: int | None
+) -> DeviceProfile:
+    """The one device of a kit."""
+    if len(devices) != 1:
+        raise UsageError(
+            f"{name!r} means {len(devices)} devices; a kit is for one",
+            hint=f"edgenas profile {devices[0].name} --kit kit.zip",
+        )
+    if models is not None:
+        raise UsageError("a kit measures a device in full: it does not go with --models")
+    return devices[0]
 
 
 def validate_table(
@@ -138,7 +207,6 @@ def bench_latency(
     """
     import platform
 
-    from edgenas.hardware import this_chip
     from edgenas.latency import table_for
 
     named = [load_device(d) for d in devices] or devices_named("local")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from edgenas.artifacts import read_json
 from edgenas.errors import DeviceError, MissingUnitsError
 from edgenas.events import Event, Report, silent
-from edgenas.hardware import DeviceProfile, find, user_folder
+from edgenas.hardware import DeviceProfile, find, this_chip, user_folder
 from edgenas.pipeline.runs import SESSIONS
 from edgenas.spaces import Lowering, OpSpec, SearchSpace
 
@@ -83,20 +83,38 @@ def profile_here(
     run: Run,
     n_networks: int = FIT_NETWORKS,
 ) -> LatencyTable:
-    """The measured table of this machine for all units of `space`."""
+    """The measured table of a device for all units of `space`."""
     from edgenas.profiling.build import profile_device
+
+    units, networks = _to_profile(space, earlier, n_networks=n_networks, seed=run.seed)
+    converter = converter_for(device, report=run.report)
+    return profile_device(device, units, networks, converter, run=run, earlier=earlier)
+
+
+def profile_models(
+    device: DeviceProfile,
+    space: SearchSpace,
+    *,
+    earlier: LatencyTable | None,
+    run: Run,
+    n_networks: int = FIT_NETWORKS,
+) -> dict[str, Path]:
+    """The model files that `profile_here` times for the same arguments."""
+    from edgenas.profiling.build import models_to_time
+
+    units, networks = _to_profile(space, earlier, n_networks=n_networks, seed=run.seed)
+    converter = converter_for(device, report=run.report)
+    return models_to_time(units, networks, converter, earlier=earlier, report=run.report)
+
+
+def _to_profile(
+    space: SearchSpace, earlier: LatencyTable | None, *, n_networks: int, seed: int
+) -> tuple[Sequence[OpSpec], dict[str, Lowering]]:
     from edgenas.profiling.plan import calibration_networks, missing_units
 
-    architectures = calibration_networks(space, n_networks, seed=run.seed)
+    architectures = calibration_networks(space, n_networks, seed=seed)
     networks = {arch.digest: space.lower(arch) for arch in architectures}
-    return profile_device(
-        device,
-        missing_units(space.units(), earlier),
-        networks,
-        converter_for(device, report=run.report),
-        run=run,
-        earlier=earlier,
-    )
+    return missing_units(space.units(), earlier), networks
 
 
 def calibrate_here(
@@ -154,7 +172,10 @@ def converter_for(
     from edgenas.profiling.build import Converter
 
     cache = folder or cache_folder() / "models"
-    x86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
+    if device.chip == this_chip().name:
+        x86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
+    else:
+        x86 = device.chip.startswith(("amd-", "intel-"))
     how: Mapping[str, Any] = {
         "format": device.format,
         "folder": cache,

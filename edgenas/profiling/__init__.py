@@ -5,10 +5,12 @@ from edgenas.profiling.build import (
     Run,
     calibrate_device,
     compare_granularities,
+    models_to_time,
     profile_device,
     quick,
     validate_table,
 )
+from edgenas.profiling.kit import read_results, write_kit
 from edgenas.profiling.plan import (
     anchor_units,
     calibration_networks,
@@ -40,8 +42,11 @@ __all__ = [
     "compare_granularities",
     "measure",
     "missing_units",
+    "models_to_time",
     "profile_device",
     "quick",
+    "read_results",
     "spread_architectures",
     "validate_table",
+    "write_kit",
 ]

@@ -32,6 +32,7 @@ from edgenas.latency import (
 )
 from edgenas.latency.fit import MIN_NETWORKS, Granularity
 from edgenas.latency.validate import REPEAT
+from edgenas.profiling.kit import RESULTS, read_results
 from edgenas.profiling.plan import anchor_units, primitives
 from edgenas.profiling.session import QUICK, STANDARD, Measurements, Settings, Timing, measure
 from edgenas.spaces import Lowering, OpSpec
@@ -60,6 +61,22 @@ class Run:
     resume: bool = True
     transport: Transport | None = None
     report: Report = silent
+    results: Path | None = None
+    """What a kit's agent wrote elsewhere: read instead of reaching the device."""
+
+
+def models_to_time(
+    units: Iterable[OpSpec],
+    networks: Mapping[str, Lowering],
+    converter: Converter,
+    *,
+    earlier: LatencyTable | None = None,
+    report: Report = silent,
+) -> dict[str, Path]:
+    """The model files that `profile_device` times for these arguments, by their keys."""
+    timed, _ = _units_to_time(units, earlier)
+    report(Event("convert", message=f"{len(timed)} units, {len(networks)} networks"))
+    return _unit_models(timed, converter) | _network_models(networks, converter)
 
 
 def profile_device(
@@ -84,19 +101,16 @@ def profile_device(
         ArtifactError: `earlier` is of another device or runtime version.
     """
     wanted = list(dict.fromkeys(units))
-    anchors: list[OpSpec] = []
-    if earlier is not None:
-        anchors = anchor_units(earlier, N_ANCHORS)
-        wanted = [op for op in wanted if op not in earlier.entries]
-    timed = list(dict.fromkeys([*wanted, *anchors]))
-    run.report(Event("convert", message=f"{len(timed)} units, {len(networks)} networks"))
-    models = _unit_models(timed, converter) | _network_models(networks, converter)
+    timed, anchors = _units_to_time(wanted, earlier)
+    models = models_to_time(wanted, networks, converter, earlier=earlier, report=run.report)
     found = _measure(models, device, run)
     if not found.complete:
         raise MeasurementError(
             f"device {device.name}: the measurement is not complete "
             f"({len(found.timings)} of {len(models)} models)",
-            hint="repeat the command: it resumes",
+            hint="repeat the command: it resumes"
+            if run.results is None
+            else f"repeat the kit's command on the device: it goes on; then bring {RESULTS} back",
         )
     entries = {op: _entry(found.timings[_unit(op)]) for op in timed if _unit(op) in found.timings}
     excluded = {
@@ -113,7 +127,9 @@ def profile_device(
             {op.key: earlier.entries[op].latency_ms for op in anchors},
         )
         entries = dict(earlier.entries) | {
-            op: _scaled(entry, 1 / drift) for op, entry in entries.items() if op in set(wanted)
+            op: _scaled(entry, 1 / drift)
+            for op, entry in entries.items()
+            if op not in earlier.entries
         }
     whole = {
         name: found.timings[_network(name)].latency_ms / drift
@@ -274,6 +290,18 @@ def today() -> str:
 _GRANULARITIES: tuple[Granularity, ...] = ("unit", "primitive")
 
 
+def _units_to_time(
+    units: Iterable[OpSpec], earlier: LatencyTable | None
+) -> tuple[list[OpSpec], list[OpSpec]]:
+    """Those that `earlier` lacks with its anchors, and the anchors."""
+    wanted = list(dict.fromkeys(units))
+    if earlier is None:
+        return wanted, []
+    anchors = anchor_units(earlier, N_ANCHORS)
+    new = [op for op in wanted if op not in earlier.entries]
+    return list(dict.fromkeys([*new, *anchors])), anchors
+
+
 def _unit(op: OpSpec) -> str:
     return f"unit {op.key}"
 
@@ -295,6 +323,8 @@ def _network_models(networks: Mapping[str, Lowering], converter: Converter) -> d
 
 
 def _measure(models: Mapping[str, Path], device: DeviceProfile, run: Run) -> Measurements:
+    if run.results is not None:
+        return read_results(models, device, run.results, settings=run.settings, seed=run.seed)
     return measure(
         models,
         device,

@@ -7,21 +7,32 @@ that a killed agent, a killed host and a lost device cost the visit under way an
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any, Literal, cast
 
 from filelock import FileLock, Timeout
 
 from edgenas import artifacts
 from edgenas.errors import DeviceError, MeasurementError, UsageError
 from edgenas.events import Event, Report, silent
-from edgenas.hardware import DeviceProfile, Transport, connect, installed_version
+from edgenas.hardware import (
+    AdbTransport,
+    DeviceProfile,
+    LocalTransport,
+    Transport,
+    connect,
+    installed_version,
+)
 from edgenas.profiling import agent
+from edgenas.profiling.phone import run_on_phone
 
 LINES = "measured.jsonl"
+MAX_LINE = 2**20
+"""Characters; longer lines are none of an agent."""
 _AGENT = Path(agent.__file__)
 
 
@@ -97,6 +108,69 @@ class Measurements:
         return {key: timing.latency_ms for key, timing in self.timings.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be timed: each model's key by its id, and the agent's job without `models`."""
+
+    ids: Mapping[str, str]
+    job: Mapping[str, Any]
+
+
+def plan_job(
+    models: Mapping[str, Path],
+    device: DeviceProfile,
+    *,
+    settings: Settings,
+    seed: int,
+    canary: str | None = None,
+    link: Transport | None = None,
+) -> Plan:
+    """The job that times `models` on `device`; its nonce names everything but the models.
+
+    An id names a model's key and its file's content. `link` is what the device is reached through;
+    None: by hand.
+
+    Raises:
+        UsageError: no models; an unknown canary.
+        DeviceError: a device that is known by published figures alone.
+    """
+    if not models:
+        raise UsageError("there is nothing to measure")
+    if not device.can_be_timed:
+        raise DeviceError(
+            f"edgenas cannot time {device.runtime} {device.precision}, which {device.name} runs: "
+            "its table rests on published figures",
+            hint=f"edgenas devices show {device.name}",
+        )
+    if canary is not None and canary not in models:
+        raise UsageError(f"canary {canary!r} is none of the {len(models)} models")
+    sums = {key: artifacts.sha256_file(path) for key, path in models.items()}
+    ids = {artifacts.digest([key, sums[key]]): key for key in models}
+    if canary is None:
+        by_size = sorted(models, key=lambda key: (models[key].stat().st_size, key))
+        canary = by_size[len(by_size) // 2]  # the smallest is all overhead, the largest costs time
+    here = installed_version(device.runtime) if isinstance(link, LocalTransport) else None
+    version = device.runtime_version or here or "unknown"
+    how = {k: v for k, v in asdict(settings).items() if k not in ("idle_s", "budget_s")}
+    measured_by = [artifacts.sha256_file(_AGENT)]
+    if isinstance(link, AdbTransport) and link.tool is not None:
+        measured_by.append(artifacts.sha256_file(link.tool))
+    return Plan(
+        ids,
+        {
+            "schema": agent.JOB_SCHEMA,
+            "nonce": artifacts.digest([device.digest, version, how, seed, *measured_by]),
+            "runtime": device.runtime,
+            "runtime_version": device.runtime_version,
+            "threads": device.threads,
+            "affinity": list(device.affinity),
+            "seed": seed,
+            "canary": artifacts.digest([canary, sums[canary]]),
+            **{k: v for k, v in asdict(settings).items() if k != "idle_s"},
+        },
+    )
+
+
 def measure(
     models: Mapping[str, Path],
     device: DeviceProfile,
@@ -121,25 +195,8 @@ def measure(
         MeasurementError: no model could be timed.
         ResourceError: the work folder cannot be written.
     """
-    if not models:
-        raise UsageError("there is nothing to measure")
-    if not device.can_be_timed:
-        raise DeviceError(
-            f"edgenas cannot time {device.runtime} {device.precision}, which {device.name} runs: "
-            "its table rests on published figures",
-            hint=f"edgenas devices show {device.name}",
-        )
-    if canary is not None and canary not in models:
-        raise UsageError(f"canary {canary!r} is none of the {len(models)} models")
-    sums = {key: artifacts.sha256_file(path) for key, path in models.items()}
-    ids = {artifacts.digest([key, sums[key]]): key for key in models}
-    if canary is None:
-        by_size = sorted(models, key=lambda key: (models[key].stat().st_size, key))
-        canary = by_size[len(by_size) // 2]  # the smallest is all overhead, the largest costs time
-    version = device.runtime_version or installed_version(device.runtime) or "unknown"
-    how = {k: v for k, v in asdict(settings).items() if k not in ("idle_s", "budget_s")}
-    nonce = artifacts.digest([device.digest, version, how, seed, artifacts.sha256_file(_AGENT)])
     link = connect(device) if transport is None else transport
+    plan = plan_job(models, device, settings=settings, seed=seed, canary=canary, link=link)
     with artifacts.io_errors(workdir, "use"):
         workdir.mkdir(parents=True, exist_ok=True)
         lock = FileLock(workdir / ".lock")
@@ -153,21 +210,13 @@ def measure(
         store = workdir / LINES
         if not resume:
             store.unlink(missing_ok=True)
-        job = {
-            "schema": agent.JOB_SCHEMA,
-            "nonce": nonce,
-            "runtime": device.runtime,
-            "threads": device.threads,
-            "affinity": list(device.affinity),
-            "models": {i: link.push(models[key], f"{i}.model") for i, key in ids.items()},
-            "seed": seed,
-            "canary": artifacts.digest([canary, sums[canary]]),
-            **{k: v for k, v in asdict(settings).items() if k != "idle_s"},
-        }
-        records = _drive(link, job, store, idle_s=settings.idle_s, report=report)
+        paths = link.push({f"{i}.model": models[key] for i, key in plan.ids.items()})
+        job = {**plan.job, "models": {i: paths[f"{i}.model"] for i in plan.ids}}
+        drive = _drive if link.python else _drive_tool
+        records = drive(link, job, store, idle_s=settings.idle_s, report=report)
     finally:
         lock.release()
-    return _collect(device, records, ids, settings=settings, seed=seed)
+    return collect(device, records, plan.ids, settings=settings, seed=seed)
 
 
 def _drive(
@@ -176,7 +225,7 @@ def _drive(
     """Runs the agent until it ends in order; all records of this job, old and new."""
     job_path = store.with_name("job.json")
     artifacts.write_json(job_path, job)
-    records = [r for r in _read_lines(store) if r.get("nonce") == job["nonce"]]
+    records = [r for r in _read_lines(store) if r["nonce"] == job["nonce"]]
     ids, rounds = set(job["models"]), int(job["rounds"])
     progress = _Progress(report, ids, rounds)
     for record in records:
@@ -188,18 +237,17 @@ def _drive(
             _end_line(file)
 
             def keep(line: str) -> None:
-                found = agent.decode([line])
-                if found and found[0].get("nonce") == job["nonce"]:
+                found = read_records([line])
+                if found and found[0]["nonce"] == job["nonce"]:
                     file.write(line.encode() + b"\n")
                     file.flush()
                     records.extend(found)
                     progress.step(found[0])
 
-            argv = [link.python, link.push(_AGENT, "agent.py"), link.push(job_path, "job.json")]
             file.flush()
-            argv += ["--done", link.push(store, LINES)]
+            paths = link.push({"agent.py": _AGENT, "job.json": job_path, LINES: store})
             ended = link.run(
-                argv,
+                [link.python, paths["agent.py"], paths["job.json"], "--done", paths[LINES]],
                 idle_s=idle_s,
                 on_line=keep,
                 environment={"OMP_NUM_THREADS": str(job["threads"]), "PYTHONUNBUFFERED": "1"},
@@ -219,6 +267,30 @@ def _drive(
                 f"the agent on the device ended with status {ended.returncode}: {last}",
                 hint="what was measured is kept: repeat the command to resume",
             )
+
+
+def _drive_tool(
+    link: Transport, job: Mapping[str, Any], store: Path, *, idle_s: float, report: Report
+) -> list[dict[str, Any]]:
+    """The same for a device without Python: the host runs the rounds, a tool there the models."""
+    if not isinstance(link, AdbTransport) or link.tool is None:
+        raise DeviceError("the device has no Python, and no other tool times models there")
+    records = [r for r in _read_lines(store) if r["nonce"] == job["nonce"]]
+    progress = _Progress(report, set(job["models"]), int(job["rounds"]))
+    for record in records:
+        progress.note(record)
+    with artifacts.io_errors(store, "write"), store.open("a+b") as file:
+        _end_line(file)
+
+        def keep(record: dict[str, Any]) -> None:
+            found = {**record, "nonce": job["nonce"]}
+            file.write(agent.encode(found).encode() + b"\n")
+            file.flush()
+            records.append(found)
+            progress.step(found)
+
+        run_on_phone(link, link.tool, job, list(records), keep, idle_s=idle_s)
+    return records
 
 
 class _Progress:
@@ -261,12 +333,94 @@ def _progressed(records: Sequence[dict[str, Any]], ids: set[str]) -> int:
     return len(_done(records, ids)) + sum(r["type"] in ("failed", "opening") for r in records)
 
 
+def read_records(lines: Iterable[str]) -> list[dict[str, Any]]:
+    """The agent's records among `lines`; what is cut, damaged or of no use is left out.
+
+    It comes from a device: a checksum that fits says that it arrived whole, not that it is sound.
+    """
+    short = (line for line in lines if len(line) <= MAX_LINE)
+    try:
+        return [record for record in agent.decode(short) if _sound(record)]
+    except RecursionError:
+        raise MeasurementError("the device sent lines that no agent writes") from None
+
+
+def _sound(record: Mapping[str, Any]) -> bool:
+    """Whether a record has what its type promises, with finite and positive times."""
+    fields = _FIELDS.get(str(record.get("type")))
+    return (
+        fields is not None
+        and isinstance(record.get("nonce"), str)
+        and all(fits(record.get(name)) for name, fits in fields.items())
+    )
+
+
+def _amount(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 <= cast(float, value) < 1e9  # NaN is not
+
+
+def _time(value: object) -> bool:
+    return _amount(value) and value != 0
+
+
+def _count(value: object) -> bool:
+    return _amount(value) and isinstance(value, int)
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_text, value))
+
+
+def _flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _table(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+_FIELDS: Mapping[str, Mapping[str, Callable[[object], bool]]] = MappingProxyType(
+    {
+        "start": {
+            "conditions": _table,
+            "runtime_version": _text,
+            "agent_sha256": _text,
+            "timer_resolution_ns": _count,
+        },
+        "end": {"conditions": _table},
+        "opening": {"key": _text},
+        "opened": {"key": _text},
+        "failed": {"key": _text, "reason": _text},
+        "model": {"key": _text, "init_ms": _amount, "first_ms": _amount},
+        "canary": {"key": _text, "median_ms": _time},
+        "void": {"keys": _texts, "round": _count},
+        "visit": {
+            "key": _text,
+            "round": _count,
+            "final": _flag,
+            "contended": _flag,
+            "median_ms": _time,
+            "p10_ms": _time,
+            "p90_ms": _time,
+            "n": _count,
+            "spread": _amount,
+        },
+    }
+)
+"""What each type of record must hold."""
+
+
 def _read_lines(store: Path) -> list[dict[str, Any]]:
     if not store.exists():
         return []
     with artifacts.io_errors(store, "read"):
         text = store.read_text("utf-8", errors="replace")
-    return agent.decode(text.splitlines())
+    return read_records(text.splitlines())
 
 
 def _end_line(file: Any) -> None:
@@ -278,7 +432,7 @@ def _end_line(file: Any) -> None:
             file.write(b"\n")
 
 
-def _collect(
+def collect(
     device: DeviceProfile,
     records: Sequence[dict[str, Any]],
     ids: Mapping[str, str],
@@ -286,19 +440,25 @@ def _collect(
     settings: Settings,
     seed: int,
 ) -> Measurements:
+    """What the records of one job say about the models whose ids are given.
+
+    Raises:
+        MeasurementError: no model was timed; the runtime changed meanwhile.
+    """
+    made = {r["key"]: r for r in records if r["type"] == "model"}
     visits: dict[str, list[dict[str, Any]]] = {}
     for (name, _), record in sorted(_done(records, set(ids)).items()):
-        visits.setdefault(name, []).append(record)
-    made = {r["key"]: r for r in records if r["type"] == "model"}
+        if name in made:
+            visits.setdefault(name, []).append(record)
     failed = {
         ids[r["key"]]: r["reason"] for r in records if r["type"] == "failed" and r["key"] in ids
     }
-    if not visits:
+    starts = [r for r in records if r["type"] == "start"]
+    ends = [r for r in records if r["type"] == "end"]
+    if not visits or not starts:
         reason = next(iter(failed.values()), "the agent sent no timing")
         raise MeasurementError(f"device {device.name}: no model could be timed: {reason}")
     timings = {ids[name]: _timing(rounds, made[name]) for name, rounds in visits.items()}
-    starts = [r for r in records if r["type"] == "start"]
-    ends = [r for r in records if r["type"] == "end"]
     versions = sorted({r["runtime_version"] for r in starts})
     if len(versions) > 1:
         raise MeasurementError(
@@ -312,14 +472,17 @@ def _collect(
     complete = len(timings) + len(failed) == len(ids) and all(
         len(rounds) >= settings.rounds for rounds in visits.values()
     )
+    told = {str(r["statistic"]) for rounds in visits.values() for r in rounds if "statistic" in r}
     conditions = {
         "runtime": device.runtime,
         "runtime_version": versions[0],
         "threads": device.threads,
         "before": starts[0]["conditions"],
-        "after": ends[-1]["conditions"],
+        "after": ends[-1]["conditions"] if ends else {},
         "virtualised": bool(starts[0]["conditions"].get("virtualised")),
         "timer_resolution_ns": max(r["timer_resolution_ns"] for r in starts),
+        **{key: starts[-1][key] for key in ("tool",) if key in starts[-1]},
+        **({"statistic": sorted(told)} if told else {}),
         "agent_sha256": starts[-1]["agent_sha256"],
         "settings": {k: v for k, v in asdict(settings).items() if k != "idle_s"},
         "seed": seed,

@@ -73,5 +73,5 @@ def test_local_devices_are_reached_in_place(tmp_path: Path) -> None:
     link = connect(load_device("local-litert-int8-t1"))
     file = tmp_path / "a model.bin"
     file.write_bytes(b"x")
-    assert link.push(file, "m.bin") == str(file)
+    assert link.push({"m.bin": file}) == {"m.bin": str(file)}
     assert link.python == sys.executable

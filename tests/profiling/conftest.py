@@ -97,8 +97,8 @@ class OracleDevice:
     starts: int = 0
     measured: list[str] = field(default_factory=list)
 
-    def push(self, source: Path, target: str) -> str:
-        return str(source)
+    def push(self, files: Mapping[str, Path]) -> dict[str, str]:
+        return {name: str(path) for name, path in files.items()}
 
     def run(
         self,

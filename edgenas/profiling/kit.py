@@ -1,0 +1,130 @@
+"""Measuring a device that is not connected: a zip file that goes there, and the lines that return.
+
+The kit is the same job that a connection would run: its nonce ties the results to the device, the
+settings and the agent, and a model's id ties each timing to the model file.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from edgenas.artifacts import replacing
+from edgenas.artifacts.files import MAX_JSON_BYTES, io_errors
+from edgenas.errors import ArtifactError
+from edgenas.hardware import DeviceProfile
+from edgenas.profiling import agent
+from edgenas.profiling.session import (
+    STANDARD,
+    Measurements,
+    Settings,
+    collect,
+    plan_job,
+    read_records,
+)
+
+RESULTS = "results.json"
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same files make the same archive
+_README = """Latency kit for {name}
+{rule}
+
+{title}: {runtime}, {precision}, {threads} thread(s), {n} models.
+
+On the device, in this folder, with Python 3.9 or later, numpy and {package}:
+
+    python3 agent.py job.json --out {results}
+
+It prints a line for each timing, takes {minutes} and may be stopped at any time: the same
+command goes on. Leave the device otherwise idle, on mains power and cool. Then bring {results}
+back and make the table where this kit was made:
+
+    {back}
+"""
+_PACKAGE = {"litert": "ai-edge-litert", "onnxruntime": "onnxruntime"}
+
+
+def write_kit(
+    models: Mapping[str, Path],
+    device: DeviceProfile,
+    path: Path,
+    *,
+    back: str,
+    settings: Settings = STANDARD,
+    seed: int = 0,
+) -> None:
+    """Writes the agent, the models, the job and a README into a zip file.
+
+    `back` is the command that reads the results; the README quotes it.
+
+    Raises:
+        UsageError: no models.
+        ResourceError: the file cannot be written.
+    """
+    plan = plan_job(models, device, settings=settings, seed=seed)
+    job = {**plan.job, "models": {i: f"models/{i}.model" for i in plan.ids}}
+    low = max(1, round(len(models) * (settings.seconds + settings.warmup_s) / 60))
+    readme = _README.format(
+        name=device.name,
+        rule="=" * (len(device.name) + 16),
+        title=device.title,
+        runtime=device.runtime,
+        precision=device.precision,
+        threads=device.threads,
+        n=len(models),
+        package=_PACKAGE[device.runtime],
+        results=RESULTS,
+        minutes=f"{low} to {4 * low} minutes",
+        back=back,
+    )
+    with (
+        replacing(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for name, data in (
+            ("README.txt", readme.encode()),
+            ("agent.py", Path(agent.__file__).read_bytes()),
+            ("job.json", json.dumps(job, sort_keys=True, indent=2).encode()),
+            *((job["models"][i], models[key]) for i, key in sorted(plan.ids.items())),
+        ):
+            entry = zipfile.ZipInfo(name, _EPOCH)
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            archive.writestr(entry, data.read_bytes() if isinstance(data, Path) else data)
+
+
+def read_results(
+    models: Mapping[str, Path],
+    device: DeviceProfile,
+    path: Path,
+    *,
+    settings: Settings = STANDARD,
+    seed: int = 0,
+) -> Measurements:
+    """What the agent of a kit of these models wrote, as `measure` would have returned it.
+
+    A line that is cut or damaged counts as not measured.
+
+    Raises:
+        SpecError: no such file.
+        ArtifactError: nothing in it is a line of the agent, or it answers another job.
+        MeasurementError: no model was timed.
+    """
+    plan = plan_job(models, device, settings=settings, seed=seed)
+    with io_errors(path, "read"), path.open("rb") as file:
+        data = file.read(MAX_JSON_BYTES + 1)
+    if len(data) > MAX_JSON_BYTES:
+        raise ArtifactError(f"{path}: larger than {MAX_JSON_BYTES} bytes")
+    records = read_records(data.decode("utf-8", errors="replace").splitlines())
+    if not records:
+        raise ArtifactError(
+            f"{path}: it holds no whole line of the agent", hint="the kit's README names the file"
+        )
+    mine = [record for record in records if record["nonce"] == plan.job["nonce"]]
+    if not mine:
+        raise ArtifactError(
+            f"{path}: it answers another job than the one for {device.name}",
+            hint="give the device, --run and --quick of the kit; a kit of another version of "
+            "edgenas, or of a device file that has changed since, is measured anew",
+        )
+    return collect(device, mine, plan.ids, settings=settings, seed=seed)
