@@ -82,15 +82,22 @@ def write_kit(
         replacing(path) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive,
     ):
-        for name, data in (
-            ("README.txt", readme.encode()),
-            ("agent.py", Path(agent.__file__).read_bytes()),
-            ("job.json", json.dumps(job, sort_keys=True, indent=2).encode()),
-            *((job["models"][i], models[key]) for i, key in sorted(plan.ids.items())),
-        ):
-            entry = zipfile.ZipInfo(name, _EPOCH)
-            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-            archive.writestr(entry, data.read_bytes() if isinstance(data, Path) else data)
+        texts = {
+            "README.txt": readme.encode(),
+            "agent.py": Path(agent.__file__).read_bytes(),
+            "job.json": json.dumps(job, sort_keys=True, indent=2).encode(),
+        }
+        for name, text in texts.items():
+            archive.writestr(_entry(name), text)
+        for i, key in sorted(plan.ids.items()):
+            archive.writestr(_entry(job["models"][i]), models[key].read_bytes())
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    """A file of the archive, dated 1980: the same kit is the same file."""
+    entry = zipfile.ZipInfo(name, _EPOCH)
+    entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+    return entry
 
 
 def read_results(
