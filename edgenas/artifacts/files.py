@@ -116,8 +116,19 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise SpecError(f"{path}: not a CSV file: {error}") from error
-    reader = csv.DictReader(io.StringIO(text), restval="")
-    return list(reader.fieldnames or ()), list(reader)
+    try:
+        columns, *rows = csv.reader(io.StringIO(text, newline=""))
+    except (csv.Error, ValueError) as error:
+        raise SpecError(f"{path}: not a CSV file: {error}") from error
+    found = []
+    for number, row in enumerate(rows, 2):
+        if row and len(row) != len(columns):
+            raise SpecError(
+                f"{path}: row {number} has {len(row)} fields, the header {len(columns)}"
+            )
+        if row:
+            found.append(dict(zip(columns, row, strict=True)))
+    return columns, found
 
 
 def read_json(path: Path, *, schema: str, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import io
 import json
 import os
@@ -481,3 +482,29 @@ def test_no_temporary_outside_the_folder(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     artifacts.write_atomic(tmp_path / "x", b"1")
     assert listing(tmp_path) == ["x"]
+
+
+def test_csv_with_and_without_compression(tmp_path: Path) -> None:
+    text = "a,b\n1,x\n\n2,\n"
+    (tmp_path / "t.csv").write_text(text, "utf-8-sig")
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(text.encode()))
+    for name in ("t.csv", "t.csv.gz"):
+        found = artifacts.read_csv(tmp_path / name)
+        assert found == (["a", "b"], [{"a": "1", "b": "x"}, {"a": "2", "b": ""}])
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"a,b\n1\n", "row 2 has 1 fields, the header 2"),
+        (b"a,b\n1,2\n1,2,3\n", "row 3 has 3 fields"),
+        (b"\x1f\x8bnot gzip", "not a CSV file"),
+        (b"a,b\n\xff\xfe", "not a CSV file"),
+    ],
+)
+def test_a_table_that_is_none_is_named(tmp_path: Path, data: bytes, said: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_bytes(data)
+    with pytest.raises(SpecError, match=said) as caught:
+        artifacts.read_csv(path)
+    assert "t.csv" in str(caught.value)
