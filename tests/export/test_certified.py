@@ -125,7 +125,7 @@ def test_tflite_micro_gives_the_same_answers(exported, large):
 
 def test_large_constants_lie_inside_the_flatbuffer(large):
     path = large.folder / FILE_NAMES["tflite-int8"]
-    model = tflite._unpack(path.read_bytes(), path)
+    model = tflite.unpack(path.read_bytes(), path)
     assert all((b.offset or 0) <= 1 for b in model.buffers)
     assert sum(len(b.data) for b in model.buffers if b.data is not None) > 256 * 1024
 
@@ -176,7 +176,7 @@ def test_one_float_tensor_in_int8_is_caught(exported, tmp_path):
     from ai_edge_litert import schema_py_generated as schema
 
     source = exported.folder / FILE_NAMES["tflite-int8"]
-    model = tflite._unpack(source.read_bytes(), source)
+    model = tflite.unpack(source.read_bytes(), source)
     model.subgraphs[0].tensors[5].type = schema.TensorType.FLOAT32
     path = tmp_path / "model.int8.tflite"
     path.write_bytes(tflite._pack(model))
