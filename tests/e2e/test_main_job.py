@@ -58,8 +58,9 @@ def test_from_a_run_file_to_verified_models(
     check_manifest(run)
     assert [e["format"] for e in document["exports"]] == list(FORMATS)
     for row in document["exports"]:
-        # of 500 images a single one that is answered otherwise can leave the verdict open
-        assert row["verified"] is True or (row["verified"] is None and row["agreement"] < 1), row
+        # 16-bit weights may turn one close call of 500, which leaves that verdict open, no other
+        one_image = row["format"] == "tflite-fp16" and row["agreement"] == 0.998
+        assert row["verified"] is (None if one_image else True), row
         assert (run / row["path"]).stat().st_size == row["size_bytes"]
         assert row["n_images"] == 500
         if row["format"] in ("onnx", "tflite"):
