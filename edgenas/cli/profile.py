@@ -25,7 +25,7 @@ def profile(
     ] = False,
     models: Annotated[
         int | None,
-        typer.Option(min=8, help="Calibrate a known table from so many whole networks instead."),
+        typer.Option(min=4, help="Time so many whole networks; known devices say the rest."),
     ] = None,
     minutes: Annotated[
         float | None,

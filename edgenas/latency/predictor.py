@@ -80,6 +80,17 @@ class Predictor:
         cost = self._cost(op)
         return cost is not None and cost.from_table
 
+    def unit_ms(self, op: OpSpec) -> float:
+        """What the unit adds to a network's latency, without what a network pays once.
+
+        Raises:
+            MissingUnitsError: it is neither in the table nor covered by a cost model.
+        """
+        cost = self._cost(op)
+        if cost is None:
+            raise self._missing([op])
+        return cost.latency_ms
+
     def predict(self, lowering: Lowering) -> LatencyPrediction:
         """Latency of the network.
 

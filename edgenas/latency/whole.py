@@ -114,14 +114,14 @@ class WholeFit:
         """As the `validation` of a table's file."""
         nearest = None
         if self.nearest_errors is not None:
-            nearest = {"device": self.nearest, **_summary(self.nearest_errors)}
+            nearest = {"device": self.nearest, **summary(self.nearest_errors)}
         return {
             "kind": kind,
             "n": len(self.errors),
             "n_groups": self.n_groups,
-            **_summary(self.errors),
+            **summary(self.errors),
             "baselines": {
-                "macs_constant": _summary(self.macs_errors),
+                "macs_constant": summary(self.macs_errors),
                 "nearest_device": nearest,
             },
         }
@@ -175,7 +175,7 @@ def fit_whole(
         constant = np.median(measured[kept] / np.maximum(macs[kept], 1.0))
         macs_errors[held] = abs(constant * macs[held] / measured[held] - 1)
         if columns_of_others:
-            name, factor = _nearest(columns_of_others, measured, kept)
+            name, factor = nearest_device(columns_of_others, measured, kept)
             picked.append(name)
             nearest_errors[held] = abs(factor * columns_of_others[name][held] / measured[held] - 1)
     strength = _choose(design, [n.group for n in networks], columns, shape) if free else math.inf
@@ -237,7 +237,8 @@ def shape_of(networks: Sequence[Observed], *, strength: float = 0.01) -> dict[st
     return dict(zip(columns, map(float, found), strict=True))
 
 
-def _summary(errors: Sequence[float]) -> dict[str, float]:
+def summary(errors: Sequence[float]) -> dict[str, float]:
+    """Median, mean, largest of relative errors, the share within 10 %: as in a table's file."""
     return {
         "error_median": round(statistics.median(errors), 5),
         "error_mean": round(statistics.fmean(errors), 5),
@@ -344,10 +345,16 @@ def _share(column: str) -> str:
     return feature
 
 
-def _nearest(
+def nearest_device(
     others: Mapping[str, Matrix], measured: Matrix, kept: npt.NDArray[np.bool_]
 ) -> tuple[str, float]:
-    """The device that says most about the networks kept, with its factor."""
+    """The device that says most about the networks kept, with its factor.
+
+    Args:
+        others: each device's latencies (n) in ms; at least one.
+        measured: latencies (n) in ms on the device that is looked for.
+        kept: which of the n networks decide.
+    """
     import numpy as np
 
     best: tuple[float, str, float] | None = None

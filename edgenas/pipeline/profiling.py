@@ -26,7 +26,7 @@ from edgenas.pipeline.runs import find_run
 from edgenas.pipeline.tables import (
     CALIBRATION_SEED,
     FIT_NETWORKS,
-    calibrate_here,
+    adapt_here,
     converter_for,
     measuring,
     profile_here,
@@ -59,7 +59,8 @@ def profile(
             thread, or the path of a device file.
         run_file: whose space is measured; default: that of the shipped supernet.
         quick: shorter rounds.
-        models: instead of every unit, time so many whole networks and rescale the nearest table.
+        models: instead of every unit, time so many whole networks and combine them with what is
+            known of other devices (see `latency.adapt`).
         minutes: stop a measurement after so long, at the end of a round.
         results: what the agent of a kit wrote on the device, which is then not reached.
         folder: for the tables.
@@ -70,7 +71,7 @@ def profile(
         ArtifactError: `results` are none, or of another kit.
         DeviceError: it cannot be reached or timed; what was measured is kept.
     """
-    from edgenas.latency import load_table, nearest_table, write_table
+    from edgenas.latency import load_table, write_table
 
     devices = devices_named(device)
     if results is not None:
@@ -91,13 +92,7 @@ def profile(
         run = replace(run, results=results)
         path = folder / f"{profiled.name}.json"
         if models is not None:
-            base = nearest_table(profiled, space.units())
-            if base is None:
-                raise DeviceError(
-                    f"no known table resembles {profiled.name}",
-                    hint=f"edgenas profile {profiled.name} measures it in full",
-                )
-            table = calibrate_here(profiled, base, space, run=run, n_networks=models)
+            table = adapt_here(profiled, space, n_networks=models, run=run)
         else:
             earlier = load_table(profiled.name) if path.is_file() else None
             table = profile_here(profiled, space, earlier=earlier, run=run)

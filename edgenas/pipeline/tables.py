@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import read_json
-from edgenas.errors import DeviceError, MissingUnitsError
+from edgenas.errors import DeviceError, MissingUnitsError, SpecError
 from edgenas.events import Event, Report, silent
 from edgenas.hardware import DeviceProfile, find, this_chip, user_folder
 from edgenas.pipeline.runs import SESSIONS
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 CALIBRATION_NETWORKS = 8
 """Whole networks that rescale a table, where none ship."""
+ADAPTATION_POOL = 200
+"""Networks of a space from which those to be timed on a new device are chosen."""
 FIT_NETWORKS = 16
 """Whole networks that a profile's fit is made from."""
 CALIBRATION_SCHEMA = "edgenas.calibration/1"
@@ -123,28 +125,56 @@ def calibrate_here(
     space: SearchSpace,
     *,
     run: Run,
-    n_networks: int | None = None,
 ) -> LatencyTable:
     """`table` of another machine rescaled for this one, from a few whole networks timed here.
 
-    The networks that ship with edgenas, where `table` knows all units of the space and no number
-    of networks is asked for; else networks of the space, converted now.
+    The networks that ship with edgenas, where `table` knows all units of the space; else networks
+    of the space, converted now.
     """
     from edgenas.profiling.build import calibrate_device
     from edgenas.profiling.plan import calibration_networks, missing_units
 
     networks: dict[str, tuple[Lowering, Path]] = {}
-    if n_networks is None and not missing_units(space.units(), table):
+    if not missing_units(space.units(), table):
         networks = shipped_networks(device.format)
         networks = {n: pair for n, pair in networks.items() if not missing_units(pair[0], table)}
     if len(networks) < 3:
-        chosen = calibration_networks(space, n_networks or CALIBRATION_NETWORKS, seed=run.seed)
+        chosen = calibration_networks(space, CALIBRATION_NETWORKS, seed=run.seed)
         lowerings = {arch.digest: space.lower(arch) for arch in chosen}
         run.report(Event("calibrate", message=f"converting {len(lowerings)} networks"))
         files = converter_for(device, report=run.report).networks(lowerings)
         networks = {name: (lowerings[name], files[name]) for name in lowerings}
     run.report(Event("calibrate", message=f"{device.name}: timing {len(networks)} networks"))
     return calibrate_device(device, table, networks, run=run)
+
+
+def adapt_here(
+    device: DeviceProfile, space: SearchSpace, *, n_networks: int, run: Run
+) -> LatencyTable:
+    """A table of `device` from `n_networks` whole networks timed on it and all known tables.
+
+    Raises:
+        DeviceError: no known table covers the space; the device cannot be timed.
+    """
+    from edgenas.latency import read_table, table_names
+    from edgenas.latency.adapt import Adaptation
+    from edgenas.profiling.build import adapt_device
+    from edgenas.profiling.plan import spread_architectures
+
+    pool = [space.lower(arch) for arch in spread_architectures(space, ADAPTATION_POOL, seed=0)]
+    known = [read_table(f.path) for f in table_names().values() if f.name != device.name]
+    try:
+        adaptation = Adaptation(known, pool)
+    except SpecError as error:
+        raise DeviceError(
+            f"device {device.name}: {error}",
+            hint=f"edgenas profile {device.name} measures it in full",
+        ) from error
+    rows = adaptation.choose(n_networks)
+    run.report(Event("profile", message=f"converting {len(rows)} networks"))
+    files = converter_for(device, report=run.report).networks({str(r): pool[r] for r in rows})
+    networks = {row: files[str(row)] for row in rows}
+    return adapt_device(device, adaptation, networks, space.units(), run=run)
 
 
 def shipped_networks(format: str) -> dict[str, tuple[Lowering, Path]]:  # noqa: A002

@@ -10,6 +10,7 @@ import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import digest
 from edgenas.errors import MeasurementError, SpecError
@@ -36,6 +37,9 @@ from edgenas.profiling.kit import RESULTS, read_results
 from edgenas.profiling.plan import anchor_units, primitives
 from edgenas.profiling.session import QUICK, STANDARD, Measurements, Settings, Timing, measure
 from edgenas.spaces import Lowering, OpSpec
+
+if TYPE_CHECKING:
+    from edgenas.latency.adapt import Adaptation
 
 N_ANCHORS = 16
 
@@ -267,14 +271,28 @@ def calibrate_device(
     found = _measure({name: path for name, (_, path) in networks.items()}, device, run)
     times = found.latency_ms()
     rows = [(networks[name][0], times[name]) for name in sorted(times)]
-    version = str(found.conditions["runtime_version"])
-    return rescale(
-        table,
-        rows,
-        device=TableDevice.of(device, runtime_version=version),
-        created=today(),
-        conditions={**found.conditions, "failed": dict(found.failed)},
-    )
+    return rescale(table, rows, **_told(found))
+
+
+def adapt_device(
+    device: DeviceProfile,
+    adaptation: Adaptation,
+    networks: Mapping[int, Path],
+    units: Iterable[OpSpec],
+    *,
+    run: Run,
+) -> LatencyTable:
+    """A table of `units` on `device`, from whole networks timed on it and all known tables.
+
+    `networks` holds the model files of the rows that `adaptation.choose` named.
+
+    Raises:
+        SpecError: fewer than 4 networks could be timed.
+    """
+    found = _measure({str(row): path for row, path in networks.items()}, device, run)
+    times = found.latency_ms()
+    rows = [row for row in networks if str(row) in times]
+    return adaptation.table(rows, [times[str(row)] for row in rows], units, **_told(found))
 
 
 def quick(run: Run) -> Run:
@@ -335,6 +353,16 @@ def _measure(models: Mapping[str, Path], device: DeviceProfile, run: Run) -> Mea
         transport=run.transport,
         report=run.report,
     )
+
+
+def _told(found: Measurements) -> dict[str, Any]:
+    """What a table made from a few networks says of where they were timed."""
+    version = str(found.conditions["runtime_version"])
+    return {
+        "device": TableDevice.of(found.device, runtime_version=version),
+        "created": today(),
+        "conditions": {**found.conditions, "failed": dict(found.failed)},
+    }
 
 
 def _entry(timing: Timing) -> Entry:
