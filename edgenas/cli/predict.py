@@ -25,6 +25,9 @@ def predict(
         str | None, typer.Option(help="The run or run file whose space is meant; default: shipped.")
     ] = None,
     runs: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with a bar for each operator.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """The latency of a network on a device, unit by unit, with its interval and what it rests on.
@@ -36,5 +39,5 @@ def predict(
     from edgenas import pipeline
 
     with output(json=json) as out:
-        facts = pipeline.predict(device, model, run=run, runs=runs)
+        facts = pipeline.predict(device, model, run=run, runs=runs, page=html)
         out.result({"schema": "edgenas.predict/1", **facts}, prediction_text(facts))

@@ -80,11 +80,25 @@ def prediction_text(facts: Mapping[str, Any]) -> str:
     )
     if facts.get("energy_mj") is not None:
         head += f"; about {facts['energy_mj']:.3g} mJ at the device's mean power"
+    if "size_bytes" in facts:
+        head += f"\n{metric('size_bytes', facts['size_bytes'])} of file, "
+        head += f"{metric('size_bytes', facts['peak_memory_bytes'])} of activations (planned)"
+        if "micro_arena_bytes" in facts:
+            head += f", {metric('size_bytes', facts['micro_arena_bytes'])} TFLite-Micro arena"
     if facts.get("note"):
         head += f"\n{facts['note']}"
     units = sorted(facts["units"], key=lambda unit: -float(unit["ms"]))
-    rows = [(u["name"], f"{u['ms']:.4f}", u["origin"], u["key"]) for u in units]
-    return head + "\n" + columns(("unit", "ms", "origin", "key"), rows)
+    rows = [
+        (
+            u["name"],
+            f"{u['ms']:.4f}",
+            f"{u['low_ms']:.4f} to {u['high_ms']:.4f}",
+            u["origin"],
+            u["key"],
+        )
+        for u in units
+    ]
+    return head + "\n" + columns(("unit", "ms", "interval", "origin", "key"), rows)
 
 
 def metric(name: str, value: float) -> str:
@@ -94,6 +108,8 @@ def metric(name: str, value: float) -> str:
         return percent(value)
     if base.endswith("_ms"):
         return milliseconds(value)
+    if base.endswith("_mj"):
+        return f"{value:.3g} mJ"
     if base.endswith("_bytes"):
         return f"{value / 1024:.0f} KiB"
     if base in ("macs", "params"):

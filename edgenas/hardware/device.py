@@ -16,11 +16,13 @@ from edgenas.errors import SpecError, UsageError, nearest
 from edgenas.hardware.chip import this_chip
 from edgenas.hardware.folders import Found, check_name, find, listing
 from edgenas.hardware.transports import LOCAL, Connection, transport_for
+from edgenas.hardware.vela import accelerator
 
 DeviceClass = Literal["cpu", "mobile", "gpu", "tpu", "npu", "mcu"]
 RuntimeName = Literal[
     "onnxruntime",
     "litert",
+    "vela",  # Arm's compiler, which estimates its Ethos-U NPUs
     # known by published figures only; edgenas times nothing in them
     "tflite",  # TensorFlow Lite before it was called LiteRT
     "armnn",
@@ -87,11 +89,22 @@ class DeviceProfile:
             raise SpecError(f"device {self.name}: batch {self.batch}; 1 to 65536 are allowed")
         if self.runtime in _RUNTIME and not self.can_be_timed:
             raise SpecError(f"device {self.name}: {self.runtime} does not run {self.precision}")
+        if self.is_estimated:
+            accelerator(self.chip)
+            if (self.precision, self.batch) != ("int8", 1):
+                raise SpecError(
+                    f"device {self.name}: vela estimates int8 models, one image at a time"
+                )
 
     @property
     def can_be_timed(self) -> bool:
         """Whether edgenas can run its runtime; else its table rests on published figures."""
         return (self.runtime, self.precision) in FORMATS
+
+    @property
+    def is_estimated(self) -> bool:
+        """Whether a vendor's compiler says, on any machine, what models take on it."""
+        return self.runtime == "vela"
 
     @property
     def format(self) -> str:

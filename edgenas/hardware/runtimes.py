@@ -7,6 +7,7 @@ from importlib import metadata
 PACKAGES: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "litert": ("ai-edge-litert", "tflite-runtime", "tensorflow"),
+    "vela": ("ethos-u-vela",),
 }
 """Distributions that hold each runtime, in the order in which the agent tries them."""
 

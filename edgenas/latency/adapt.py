@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from edgenas.errors import MissingUnitsError, SpecError
+from edgenas.latency.baselines import baselines, summary
 from edgenas.latency.cost import features, fit_cost, non_negative
 from edgenas.latency.fewshot import MIN_SAMPLES, FewShot, Floats
 from edgenas.latency.fit import Fit, conformal
 from edgenas.latency.predictor import Predictor
 from edgenas.latency.table import Entry, LatencyTable, TableDevice
-from edgenas.latency.whole import nearest_device, summary
 from edgenas.spaces.ops import Lowering, OpSpec
 
 MIN_NETWORKS = MIN_SAMPLES + 1
@@ -100,20 +100,23 @@ class Adaptation:
         if len(rows) < MIN_NETWORKS:
             raise SpecError(f"{len(rows)} networks are too few to adapt; {MIN_NETWORKS} are needed")
         found, half, weights = self._solve(rows, measured)
-        errors, macs_errors, nearest_errors, nearest = self._left_out(rows, measured)
+        errors = self._left_out(rows, measured)
+        by_others = baselines(
+            np.array([float(self.pool[row].macs) for row in rows]),
+            measured,
+            {p.table.name: self._known[rows, j] for j, p in enumerate(self.predictors)},
+        )
         *per_term, once = found
         entries = {}
         for op in units:
             ms = max(float(np.dot(per_term, self._terms(op))), 1e-9 * float(measured.min()))
             entries[op] = Entry(ms, ms, ms, ms, len(rows))
         inside = np.abs(self._design[rows] @ found / measured - 1)
-        others = [macs_errors, nearest_errors]
-        analytic = all(statistics.median(errors) >= statistics.median(x) for x in others)
         names = [p.table.name for p in self.predictors]
         telling = sorted(zip(weights, names, strict=True), reverse=True)
         return LatencyTable(
             device=device,
-            source="analytic" if analytic else "calibrated",
+            source="calibrated" if by_others.beaten_by(errors) else "analytic",
             created=created,
             entries=entries,
             fits=(
@@ -139,10 +142,7 @@ class Adaptation:
                 "kind": "leave-one-out over the networks timed",
                 "n": len(rows),
                 **summary(errors),
-                "baselines": {
-                    "macs_constant": summary(macs_errors),
-                    "nearest_device": {"device": nearest, **summary(nearest_errors)},
-                },
+                "baselines": by_others.to_json(),
             },
         )
 
@@ -158,23 +158,13 @@ class Adaptation:
         half = (adapted.high_ms - adapted.low_ms) / 2 / adapted.latency_ms
         return found, float(np.median(half)), adapted.weights
 
-    def _left_out(
-        self, rows: Sequence[int], measured: Floats
-    ) -> tuple[list[float], list[float], list[float], str]:
-        """Each network's relative error without it: ours, MACs x constant, the nearest device."""
-        macs = np.array([float(self.pool[row].macs) for row in rows])
-        known = {p.table.name: self._known[rows, j] for j, p in enumerate(self.predictors)}
-        ours, by_macs, by_nearest, picked = [], [], [], []
+    def _left_out(self, rows: Sequence[int], measured: Floats) -> list[float]:
+        """Each network's relative error when it is predicted without itself."""
+        errors = []
         for i, row in enumerate(rows):
-            kept = np.arange(len(rows)) != i
-            found, _, _ = self._solve([*rows[:i], *rows[i + 1 :]], measured[kept])
-            ours.append(float(abs(self._design[row] @ found / measured[i] - 1)))
-            constant = float(np.median(measured[kept] / macs[kept]))
-            by_macs.append(float(abs(constant * macs[i] / measured[i] - 1)))
-            name, factor = nearest_device(known, measured, kept)
-            picked.append(name)
-            by_nearest.append(float(abs(factor * known[name][i] / measured[i] - 1)))
-        return ours, by_macs, by_nearest, max(sorted(set(picked)), key=picked.count)
+            found, _, _ = self._solve([*rows[:i], *rows[i + 1 :]], np.delete(measured, i))
+            errors.append(float(abs(self._design[row] @ found / measured[i] - 1)))
+        return errors
 
     def _terms(self, op: OpSpec) -> Floats:
         """What a unit adds to each column of the design: latency on known devices, features."""

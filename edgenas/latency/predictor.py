@@ -22,7 +22,7 @@ WITHOUT_FIT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class UnitLatency:
-    """One unit's share of a network's latency; the shares add up to the whole.
+    """One unit's share of a network's latency, with its interval; shares add up to the whole.
 
     `origin` is that of the unit's time: the table's own word (measured, ...), "predicted" by the
     cost model of a measured table, or "extrapolated" by a cost model.
@@ -31,6 +31,8 @@ class UnitLatency:
     name: str
     key: str
     latency_ms: float
+    low_ms: float
+    high_ms: float
     origin: Origin
 
 
@@ -124,22 +126,29 @@ class Predictor:
             if cost.origin == "extrapolated":
                 origin = "extrapolated"
         per_unit = tuple(
-            UnitLatency(name, cost.key, cost.latency_ms, cost.origin)
+            UnitLatency(
+                name, cost.key, cost.latency_ms, max(cost.low_ms, 0.0), cost.high_ms, cost.origin
+            )
             for (name, _), cost in zip(units, costs, strict=True)
         )
         whole = max(total + once / plain, LEAST_SHARE * plain)
         if whole != total:  # what is paid once is spread over the units
             shares = [c.latency_ms for c in costs] if total > 0 else [c.plain_ms for c in costs]
             factor = whole / sum(shares)
+            below = (total - low) / total if total > 0 else 1.0
+            above = (high - total) / total if total > 0 else 1.0
+            total, low, high = whole, whole * (1 - below), whole * (1 + above)
             per_unit = tuple(
-                UnitLatency(u.name, u.key, factor * share, u.origin)
+                UnitLatency(
+                    u.name,
+                    u.key,
+                    factor * share,
+                    max(factor * share * (1 - below), 0.0),
+                    factor * share * (1 + above),
+                    u.origin,
+                )
                 for u, share in zip(per_unit, shares, strict=True)
             )
-            width = (
-                (total - low) / total if total > 0 else 1.0,
-                ((high - total) / total if total > 0 else 1.0),
-            )
-            total, low, high = whole, whole * (1 - width[0]), whole * (1 + width[1])
         return LatencyPrediction(
             latency_ms=total,
             low_ms=max(low, 0.0),

@@ -321,6 +321,15 @@ def table_names() -> dict[str, Found]:
     return listing("latency_tables")
 
 
+def other_tables(name: str) -> list[LatencyTable]:
+    """All known tables but that of the device called `name`.
+
+    Raises:
+        ArtifactError: one is damaged.
+    """
+    return [_load(found) for found in table_names().values() if found.name != name]
+
+
 def table_for(device: DeviceProfile) -> LatencyTable:
     """The table to predict `device` with: its own, else the one under its chip's name.
 

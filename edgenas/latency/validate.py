@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgenas.errors import SpecError
+from edgenas.latency.baselines import Baselines, baselines
 
 REPEAT = 0.05
 """A network whose two timings differ by more than this is measured again."""
@@ -48,6 +49,8 @@ class Validation:
     unsteady: int
     """Networks whose last repeat still differed by more than 5 %; they count."""
     spearman: float
+    baselines: Baselines | None = None
+    """What MACs x constant and the nearest known device x constant reach on these networks."""
 
     def to_json(self) -> dict[str, object]:
         """As the `validation` of a table's file."""
@@ -65,6 +68,7 @@ class Validation:
             "noise_max": round(self.noise_max, 5),
             "unsteady": self.unsteady,
             "spearman": round(self.spearman, 4),
+            **({} if self.baselines is None else {"baselines": self.baselines.to_json()}),
             "networks": [
                 {
                     "name": x.name,
@@ -103,10 +107,13 @@ def compare(
     anchors_now_ms: Mapping[str, float],
     anchors_table_ms: Mapping[str, float],
     attempts: Mapping[str, int] | None = None,
+    macs: Mapping[str, int] | None = None,
+    known_ms: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Validation:
     """The validation of predictions by networks that were each timed twice.
 
     A network's latency is the smaller of its two timings: each is itself a minimum over rounds.
+    With `macs` of each network, and `known_ms`, by device, of each, the baselines stand beside.
 
     Raises:
         SpecError: a network was predicted but not measured, or the other way round.
@@ -122,6 +129,16 @@ def compare(
         tries = (attempts or {}).get(name, 1)
         rows.append(Checked(name, predicted, first, second, predicted / best - 1, tries))
     errors = [abs(row.error) for row in rows]
+    beside = None
+    if macs is not None:
+        import numpy as np
+
+        names = [row.name for row in rows]
+        beside = baselines(
+            np.array([float(macs[name]) for name in names]),
+            np.array([min(measured_ms[name]) for name in names]),
+            {d: np.array([ms[name] for name in names]) for d, ms in (known_ms or {}).items()},
+        )
     noise = [repeat_error(row.measured_ms, row.again_ms) for row in rows]
     return Validation(
         networks=tuple(rows),
@@ -136,6 +153,7 @@ def compare(
         noise_max=max(noise),
         unsteady=sum(n > REPEAT for n in noise),
         spearman=_spearman([r.predicted_ms for r in rows], [r.measured_ms for r in rows]),
+        baselines=beside,
     )
 
 

@@ -15,7 +15,6 @@ are known, times a constant. All constants and the choice of the device come fro
 from __future__ import annotations
 
 import math
-import statistics
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from edgenas.errors import SpecError
+from edgenas.latency.baselines import Baselines, baselines, summary
 from edgenas.latency.cost import CostModel, features, non_negative, shape_ranges
 from edgenas.latency.fit import Fit, conformal
 from edgenas.spaces.ops import OpSpec
@@ -90,40 +90,29 @@ class Observed:
 class WholeFit:
     """A cost model with its error on networks left out, and what the baselines reach on them.
 
-    `errors`, `macs_errors`, `nearest_errors`: |predicted / measured - 1| in the order of the
-    networks. `nearest` names the device chosen most often; None where no other has the networks.
+    `errors`: |predicted / measured - 1| in the order of the networks.
     """
 
     model: CostModel
     fit: Fit
     strength: float
     errors: tuple[float, ...]
-    macs_errors: tuple[float, ...]
-    nearest_errors: tuple[float, ...] | None
-    nearest: str | None
+    baselines: Baselines
     n_groups: int
 
     @property
     def analytic(self) -> bool:
         """Whether it beats neither baseline, and may not be called calibrated."""
-        own = statistics.median(self.errors)
-        others = [self.macs_errors] + ([self.nearest_errors] if self.nearest_errors else [])
-        return all(own >= statistics.median(other) for other in others)
+        return not self.baselines.beaten_by(self.errors)
 
     def to_json(self, kind: str) -> dict[str, Any]:
         """As the `validation` of a table's file."""
-        nearest = None
-        if self.nearest_errors is not None:
-            nearest = {"device": self.nearest, **summary(self.nearest_errors)}
         return {
             "kind": kind,
             "n": len(self.errors),
             "n_groups": self.n_groups,
             **summary(self.errors),
-            "baselines": {
-                "macs_constant": summary(self.macs_errors),
-                "nearest_device": nearest,
-            },
+            "baselines": self.baselines.to_json(),
         }
 
 
@@ -164,20 +153,12 @@ def fit_whole(
     # Decided once, so that what is left out is predicted as the whole fit predicts.
     free = len(networks) >= MIN_FREE and len(groups) >= MIN_FREE_GROUPS
     errors = np.zeros(len(networks))
-    macs_errors, nearest_errors = errors.copy(), errors.copy()
-    picked: list[str] = []
     for held in folds:
         kept = ~held
         groups_kept = [n.group for n, k in zip(networks, kept, strict=True) if k]
         strength = _choose(design[kept], groups_kept, columns, shape) if free else math.inf
         found = _solve(design[kept], columns, shape, strength)
         errors[held] = abs(design[held] @ found - 1)
-        constant = np.median(measured[kept] / np.maximum(macs[kept], 1.0))
-        macs_errors[held] = abs(constant * macs[held] / measured[held] - 1)
-        if columns_of_others:
-            name, factor = nearest_device(columns_of_others, measured, kept)
-            picked.append(name)
-            nearest_errors[held] = abs(factor * columns_of_others[name][held] / measured[held] - 1)
     strength = _choose(design, [n.group for n in networks], columns, shape) if free else math.inf
     found = _solve(design, columns, shape, strength)
     inside = abs(design @ found - 1)
@@ -214,9 +195,7 @@ def fit_whole(
         ),
         strength=strength,
         errors=tuple(map(float, errors)),
-        macs_errors=tuple(map(float, macs_errors)),
-        nearest_errors=tuple(map(float, nearest_errors)) if picked else None,
-        nearest=max(sorted(set(picked)), key=picked.count) if picked else None,
+        baselines=baselines(macs, measured, columns_of_others, folds),
         n_groups=len(groups),
     )
 
@@ -235,16 +214,6 @@ def shape_of(networks: Sequence[Observed], *, strength: float = 0.01) -> dict[st
     columns, design = _design(networks)
     found = _solve(design, columns, None, strength)
     return dict(zip(columns, map(float, found), strict=True))
-
-
-def summary(errors: Sequence[float]) -> dict[str, float]:
-    """Median, mean, largest of relative errors, the share within 10 %: as in a table's file."""
-    return {
-        "error_median": round(statistics.median(errors), 5),
-        "error_mean": round(statistics.fmean(errors), 5),
-        "error_max": round(max(errors), 5),
-        "within_10": round(sum(e <= 0.1 for e in errors) / len(errors), 4),
-    }
 
 
 def _design(networks: Sequence[Observed]) -> tuple[list[str], Matrix]:
@@ -343,25 +312,3 @@ def _share(column: str) -> str:
     if feature == "macs":
         return "depthwise.macs" if group.startswith("depthwise") else "dense.macs"
     return feature
-
-
-def nearest_device(
-    others: Mapping[str, Matrix], measured: Matrix, kept: npt.NDArray[np.bool_]
-) -> tuple[str, float]:
-    """The device that says most about the networks kept, with its factor.
-
-    Args:
-        others: each device's latencies (n) in ms; at least one.
-        measured: latencies (n) in ms on the device that is looked for.
-        kept: which of the n networks decide.
-    """
-    import numpy as np
-
-    best: tuple[float, str, float] | None = None
-    for name, values in sorted(others.items()):
-        factor = float(np.median(measured[kept] / values[kept]))
-        error = float(np.median(abs(factor * values[kept] / measured[kept] - 1)))
-        if best is None or error < best[0]:
-            best = error, name, factor
-    assert best is not None  # noqa: S101 - others is not empty
-    return best[1], best[2]

@@ -2,7 +2,7 @@
 
 from edgenas.models.blocks import in_blocks
 from edgenas.models.graph import ModelGraph, Step, Tensor
-from edgenas.models.memory import micro_arena, tflite_graph
+from edgenas.models.memory import micro_arena, planned_bytes, tflite_graph
 from edgenas.models.read import SUFFIXES, read_model
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Tensor",
     "in_blocks",
     "micro_arena",
+    "planned_bytes",
     "read_model",
     "tflite_graph",
 ]

@@ -12,8 +12,10 @@ MAX_MODEL_BYTES = 512 * 2**20
 SUFFIXES = (".onnx", ".tflite")
 
 
-def read_model(path: Path) -> ModelGraph:
+def read_model(path: Path, *, pads: bool = False) -> ModelGraph:
     """The model file at `path` as its runtime runs it: activations joined, views free.
+
+    `pads` keeps the padding of a TFLite file as operators, which matters for its memory.
 
     Raises:
         UsageError: neither `.onnx` nor `.tflite`.
@@ -32,4 +34,4 @@ def read_model(path: Path) -> ModelGraph:
         return fused(read_onnx(data, path))
     from edgenas.models.tflite import read_tflite
 
-    return fused(read_tflite(data, path))
+    return fused(read_tflite(data, path, pads=pads))

@@ -5,10 +5,11 @@
 | `top1` | share of the search split that is named rightly | supernet |
 | `latency_ms` | time of one image on a device | predicted, extrapolated, ... |
 | `size_bytes` | size of the file in the device's format | computed |
-| `peak_memory_bytes` | largest sum of live activations in the device's precision | computed |
+| `peak_memory_bytes` | activations: TFLite's arena as it is planned, else the least | computed |
+| `energy_mj` | of one image, where the device's table states its mean power | as the latency |
 | `macs`, `params` | multiply-accumulates, parameters as deployed | computed |
 
-The first three of the cheap ones belong to a device: with several devices they are written
+Those between `top1` and `macs` belong to a device: with several devices they are written
 `latency_ms@DEVICE`, and the bare name is refused.
 """
 
@@ -18,16 +19,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgenas.errors import SpecError
 from edgenas.hardware import DeviceProfile
+from edgenas.models import planned_bytes, tflite_graph
+from edgenas.objectives import Objective
 from edgenas.pareto import Metric
 from edgenas.spaces import Architecture, Lowering, SearchSpace
 
 if TYPE_CHECKING:
-    from edgenas.latency import Predictor
+    from edgenas.latency import LatencyTable, Predictor
 
 COSTLY = ("top1",)
 OF_NETWORK = ("macs", "params")
-OF_DEVICE = ("latency_ms", "size_bytes", "peak_memory_bytes")
+OF_DEVICE = ("latency_ms", "size_bytes", "peak_memory_bytes", "energy_mj")
 
 
 def metric_names(devices: Sequence[str]) -> tuple[str, ...]:
@@ -63,15 +67,46 @@ class CheapMetrics:
         return metrics
 
     def _on(self, device: DeviceProfile, lowering: Lowering) -> dict[str, Metric]:
+        from edgenas.latency import energy_mj
         from edgenas.spaces.size import size_bytes
 
-        predicted = self.predictors[device.name].predict(lowering)
-        element = 1 if device.precision == "int8" else 4
-        peak = lowering.peak_memory_bytes(bytes_per_element=element)
-        return {
-            "latency_ms": Metric(
-                predicted.latency_ms, predicted.origin, predicted.low_ms, predicted.high_ms
-            ),
+        predictor = self.predictors[device.name]
+        found = predictor.predict(lowering)
+        metrics = {
+            "latency_ms": Metric(found.latency_ms, found.origin, found.low_ms, found.high_ms),
             "size_bytes": Metric(float(size_bytes(lowering, device.format)), "computed"),
-            "peak_memory_bytes": Metric(float(peak), "computed"),
+            "peak_memory_bytes": Metric(float(_peak_memory(device, lowering)), "computed"),
         }
+        low, middle, high = (
+            energy_mj(predictor.table, ms) for ms in (found.low_ms, found.latency_ms, found.high_ms)
+        )
+        if middle is not None:
+            metrics["energy_mj"] = Metric(middle, found.origin, low, high)
+        return metrics
+
+
+def check_energy(objectives: Sequence[Objective], tables: Mapping[str, LatencyTable]) -> None:
+    """Refuses an objective on the energy of a device whose table says nothing of it.
+
+    Raises:
+        SpecError: with the devices whose tables do.
+    """
+    from edgenas.latency import energy_mj
+
+    for objective in objectives:
+        if objective.metric != "energy_mj":
+            continue
+        name = objective.device or next(iter(tables))
+        if energy_mj(tables[name], 1.0) is None:
+            raise SpecError(
+                f"objective '{objective}': the table of {name} states no power and no energy",
+                hint="edgenas devices list: microcontrollers measured by MLPerf Tiny have it",
+            )
+
+
+def _peak_memory(device: DeviceProfile, lowering: Lowering) -> int:
+    int8 = device.precision == "int8"
+    if device.format.startswith("tflite"):
+        graph = tflite_graph(lowering, dtype="int8" if int8 else "float32")
+        return planned_bytes(graph.lifetimes())
+    return lowering.peak_memory_bytes(bytes_per_element=1 if int8 else 4)

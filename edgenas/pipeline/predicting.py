@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgenas.artifacts import write_atomic
 from edgenas.errors import MissingUnitsError, UsageError
 from edgenas.hardware import DeviceProfile, load_device
 from edgenas.models import SUFFIXES
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def predict(
-    device: str, model: str, *, run: str | None = None, runs: Path = Path("runs")
+    device: str,
+    model: str,
+    *,
+    run: str | None = None,
+    runs: Path = Path("runs"),
+    page: Path | None = None,
 ) -> dict[str, Any]:
     """The latency of a network on a device, unit by unit.
 
@@ -28,15 +34,29 @@ def predict(
         run: the run (or run file) whose space and table copies are meant; default: the shipped
             supernet's space.
         runs: folder that holds the runs.
+        page: where to write the same as an HTML page with a bar for each unit.
 
     Raises:
         UsageError: unknown device or run; a file that is not of the device's runtime.
         SpecError: no architecture of the space, a damaged file, no table for the device.
         MissingUnitsError: operators of the file that nothing is known of, all named.
+        ResourceError: the page cannot be written.
     """
     profile = load_device(device)
     if Path(model).suffix in SUFFIXES:
-        return _predict_file(profile, Path(model), _table(profile, run, runs))
+        facts = _predict_file(profile, Path(model), _table(profile, run, runs))
+    else:
+        facts = _predict_architecture(profile, model, run, runs)
+    if page is not None:
+        from edgenas.report import prediction_html
+
+        write_atomic(page, prediction_html(facts))
+    return facts
+
+
+def _predict_architecture(
+    profile: DeviceProfile, model: str, run: str | None, runs: Path
+) -> dict[str, Any]:
     space = space_of(run, runs=runs)
     match model:
         case "largest":
@@ -50,11 +70,11 @@ def predict(
     table = _table(profile, run, runs)
     found = Predictor(table).predict(space.lower(arch))
     return {
-        "device": device,
+        "device": profile.name,
         "table": table.name,
         "architecture": str(arch),
         "digest": arch.digest,
-        **_latency(found, table, device),
+        **_latency(found, table, profile.name),
     }
 
 
@@ -97,9 +117,21 @@ def _predict_file(profile: DeviceProfile, path: Path, table: LatencyTable) -> di
         "format": graph.format,
         "precision": graph.precision,
         "size_bytes": graph.size_bytes,
+        **_memory(path),
         "macs": graph.macs,
         **facts,
     }
+
+
+def _memory(path: Path) -> dict[str, int]:
+    """Bytes of the activations, planned as TFLite's arena is; for int8, TFLite-Micro's in all."""
+    from edgenas.models import micro_arena, planned_bytes, read_model
+
+    graph = read_model(path, pads=True)
+    if graph.format == "tflite" and graph.precision == "int8":
+        arena = micro_arena(graph)
+        return {"peak_memory_bytes": arena.activations, "micro_arena_bytes": arena.total}
+    return {"peak_memory_bytes": planned_bytes(graph.lifetimes())}
 
 
 def _table(profile: DeviceProfile, run: str | None, runs: Path) -> LatencyTable:
@@ -128,7 +160,14 @@ def _latency(found: LatencyPrediction, table: LatencyTable, device: str) -> dict
         "note": latency_note(device, table),
         "energy_mj": energy_mj(table, found.latency_ms),
         "units": [
-            {"name": u.name, "key": u.key, "ms": u.latency_ms, "origin": u.origin}
+            {
+                "name": u.name,
+                "key": u.key,
+                "ms": u.latency_ms,
+                "low_ms": u.low_ms,
+                "high_ms": u.high_ms,
+                "origin": u.origin,
+            }
             for u in found.per_unit
         ],
     }

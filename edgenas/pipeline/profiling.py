@@ -80,8 +80,8 @@ def profile(
     written = []
     for profiled in devices:
         started = time.monotonic()
-        here = profiled.connection == LOCAL and results is None
-        if here and profiled.chip != this_chip().name:
+        timed_here = profiled.connection == LOCAL and results is None
+        if timed_here and not profiled.is_estimated and profiled.chip != this_chip().name:
             raise DeviceError(
                 f"{profiled.name} is not this machine, whose chip is {this_chip().name}, and its "
                 "device file has no [connection]",
@@ -302,6 +302,7 @@ def _validated(
     quick: bool = False,
     report: Report,
 ) -> dict[str, Any]:
+    from edgenas.latency import other_tables
     from edgenas.profiling.build import validate_table as validate
     from edgenas.profiling.plan import calibration_networks
 
@@ -316,6 +317,7 @@ def _validated(
         {arch.digest: space.lower(arch) for arch in chosen},
         converter_for(device, report=report),
         run=run,
+        known=other_tables(table.name),
     )
     return {
         "device": device.name,

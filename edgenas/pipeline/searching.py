@@ -16,10 +16,10 @@ from edgenas.artifacts import digest, write_json
 from edgenas.errors import SpecError, UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.hardware import DeviceProfile, load_device
-from edgenas.objectives import parse_objectives, total_violation
+from edgenas.objectives import Objective, parse_objectives, total_violation
 from edgenas.pareto import Candidate, Metric, ParetoFront
 from edgenas.pipeline.config import SHIPPED, RunConfig, write_config
-from edgenas.pipeline.metrics import CheapMetrics, metric_names
+from edgenas.pipeline.metrics import CheapMetrics, check_energy, metric_names
 from edgenas.pipeline.runs import RESULT_SCHEMA, Outcome, clear, locked, seal
 from edgenas.pipeline.selection import choose
 from edgenas.pipeline.shipped import supernet_path
@@ -92,9 +92,7 @@ def search(
     from edgenas.report import write_report
     from edgenas.search import Stagnation, run_search
 
-    objectives = parse_objectives(
-        config.search.objectives, known=metric_names(config.search.devices)
-    )
+    objectives = objectives_of(config)
     with locked(folder):
         if fresh:
             clear(folder, "supernet")
@@ -197,6 +195,7 @@ def open_stages(
         profile_minutes=config.search.profile_minutes,
         report=report,
     )
+    check_energy(objectives_of(config), tables)
     if loaded is None:  # last: what can be refused before hours of training is refused before
         train_supernet(config, folder, data, resume=resume, report=report)
         loaded = load_supernet(checkpoint)
@@ -207,6 +206,15 @@ def open_stages(
     predictors = {name: Predictor(table) for name, table in tables.items()}
     cheap = CheapMetrics(supernet.space, devices, predictors)
     return Opened(config, folder, data, supernet, info, checkpoint, devices, tables, cheap)
+
+
+def objectives_of(config: RunConfig) -> tuple[Objective, ...]:
+    """What the search of a run file is after.
+
+    Raises:
+        SpecError: a text that is no objective, or an unknown metric.
+    """
+    return parse_objectives(config.search.objectives, known=metric_names(config.search.devices))
 
 
 def devices_of(config: RunConfig) -> tuple[DeviceProfile, ...]:

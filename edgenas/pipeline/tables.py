@@ -156,15 +156,14 @@ def adapt_here(
     Raises:
         DeviceError: no known table covers the space; the device cannot be timed.
     """
-    from edgenas.latency import read_table, table_names
+    from edgenas.latency import other_tables
     from edgenas.latency.adapt import Adaptation
     from edgenas.profiling.build import adapt_device
     from edgenas.profiling.plan import spread_architectures
 
     pool = [space.lower(arch) for arch in spread_architectures(space, ADAPTATION_POOL, seed=0)]
-    known = [read_table(f.path) for f in table_names().values() if f.name != device.name]
     try:
-        adaptation = Adaptation(known, pool)
+        adaptation = Adaptation(other_tables(device.name), pool)
     except SpecError as error:
         raise DeviceError(
             f"device {device.name}: {error}",

@@ -5,6 +5,7 @@ Conversion needs torch, which this package does not know: the caller passes it i
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import digest
-from edgenas.errors import MeasurementError, SpecError
+from edgenas.errors import MeasurementError, MissingUnitsError, SpecError
 from edgenas.events import Event, Report, silent
 from edgenas.hardware import DeviceProfile, Transport
 from edgenas.latency import (
@@ -33,6 +34,7 @@ from edgenas.latency import (
 )
 from edgenas.latency.fit import MIN_NETWORKS, Granularity
 from edgenas.latency.validate import REPEAT
+from edgenas.profiling.estimate import estimate_models
 from edgenas.profiling.kit import RESULTS, read_results
 from edgenas.profiling.plan import anchor_units, primitives
 from edgenas.profiling.session import QUICK, STANDARD, Measurements, Settings, Timing, measure
@@ -149,7 +151,7 @@ def profile_device(
         )
     return LatencyTable(
         device=TableDevice.of(device, runtime_version=version),
-        source="measured",
+        source="estimated" if device.is_estimated else "measured",
         created=today(),
         entries=entries,
         fits=fits,
@@ -205,13 +207,15 @@ def validate_table(
     converter: Converter,
     *,
     run: Run,
+    known: Iterable[LatencyTable] = (),
     max_attempts: int = 4,
 ) -> Validation:
     """Predictions of `table` against whole networks timed now, unseen by its fit.
 
     Every network is timed twice, and anchor units of the table beside them, all interleaved in
     one run. Networks whose two timings differ by more than 5 % are timed again, with the anchors,
-    up to `max_attempts` runs; none is dropped.
+    up to `max_attempts` runs; none is dropped. The nearest device of the baselines is one of
+    `known`, the tables of other devices.
 
     Raises:
         MissingUnitsError: the table cannot predict one of the networks.
@@ -249,7 +253,13 @@ def validate_table(
         if not left:
             break
     return compare(
-        predicted, measured, anchors_now_ms=now, anchors_table_ms=then, attempts=attempts
+        predicted,
+        measured,
+        anchors_now_ms=now,
+        anchors_table_ms=then,
+        attempts=attempts,
+        macs={name: net.macs for name, net in networks.items()},
+        known_ms=_predictions(known, networks),
     )
 
 
@@ -305,6 +315,20 @@ def today() -> str:
     return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
+def _predictions(
+    tables: Iterable[LatencyTable], networks: Mapping[str, Lowering]
+) -> dict[str, dict[str, float]]:
+    """What each table says of the networks; those that lack a part of one are left out."""
+    found = {}
+    for table in tables:
+        predictor = Predictor(table)
+        with contextlib.suppress(MissingUnitsError):
+            found[table.name] = {
+                name: predictor.predict(net).latency_ms for name, net in networks.items()
+            }
+    return found
+
+
 _GRANULARITIES: tuple[Granularity, ...] = ("unit", "primitive")
 
 
@@ -341,6 +365,10 @@ def _network_models(networks: Mapping[str, Lowering], converter: Converter) -> d
 
 
 def _measure(models: Mapping[str, Path], device: DeviceProfile, run: Run) -> Measurements:
+    if device.is_estimated:
+        return estimate_models(
+            models, device, workdir=run.workdir, resume=run.resume, report=run.report
+        )
     if run.results is not None:
         return read_results(models, device, run.results, settings=run.settings, seed=run.seed)
     return measure(

@@ -4,6 +4,7 @@ from edgenas.report.load import load_run
 from edgenas.report.model import RunView
 from edgenas.report.page import html
 from edgenas.report.picture import front_svg
+from edgenas.report.prediction import prediction_html
 from edgenas.report.summary import document, markdown
 from edgenas.report.write import write_report
 
@@ -14,5 +15,6 @@ __all__ = [
     "html",
     "load_run",
     "markdown",
+    "prediction_html",
     "write_report",
 ]

@@ -7,13 +7,14 @@ stand for, again when the colour scheme changes. Texts are escaped, since plotly
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from edgenas.objectives import Objective
 from edgenas.pareto import Metric
 from edgenas.report.model import DeviceLatency, Evaluated, ExportedModel, RunView, undominated
-from edgenas.report.numbers import ms, reading
+from edgenas.report.numbers import ms, reading, significant
 from edgenas.report.picture import axis_title
 
 Figure = dict[str, Any]
@@ -93,32 +94,74 @@ def hypervolume_figure(view: RunView) -> Figure:
     return {"data": data, "layout": layout}
 
 
-def unit_figure(model: ExportedModel, latency: DeviceLatency) -> Figure:
-    """A bar per unit, in execution order from the top; the colour says where the time came from."""
-    names = [unit.name or str(i) for i, unit in enumerate(model.units)]
-    data = []
-    for origin in dict.fromkeys(time.origin for time in latency.units):
-        chosen = [i for i, time in enumerate(latency.units) if time.origin == origin]
-        data.append(
-            {
-                "type": "bar",
-                "orientation": "h",
-                "name": escape(origin, quote=False),
-                "y": [escape(names[i], quote=False) for i in chosen],
-                "x": [latency.units[i].ms for i in chosen],
-                "text": [ms(latency.units[i].ms) for i in chosen],
-                "textposition": "auto",
-                "hovertext": [
-                    f"<b>{escape(names[i], quote=False)}</b><br>"
-                    f"{_wrapped(model.units[i].op.key)}<br>"
-                    f"{ms(latency.units[i].ms)}, {escape(origin, quote=False)}, "
-                    f"{model.units[i].op.macs / 1e6:.3g} M MACs"
-                    for i in chosen
-                ],
-                "hoverinfo": "text",
-                "marker": {"color": _ORIGIN_COLOURS.get(origin, "var(--faint)")},
-            }
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A unit in `unit_figure`: its name, its share of the latency, its interval if it has one."""
+
+    name: str
+    ms: float
+    origin: str
+    key: str
+    note: str = ""
+    low_ms: float | None = None
+    high_ms: float | None = None
+
+
+def model_bars(model: ExportedModel, latency: DeviceLatency) -> list[Bar]:
+    """The units of an exported model on one device."""
+    return [
+        Bar(
+            unit.name or str(i),
+            time.ms,
+            time.origin,
+            unit.op.key,
+            f"{unit.op.macs / 1e6:.3g} M MACs",
         )
+        for i, (unit, time) in enumerate(zip(model.units, latency.units, strict=True))
+    ]
+
+
+def unit_figure(bars: Sequence[Bar]) -> Figure:
+    """A bar per unit, in execution order from the top; the colour says where the time came from."""
+    names = _distinct([bar.name for bar in bars])
+    data = []
+    for origin in dict.fromkeys(bar.origin for bar in bars):
+        chosen = [
+            (name, bar) for name, bar in zip(names, bars, strict=True) if bar.origin == origin
+        ]
+        trace: Figure = {
+            "type": "bar",
+            "orientation": "h",
+            "name": escape(origin, quote=False),
+            "y": [escape(name, quote=False) for name, _ in chosen],
+            "x": [bar.ms for _, bar in chosen],
+            "text": [ms(bar.ms) for _, bar in chosen],
+            "textposition": "auto",
+            "hovertext": [
+                "<br>".join(
+                    [
+                        f"<b>{escape(name, quote=False)}</b>",
+                        _wrapped(bar.key),
+                        f"{ms(bar.ms)}{_interval(bar)}, {escape(origin, quote=False)}",
+                        *([escape(bar.note, quote=False)] if bar.note else []),
+                    ]
+                )
+                for name, bar in chosen
+            ],
+            "hoverinfo": "text",
+            "marker": {"color": _ORIGIN_COLOURS.get(origin, "var(--faint)")},
+        }
+        if all(bar.low_ms is not None and bar.high_ms is not None for _, bar in chosen):
+            trace["error_x"] = {
+                "type": "data",
+                "symmetric": False,
+                "array": [(bar.high_ms or bar.ms) - bar.ms for _, bar in chosen],
+                "arrayminus": [bar.ms - (bar.low_ms or 0.0) for _, bar in chosen],
+                "color": "var(--text)",
+                "thickness": 1,
+                "width": 3,
+            }
+        data.append(trace)
     layout = _layout("share of the latency (ms)", "")
     layout |= {"height": 110 + 24 * len(names), "bargap": 0.25, "barmode": "overlay"}
     layout["yaxis"] |= {
@@ -131,6 +174,22 @@ def unit_figure(model: ExportedModel, latency: DeviceLatency) -> Figure:
     layout["margin"]["l"] = 60
     layout["showlegend"] = True
     return {"data": data, "layout": layout}
+
+
+def _interval(bar: Bar) -> str:
+    if bar.low_ms is None or bar.high_ms is None:
+        return ""
+    return f" ({significant(bar.low_ms)} to {significant(bar.high_ms)})"
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, numbered where one comes up again: a category holds one bar."""
+    seen: dict[str, int] = {}
+    found = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found
 
 
 def hover(view: RunView, candidate: Evaluated, *, full: bool) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib import resources
 from urllib.parse import quote
 
 from edgenas.objectives import Objective
 from edgenas.pareto import Metric
-from edgenas.report.charts import Figure, hypervolume_figure, pareto_figure, unit_figure
+from edgenas.report.charts import Figure, hypervolume_figure, model_bars, pareto_figure, unit_figure
 from edgenas.report.drawing import architecture_svg
 from edgenas.report.model import DeviceLatency, Evaluated, ExportedFile, ExportedModel, RunView
 from edgenas.report.numbers import ms, percent, points, reading, significant
@@ -27,8 +27,6 @@ def html(view: RunView) -> str:
 
     Everything that comes from files is escaped. About 5 MB, nearly all of it plotly.js.
     """
-    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped,unused-ignore]
-
     figures: dict[str, Figure] = {}
     body = "".join(
         [
@@ -41,16 +39,23 @@ def html(view: RunView) -> str:
             *(_model(view, model, figures) for model in view.models),
             _provenance(view),
             "</main>",
-            f"<footer>Written by edgenas {escape(view.version)}. Charts: plotly.js (MIT).</footer>",
         ]
     )
+    return page(view.name, body, figures, version=view.version)
+
+
+def page(title: str, body: str, figures: Mapping[str, Figure], *, version: str) -> str:
+    """A whole page around `body`, with the charts of its placeholders and all that they need."""
+    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped,unused-ignore]
+
     code = get_plotlyjs().replace("</script", "<\\/script")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(view.name)} - edgenas</title>\n"
-        f"<style>\n{_asset('page.css')}</style>\n</head>\n<body>\n{body}\n"
+        f"<title>{escape(title)} - edgenas</title>\n"
+        f"<style>\n{_asset('page.css')}</style>\n</head>\n<body>\n{body}"
+        f"<footer>Written by edgenas {escape(version)}. Charts: plotly.js (MIT).</footer>\n"
         f'<script type="application/json" id="figures">{_json(figures)}</script>\n'
         f"<script>{code}</script>\n<script>\n{_asset('page.js')}</script>\n</body>\n</html>\n"
     )
@@ -182,7 +187,7 @@ def _warnings(view: RunView) -> str:
     return f'<section class="panel warning" aria-label="Warnings"><ul>{items}</ul></section>'
 
 
-def _plot(key: str, figure: Figure, figures: dict[str, Figure], caption: str) -> str:
+def chart(key: str, figure: Figure, figures: dict[str, Figure], caption: str) -> str:
     """A place for a chart, which the page's script fills; `caption` is HTML."""
     figures[key] = figure
     height = figure["layout"]["height"]
@@ -201,7 +206,7 @@ def _front(view: RunView, figures: dict[str, Figure]) -> str:
         )
         figure = pareto_figure(view, x, y)
         figure["layout"]["showlegend"] = i == 0  # all have the same one
-        plots.append(_plot(f"pareto-{i}", figure, figures, caption))
+        plots.append(chart(f"pareto-{i}", figure, figures, caption))
     first, rest = plots[:1], plots[1:]
     more = f'<div class="grid">{"".join(rest)}</div><br>' if rest else ""
     spare = f'<noscript><div class="panel scroll">{front_svg(view)}</div></noscript>'
@@ -268,7 +273,7 @@ def _search(view: RunView, figures: dict[str, Figure]) -> str:
         f"({significant(last, 4)} in the product of the objectives' units). A long flat end says "
         "that more trials would have found little."
     )
-    plot = _plot("hypervolume", hypervolume_figure(view), figures, caption)
+    plot = chart("hypervolume", hypervolume_figure(view), figures, caption)
     return f'<section id="search"><h2>Search</h2>{plot}</section>'
 
 
@@ -383,8 +388,11 @@ def _model(view: RunView, model: ExportedModel, figures: dict[str, Figure]) -> s
         f'<p><code class="line">{escape(model.architecture)}</code></p>{_drawing(model)}</div>'
     ]
     plots = [
-        _plot(
-            f"units-{model.digest}-{i}", unit_figure(model, latency), figures, _told(view, latency)
+        chart(
+            f"units-{model.digest}-{i}",
+            unit_figure(model_bars(model, latency)),
+            figures,
+            _told(view, latency),
         )
         for i, latency in enumerate(model.latencies)
         if model.units

@@ -33,7 +33,7 @@ def seen(truth: Truth) -> list[Observed]:
 def test_planted_costs_predict_networks_left_out(seen: list[Observed]) -> None:
     found = fit_whole(seen)
     assert statistics.median(found.errors) < 0.02
-    assert statistics.median(found.errors) < statistics.median(found.macs_errors) / 3
+    assert statistics.median(found.errors) < statistics.median(found.baselines.macs_errors) / 3
     assert not found.analytic
     assert all(c >= 0 for c in found.model.coefficients.values())
 
@@ -70,9 +70,9 @@ def test_the_nearest_device_is_chosen_without_the_networks_left_out(seen: list[O
     twin = {o.name: 3 * o.latency_ms for o in seen}
     other = {o.name: 1.0 for o in seen}
     found = fit_whole(seen, others={"twin": twin, "other": other, "half": {"n0": 1.0}})
-    assert found.nearest == "twin"
-    assert found.nearest_errors is not None
-    assert max(found.nearest_errors) < 1e-9
+    assert found.baselines.nearest == "twin"
+    assert found.baselines.nearest_errors is not None
+    assert max(found.baselines.nearest_errors) < 1e-9
     assert not found.analytic  # it still beats MACs x constant
     stated = found.to_json("each left out")
     assert stated["baselines"]["nearest_device"]["device"] == "twin"

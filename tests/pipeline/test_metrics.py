@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +10,10 @@ import pytest
 from edgenas.errors import SpecError
 from edgenas.hardware import load_device
 from edgenas.latency import Predictor, table_for
+from edgenas.models import micro_arena, tflite_graph
 from edgenas.objectives import parse_objectives
 from edgenas.pipeline.config import FORMATS, TrainConfig
-from edgenas.pipeline.metrics import CheapMetrics, metric_names
+from edgenas.pipeline.metrics import CheapMetrics, check_energy, metric_names
 from edgenas.testing.fakes import INVENTED_DEVICE, tiny_space, write_invented_device
 
 
@@ -30,7 +31,8 @@ def test_values_are_those_of_the_lowering(metrics: CheapMetrics) -> None:
     lowering = space.lower(space.largest())
     assert largest["macs"] == lowering.macs
     assert largest["params"] == lowering.params
-    assert largest["peak_memory_bytes"] == lowering.peak_memory_bytes(bytes_per_element=1)
+    assert largest["peak_memory_bytes"] == micro_arena(tflite_graph(lowering)).activations
+    assert largest["peak_memory_bytes"] >= lowering.peak_memory_bytes(bytes_per_element=1)
     assert all(largest[name] > smallest[name] for name in ("latency_ms", "size_bytes", "macs"))
     explained = metrics.explain(space.largest())
     assert explained["latency_ms"].origin == "predicted"
@@ -46,8 +48,37 @@ def test_with_several_devices_the_bare_name_is_refused() -> None:
 
 
 def test_names_offered_are_names_computed(metrics: CheapMetrics) -> None:
-    found = {"top1", *metrics(tiny_space().smallest())}
+    found = {"top1", *with_power(metrics)(tiny_space().smallest())}
     assert found == set(metric_names([INVENTED_DEVICE]))
+
+
+def with_power(metrics: CheapMetrics) -> CheapMetrics:
+    table = metrics.predictors[INVENTED_DEVICE].table
+    stated = replace(table, conditions={**table.conditions, "power": {"mean_mw": 50.0}})
+    return replace(metrics, predictors={INVENTED_DEVICE: Predictor(stated)})
+
+
+def test_energy_is_latency_at_the_mean_power_that_a_table_states(metrics: CheapMetrics) -> None:
+    arch = tiny_space().largest()
+    assert "energy_mj" not in metrics(arch)
+    found = with_power(metrics).explain(arch)
+    energy, latency = found["energy_mj"], found["latency_ms"]
+    assert energy.value == pytest.approx(0.05 * latency.value)
+    assert energy.origin == latency.origin
+    assert energy.low is not None
+    assert energy.high is not None
+    assert energy.low < energy.value < energy.high
+
+
+def test_energy_of_a_device_without_figures_is_refused(metrics: CheapMetrics) -> None:
+    tables = {INVENTED_DEVICE: metrics.predictors[INVENTED_DEVICE].table}
+    known = metric_names([INVENTED_DEVICE])
+    check_energy(parse_objectives(["max top1", "min latency_ms"], known=known), tables)
+    goals = parse_objectives(["max top1", "min energy_mj <= 3"], known=known)
+    with pytest.raises(SpecError, match="states no power"):
+        check_energy(goals, tables)
+    stated = {INVENTED_DEVICE: with_power(metrics).predictors[INVENTED_DEVICE].table}
+    check_energy(goals, stated)
 
 
 def test_settings_mirror_the_recipe_and_the_formats() -> None:

@@ -35,6 +35,23 @@ def test_an_exported_file_is_predicted_as_its_architecture(name: str) -> None:
     assert facts["measured_share"] == 1.0
     assert facts["size_bytes"] == path.stat().st_size
     assert facts["macs"] == net.macs
+    assert facts["micro_arena_bytes"] > facts["peak_memory_bytes"] > 0
+    for unit in facts["units"]:
+        assert 0 <= unit["low_ms"] <= unit["ms"] <= unit["high_ms"]
+
+
+def test_a_prediction_becomes_a_page_with_a_bar_for_each_operator(folder: Path) -> None:
+    path = CALIBRATION / next(iter(NETWORKS.values()))["files"]["tflite-int8"]
+    facts = predict(INVENTED_DEVICE, str(path), page=folder / "out.html")
+    text = (folder / "out.html").read_text("utf-8")
+    figures = json.loads(text.split('id="figures">')[1].split("</script>")[0])
+    traces = figures["units"]["data"]
+    bars = [x for trace in traces for x in trace["x"]]
+    assert sum(bars) == pytest.approx(facts["latency_ms"])
+    assert len(bars) == len(facts["units"])
+    assert all(
+        len(trace["error_x"]["array"]) == len(trace["x"]) for trace in figures["units"]["data"]
+    )
 
 
 def test_operators_that_nothing_is_known_of_are_named(folder: Path) -> None:
