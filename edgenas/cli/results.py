@@ -85,6 +85,9 @@ def prediction_text(facts: Mapping[str, Any]) -> str:
         head += f"{metric('size_bytes', facts['peak_memory_bytes'])} of activations (planned)"
         if "micro_arena_bytes" in facts:
             head += f", {metric('size_bytes', facts['micro_arena_bytes'])} TFLite-Micro arena"
+    if "sram_bytes" in facts:
+        sizes = (metric("size_bytes", facts[name]) for name in ("sram_bytes", "flash_bytes"))
+        head += "\n{} of SRAM, {} of flash (estimated)".format(*sizes)
     if facts.get("note"):
         head += f"\n{facts['note']}"
     units = sorted(facts["units"], key=lambda unit: -float(unit["ms"]))

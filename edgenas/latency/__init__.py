@@ -3,7 +3,7 @@
 from edgenas.latency.calibrate import rescale
 from edgenas.latency.cost import CostModel, fit_cost
 from edgenas.latency.fit import Fit, Sample, fit_networks
-from edgenas.latency.predictor import LatencyPrediction, Origin, Predictor, UnitLatency
+from edgenas.latency.predictor import LatencyPrediction, Memory, Origin, Predictor, UnitLatency
 from edgenas.latency.table import (
     ROUGH_ERROR,
     SOURCES,
@@ -31,6 +31,7 @@ __all__ = [
     "Fit",
     "LatencyPrediction",
     "LatencyTable",
+    "Memory",
     "Observed",
     "Origin",
     "Predictor",

@@ -53,6 +53,14 @@ class LatencyPrediction:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """What a device's compiler would plan for a network, in bytes: both are estimates."""
+
+    sram_bytes: float
+    flash_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Cost:
     """What one unit adds to a network: already scaled, with its constant, and its bounds."""
 
@@ -157,6 +165,20 @@ class Predictor:
             origin=origin,
             per_unit=per_unit,
         )
+
+    def memory(self, units: Iterable[OpSpec]) -> Memory | None:
+        """The memory of a network of these units; None where the table does not say.
+
+        SRAM is the most that one unit needs, times the factor that whole networks showed; flash is
+        the sum.
+        """
+        stated = self.table.conditions.get("memory")
+        entries = [self.table.entries.get(op) for op in units]
+        sram = [e.sram_bytes for e in entries if e is not None and e.sram_bytes is not None]
+        flash = [e.flash_bytes for e in entries if e is not None and e.flash_bytes is not None]
+        if stated is None or not len(sram) == len(flash) == len(entries) > 0:
+            return None
+        return Memory(float(stated["sram_factor"]) * max(sram), sum(flash))
 
     def in_batches(self, space: SearchSpace) -> Callable[[Codes], Values]:
         """A function from codes (n, genes) of `space` to the latencies (n) in ms of `predict`.

@@ -38,13 +38,19 @@ ROUGH_ERROR = 0.20
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One unit's latency: the minimum over rounds of the round's median, and what is beside it."""
+    """One unit's latency: the minimum over rounds of the round's median, and what is beside it.
+
+    Where a compiler plans the device's memory: `sram_bytes` of activations and buffers, and
+    `flash_bytes` of weights and commands.
+    """
 
     latency_ms: float
     p10_ms: float
     p50_ms: float
     p90_ms: float
     n: int
+    sram_bytes: int | None = None
+    flash_bytes: int | None = None
 
     def __post_init__(self) -> None:
         values = self.latency_ms, self.p10_ms, self.p50_ms, self.p90_ms
@@ -179,6 +185,7 @@ class _Strict(BaseModel):
 _Ms = Annotated[float, Field(gt=0)]
 _Share = Annotated[float, Field(ge=0)]
 _Count = Annotated[int, Field(ge=1)]
+_Size = Annotated[int, Field(ge=0)]
 
 
 class _EntryFile(_Strict):
@@ -187,6 +194,8 @@ class _EntryFile(_Strict):
     p50_ms: _Ms
     p90_ms: _Ms
     n: _Count
+    sram_bytes: _Size | None = None
+    flash_bytes: _Size | None = None
 
 
 class _DeviceFile(_Strict):
@@ -434,7 +443,7 @@ def _document(table: LatencyTable) -> dict[str, Any]:
         "created": table.created,
         "conditions": dict(table.conditions),
         "entries": {
-            op.key: {name: _short(v) for name, v in asdict(entry).items()}
+            op.key: {name: _short(v) for name, v in asdict(entry).items() if v is not None}
             for op, entry in table.entries.items()
         },
         "excluded": dict(table.excluded),

@@ -5,7 +5,7 @@
 | `top1` | share of the search split that is named rightly | supernet |
 | `latency_ms` | time of one image on a device | predicted, extrapolated, ... |
 | `size_bytes` | size of the file in the device's format | computed |
-| `peak_memory_bytes` | activations: TFLite's arena as it is planned, else the least | computed |
+| `peak_memory_bytes` | activations, as its compiler or TFLite plans them | estimated, computed |
 | `energy_mj` | of one image, where the device's table states its mean power | as the latency |
 | `macs`, `params` | multiply-accumulates, parameters as deployed | computed |
 
@@ -75,7 +75,7 @@ class CheapMetrics:
         metrics = {
             "latency_ms": Metric(found.latency_ms, found.origin, found.low_ms, found.high_ms),
             "size_bytes": Metric(float(size_bytes(lowering, device.format)), "computed"),
-            "peak_memory_bytes": Metric(float(_peak_memory(device, lowering)), "computed"),
+            "peak_memory_bytes": _peak_memory(device, predictor, lowering),
         }
         low, middle, high = (
             energy_mj(predictor.table, ms) for ms in (found.low_ms, found.latency_ms, found.high_ms)
@@ -104,9 +104,11 @@ def check_energy(objectives: Sequence[Objective], tables: Mapping[str, LatencyTa
             )
 
 
-def _peak_memory(device: DeviceProfile, lowering: Lowering) -> int:
+def _peak_memory(device: DeviceProfile, predictor: Predictor, lowering: Lowering) -> Metric:
+    if (planned := predictor.memory(lowering)) is not None:
+        return Metric(planned.sram_bytes, predictor.table.source)
     int8 = device.precision == "int8"
     if device.format.startswith("tflite"):
         graph = tflite_graph(lowering, dtype="int8" if int8 else "float32")
-        return planned_bytes(graph.lifetimes())
-    return lowering.peak_memory_bytes(bytes_per_element=1 if int8 else 4)
+        return Metric(float(planned_bytes(graph.lifetimes())), "computed")
+    return Metric(float(lowering.peak_memory_bytes(bytes_per_element=1 if int8 else 4)), "computed")

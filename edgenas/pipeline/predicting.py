@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ from edgenas.pipeline.runs import find_run
 from edgenas.pipeline.searching import latency_note
 
 if TYPE_CHECKING:
-    from edgenas.latency import LatencyPrediction, LatencyTable
+    from edgenas.latency import LatencyPrediction, LatencyTable, Predictor
+    from edgenas.spaces import OpSpec
 
 
 def predict(
@@ -68,12 +70,14 @@ def _predict_architecture(
     from edgenas.latency import Predictor
 
     table = _table(profile, run, runs)
-    found = Predictor(table).predict(space.lower(arch))
+    predictor, lowering = Predictor(table), space.lower(arch)
+    found = predictor.predict(lowering)
     return {
         "device": profile.name,
         "table": table.name,
         "architecture": str(arch),
         "digest": arch.digest,
+        **_planned(predictor, list(lowering)),
         **_latency(found, table, profile.name),
     }
 
@@ -118,6 +122,7 @@ def _predict_file(profile: DeviceProfile, path: Path, table: LatencyTable) -> di
         "precision": graph.precision,
         "size_bytes": graph.size_bytes,
         **_memory(path),
+        **_planned(predictor, [op for _, op in graph.units]),
         "macs": graph.macs,
         **facts,
     }
@@ -132,6 +137,14 @@ def _memory(path: Path) -> dict[str, int]:
         arena = micro_arena(graph)
         return {"peak_memory_bytes": arena.activations, "micro_arena_bytes": arena.total}
     return {"peak_memory_bytes": planned_bytes(graph.lifetimes())}
+
+
+def _planned(predictor: Predictor, units: Sequence[OpSpec]) -> dict[str, float]:
+    """What the device's compiler would plan, where the table says."""
+    memory = predictor.memory(units)
+    if memory is None:
+        return {}
+    return {"sram_bytes": memory.sram_bytes, "flash_bytes": memory.flash_bytes}
 
 
 def _table(profile: DeviceProfile, run: str | None, runs: Path) -> LatencyTable:

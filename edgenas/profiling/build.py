@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import platform
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,6 +162,7 @@ def profile_device(
             "drift_since_earlier": round(drift, 5),
             "networks": digest(sorted(op.key for net in networks.values() for op in net)),
             "host_python": platform.python_version(),
+            **_memory_fit(entries, networks, found.timings),
         },
         excluded=excluded,
     )
@@ -401,14 +403,53 @@ def _entry(timing: Timing) -> Entry:
         # Medians over rounds of each quantile: the least round may, rarely, lie above p90.
         max(timing.p90_ms, timing.latency_ms),
         timing.n,
+        timing.sram_bytes,
+        timing.flash_bytes,
     )
 
 
+def _memory_fit(
+    entries: Mapping[OpSpec, Entry],
+    networks: Mapping[str, Lowering],
+    timings: Mapping[str, Timing],
+) -> dict[str, Any]:
+    """How a network's memory follows from its units', where it is known; each left out in turn.
+
+    SRAM is the most that one unit needs, times a factor: what lies beside it. Flash is the sum.
+    """
+    sram: list[float] = []
+    flash: list[float] = []
+    for name, net in networks.items():
+        whole = timings.get(_network(name))
+        units = [entries[op] for op in net if op in entries]
+        if whole is None or len(units) < len(net):
+            continue
+        if whole.sram_bytes is None or whole.flash_bytes is None:
+            return {}
+        sram.append(whole.sram_bytes / max(unit.sram_bytes or 0 for unit in units))
+        flash.append(whole.flash_bytes / sum(unit.flash_bytes or 0 for unit in units))
+    if len(sram) < MIN_NETWORKS:
+        return {}
+    errors = []
+    for i, ratio in enumerate(sram):
+        factor = statistics.median([*sram[:i], *sram[i + 1 :]])
+        errors.append(abs(factor / ratio - 1))
+    return {
+        "memory": {
+            "sram_factor": round(statistics.median(sram), 4),
+            "sram_error_median": round(statistics.median(errors), 4),
+            "sram_error_max": round(max(errors), 4),
+            "flash_error_max": round(max(abs(1 / ratio - 1) for ratio in flash), 4),
+            "n_networks": len(sram),
+        }
+    }
+
+
 def _scaled(entry: Entry, factor: float) -> Entry:
-    return Entry(
-        entry.latency_ms * factor,
-        entry.p10_ms * factor,
-        entry.p50_ms * factor,
-        entry.p90_ms * factor,
-        entry.n,
+    return replace(
+        entry,
+        latency_ms=entry.latency_ms * factor,
+        p10_ms=entry.p10_ms * factor,
+        p50_ms=entry.p50_ms * factor,
+        p90_ms=entry.p90_ms * factor,
     )

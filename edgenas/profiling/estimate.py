@@ -85,7 +85,18 @@ def estimate_models(
             continue
         ms = found["latency_ms"]
         timings[key] = Timing(
-            ms, ms, ms, ms, n=1, n_rounds=1, n_contended=0, spread=0.0, init_ms=0.0, first_ms=ms
+            latency_ms=ms,
+            p10_ms=ms,
+            p50_ms=ms,
+            p90_ms=ms,
+            n=1,
+            n_rounds=1,
+            n_contended=0,
+            spread=0.0,
+            init_ms=0.0,
+            first_ms=ms,
+            sram_bytes=round(found["sram_bytes"]),
+            flash_bytes=round(found["flash_bytes"] + found["dram_bytes"]),
         )
     if not timings:
         reason = next(iter(failed.values()), "there is nothing to estimate")
@@ -95,8 +106,8 @@ def estimate_models(
         "runtime": device.runtime,
         "runtime_version": version,
         "accelerator": settings.config,
-        "system": settings.system,
-        "memory": settings.memory,
+        "system_config": settings.system,
+        "memory_mode": settings.memory,
         "clock_hz": clock,
         "latency_of": "cycles counted by the vendor's compiler, at the system's clock",
     }

@@ -78,7 +78,8 @@ class Timing:
     `latency_ms` is the minimum over rounds of the round's median; p10, p50 and p90 are medians
     over rounds of the rounds' own. `n` counts the timed samples. `spread` is the median over
     rounds of 1.4826 x the median absolute deviation, relative to the median. `n_contended` rounds
-    had less processor time than they should; they count only where there is no other.
+    had less processor time than they should; they count only where there is no other. The memory
+    is known where a compiler plans it.
     """
 
     latency_ms: float
@@ -91,6 +92,8 @@ class Timing:
     spread: float
     init_ms: float
     first_ms: float
+    sram_bytes: int | None = None
+    flash_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,8 @@ def _facts(facts: Mapping[str, Any]) -> str:
     for name, said in (
         ("peak_memory_bytes", "activations, planned"),
         ("micro_arena_bytes", "all of TFLite-Micro's arena"),
+        ("sram_bytes", "as the compiler plans it, estimated"),
+        ("flash_bytes", "weights and commands, estimated"),
         ("size_bytes", "of file"),
         ("macs", ""),
     ):
