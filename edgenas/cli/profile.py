@@ -30,7 +30,9 @@ def profile(
     minutes: Annotated[
         float | None,
         typer.Option(
-            parser=positive, metavar="M", help="Stop after so long; a later call goes on."
+            parser=positive,
+            metavar="M",
+            help="Time the units that matter most in so long; a later call goes on.",
         ),
     ] = None,
     kit: Annotated[

@@ -61,7 +61,7 @@ def profile(
         quick: shorter rounds.
         models: instead of every unit, time so many whole networks and combine them with what is
             known of other devices (see `latency.adapt`).
-        minutes: stop a measurement after so long, at the end of a round.
+        minutes: time what tells most in so long, and stop then, at the end of a round.
         results: what the agent of a kit wrote on the device, which is then not reached.
         folder: for the tables.
         report: progress.

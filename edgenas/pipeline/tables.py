@@ -88,7 +88,7 @@ def profile_here(
     """The measured table of a device for all units of `space`."""
     from edgenas.profiling.build import profile_device
 
-    units, networks = _to_profile(space, earlier, n_networks=n_networks, seed=run.seed)
+    units, networks = _to_profile(space, earlier, n_networks=n_networks, run=run)
     converter = converter_for(device, report=run.report)
     return profile_device(device, units, networks, converter, run=run, earlier=earlier)
 
@@ -104,19 +104,23 @@ def profile_models(
     """The model files that `profile_here` times for the same arguments."""
     from edgenas.profiling.build import models_to_time
 
-    units, networks = _to_profile(space, earlier, n_networks=n_networks, seed=run.seed)
+    units, networks = _to_profile(space, earlier, n_networks=n_networks, run=run)
     converter = converter_for(device, report=run.report)
     return models_to_time(units, networks, converter, earlier=earlier, report=run.report)
 
 
 def _to_profile(
-    space: SearchSpace, earlier: LatencyTable | None, *, n_networks: int, seed: int
+    space: SearchSpace, earlier: LatencyTable | None, *, n_networks: int, run: Run
 ) -> tuple[Sequence[OpSpec], dict[str, Lowering]]:
-    from edgenas.profiling.plan import calibration_networks, missing_units
+    """The units that lack, and the networks of the fit: as many as the time allows for."""
+    from edgenas.profiling.plan import affordable, calibration_networks, missing_units
 
-    architectures = calibration_networks(space, n_networks, seed=seed)
+    architectures = calibration_networks(space, n_networks, seed=run.seed)
     networks = {arch.digest: space.lower(arch) for arch in architectures}
-    return missing_units(space.units(), earlier), networks
+    units = missing_units(space.units(), earlier)
+    if (budget_s := run.settings.budget_s) is None:
+        return units, networks
+    return affordable(space, units, networks, int(budget_s / _TIME_S), seed=run.seed)
 
 
 def calibrate_here(

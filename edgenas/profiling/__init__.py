@@ -3,6 +3,7 @@
 from edgenas.profiling.build import (
     Converter,
     Run,
+    adapt_device,
     calibrate_device,
     compare_granularities,
     models_to_time,
@@ -12,6 +13,7 @@ from edgenas.profiling.build import (
 )
 from edgenas.profiling.kit import read_results, write_kit
 from edgenas.profiling.plan import (
+    affordable,
     anchor_units,
     calibration_networks,
     missing_units,
@@ -36,6 +38,8 @@ __all__ = [
     "Run",
     "Settings",
     "Timing",
+    "adapt_device",
+    "affordable",
     "anchor_units",
     "calibrate_device",
     "calibration_networks",

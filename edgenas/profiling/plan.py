@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from edgenas.artifacts import derive_seed
-from edgenas.errors import SpecError
+from edgenas.errors import SpecError, UsageError
 from edgenas.latency import LatencyTable
-from edgenas.spaces import Architecture, OpSpec, SearchSpace
+from edgenas.latency.fit import MIN_NETWORKS
+from edgenas.spaces import Architecture, Lowering, OpSpec, SearchSpace
+
+_SAMPLES = 400
+"""Random architectures that show how often each unit comes up."""
 
 
 def missing_units(units: Iterable[OpSpec], table: LatencyTable | None) -> list[OpSpec]:
@@ -64,6 +68,53 @@ def calibration_networks(
 ) -> list[Architecture]:
     """The networks to time whole for a fit or a calibration: see `spread_architectures`."""
     return spread_architectures(space, n, seed=seed, exclude=exclude)
+
+
+def affordable(
+    space: SearchSpace,
+    units: Sequence[OpSpec],
+    networks: Mapping[str, Lowering],
+    n: int,
+    *,
+    seed: int = 0,
+) -> tuple[list[OpSpec], dict[str, Lowering]]:
+    """What to time where only `n` models can be: some of `units`, and some of `networks`.
+
+    First at least 8 networks with all their parts that are among `units`, for the fit: those that
+    need the fewest further parts. Then the units that take the largest share of the work of random
+    architectures. What is left to the cost model matters least.
+
+    Raises:
+        UsageError: `n` is too small for 8 networks.
+    """
+    if len(units) + len(networks) <= n:
+        return list(units), dict(networks)
+    wanted = set(units)
+    parts = {name: wanted & set(net) for name, net in networks.items()}
+    chosen: set[OpSpec] = set()
+    picked: list[str] = []
+    while len(picked) < len(networks):
+        left = [name for name in networks if name not in picked]
+        name = min(left, key=lambda name: (len(parts[name] - chosen), name))
+        needed = len(chosen | parts[name]) + len(picked) + 1
+        if len(picked) >= MIN_NETWORKS and needed > n:
+            break
+        chosen |= parts[name]
+        picked.append(name)
+    if len(chosen) + len(picked) > n:
+        raise UsageError(
+            f"{n} models can be timed, but a fit needs {len(picked)} whole networks with all their "
+            f"parts, {len(chosen) + len(picked)} models",
+            hint="allow more --minutes, or adapt known tables with --models 10",
+        )
+    rng = random.Random(derive_seed(seed, "share", space.digest))
+    work: dict[OpSpec, float] = {}
+    for _ in range(_SAMPLES):
+        for op in space.lower(space.sample(rng)):
+            work[op] = work.get(op, 0.0) + op.macs + math.prod(op.in_chw) + math.prod(op.out_chw)
+    ordered = sorted(wanted - chosen, key=lambda op: (-work.get(op, 0.0), op.key))
+    chosen |= set(ordered[: n - len(chosen) - len(picked)])
+    return [op for op in units if op in chosen], {name: networks[name] for name in sorted(picked)}
 
 
 def anchor_units(table: LatencyTable, n: int) -> list[OpSpec]:

@@ -4,15 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from edgenas.errors import SpecError
+from edgenas.errors import SpecError, UsageError
 from edgenas.latency import Entry, LatencyTable, TableDevice
 from edgenas.profiling import (
+    affordable,
     anchor_units,
     calibration_networks,
     missing_units,
     spread_architectures,
 )
-from edgenas.spaces import OpSpec
+from edgenas.spaces import Lowering, OpSpec
 from edgenas.spaces.mobile import SMALL, MobileSpace, Stage
 
 Make = Callable[[dict[OpSpec, float]], LatencyTable]
@@ -76,3 +77,43 @@ def test_anchors_are_spread_over_latencies_whatever_the_order() -> None:
     turned = replace(table, entries=dict(reversed(table.entries.items())))
     assert anchor_units(turned, 10) == anchors
     assert len(anchor_units(table_of({units[0]: 1.0}), 10)) == 1
+
+
+def fit_networks() -> dict[str, Lowering]:
+    return {a.digest: SMALL.lower(a) for a in calibration_networks(SMALL, 16, seed=0)}
+
+
+def test_where_time_suffices_everything_is_timed() -> None:
+    units, networks = list(SMALL.units()), fit_networks()
+    assert affordable(SMALL, units, networks, len(units) + 16) == (units, networks)
+
+
+@pytest.mark.parametrize("n", [110, 160, 220])
+def test_a_short_measurement_times_whole_networks_and_what_matters_most(n: int) -> None:
+    units, networks = list(SMALL.units()), fit_networks()
+    some, kept = affordable(SMALL, units, networks, n)
+    assert len(some) + len(kept) <= n
+    assert len(some) + len(kept) > n - 12
+    assert len(kept) >= 8
+    assert all(set(net) <= set(some) for net in kept.values())
+    assert some == [op for op in units if op in set(some)]
+    rng = random.Random(9)
+    drawn = [SMALL.lower(SMALL.sample(rng)) for _ in range(50)]
+    share = sum(op.macs for net in drawn for op in net if op in set(some))
+    assert share / sum(net.macs for net in drawn) > 1.05 * len(some) / len(units)
+
+
+def test_units_that_an_earlier_table_holds_cost_nothing() -> None:
+    units, networks = list(SMALL.units()), fit_networks()
+    first, _ = affordable(SMALL, units, networks, 150)
+    left = [op for op in units if op not in set(first)]
+    some, kept = affordable(SMALL, left, networks, 60)
+    assert len(kept) >= 8
+    assert set(some) <= set(left)
+    assert len(some) + len(kept) <= 60
+
+
+def test_too_little_time_for_a_fit_is_refused() -> None:
+    units, networks = list(SMALL.units()), fit_networks()
+    with pytest.raises(UsageError, match="20 models can be timed, but a fit needs 8"):
+        affordable(SMALL, units, networks, 20)
