@@ -31,7 +31,8 @@ Points = Sequence[Sequence[float]]
 class Metric:
     """A value and where it came from: `measured`, `predicted`, `supernet`, `computed`, ...
 
-    `low` and `high` are an interval around it, `n` the number of samples it rests on.
+    `low` and `high` are an interval around it, `n` the number of samples it rests on. `rough`: from
+    a table so far off that small differences say nothing.
     """
 
     value: float
@@ -39,6 +40,7 @@ class Metric:
     low: float | None = None
     high: float | None = None
     n: int | None = None
+    rough: bool = False
 
     def __post_init__(self) -> None:
         numbers = [x for x in (self.value, self.low, self.high) if x is not None]
@@ -56,7 +58,8 @@ class Metric:
     def to_table(self) -> dict[str, float | int | str]:
         """As it stands in JSON files; what is not known is left out."""
         values = {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
-        return {"origin": self.origin} | {k: v for k, v in values.items() if v is not None}
+        told = {"origin": self.origin} | {k: v for k, v in values.items() if v is not None}
+        return told | ({"rough": True} if self.rough else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +268,7 @@ def _candidate(row: Mapping[str, Any], parse: Callable[[str], Architecture]) -> 
 
 
 def _metric(name: str, table: Mapping[str, Any]) -> Metric:
-    if extra := sorted(set(table) - {"value", "origin", "low", "high", "n"}):
+    if extra := sorted(set(table) - {"value", "origin", "low", "high", "n", "rough"}):
         raise SpecError(f"metric {name!r}: unknown field {extra[0]!r}")
     for key in ("value", "low", "high", "n"):
         # bool is an int, and "0.9" would only fail later, without a name
@@ -275,6 +278,8 @@ def _metric(name: str, table: Mapping[str, Any]) -> Metric:
             raise SpecError(f"metric {name!r}: {key} is {table[key]!r}, not a number")
     if not isinstance(table["origin"], str):
         raise SpecError(f"metric {name!r}: origin is {table['origin']!r}, not text")
+    if not isinstance(table.get("rough", False), bool):
+        raise SpecError(f"metric {name!r}: rough is {table['rough']!r}, neither true nor false")
     return Metric(**table)
 
 

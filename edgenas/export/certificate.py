@@ -31,6 +31,8 @@ class Latency:
     low_ms: float | None = None
     high_ms: float | None = None
     n: int | None = None
+    rough: bool = False
+    """Predicted from a table whose median error is over 20 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +193,7 @@ class _Latency(_Row):
     low_ms: float | None
     high_ms: float | None
     n: int | None
+    rough: bool = False
 
 
 class _Verification(_Row):

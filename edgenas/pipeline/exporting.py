@@ -233,7 +233,8 @@ def measure_exports(run: Opened, exported: Exported, *, report: Report = silent)
                 report(Event("measure", 1, 1, f"not measured: {error}"))
         for folder, certificate in certificates.items():
             arch = run.supernet.space.parse(certificate.architecture)
-            predicted = run.cheap.predictors[device.name].predict(run.supernet.space.lower(arch))
+            predictor = run.cheap.predictors[device.name]
+            predicted = predictor.predict(run.supernet.space.lower(arch))
             models = []
             for model in certificate.models:
                 if model.format == device.format and not model.path.endswith(REJECTED):
@@ -246,6 +247,7 @@ def measure_exports(run: Opened, exported: Exported, *, report: Report = silent)
                             predicted.origin,
                             predicted.low_ms,
                             predicted.high_ms,
+                            rough=predictor.table.rough,
                         ),
                         measured_ms=model.measured_ms
                         if timing is None
@@ -355,11 +357,13 @@ def _write_latency(run: Opened, arch: Architecture, folder: Path) -> None:
     lowering = run.supernet.space.lower(arch)
     latencies = []
     for device in run.devices:
-        found = run.cheap.predictors[device.name].predict(lowering)
+        predictor = run.cheap.predictors[device.name]
+        found = predictor.predict(lowering)
         latencies.append(
             {
                 "device": device.name,
                 "origin": found.origin,
+                "rough": predictor.table.rough,
                 "latency_ms": found.latency_ms,
                 "low_ms": found.low_ms,
                 "high_ms": found.high_ms,
@@ -407,6 +411,7 @@ def _row(model: ExportedModel, path: str) -> dict[str, Any]:
         "low_ms": None if predicted is None else predicted.low_ms,
         "high_ms": None if predicted is None else predicted.high_ms,
         "measured_ms": None if measured is None else measured.value_ms,
+        "rough": predicted is not None and predicted.rough,
     }
 
 

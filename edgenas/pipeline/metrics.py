@@ -71,9 +71,12 @@ class CheapMetrics:
         from edgenas.spaces.size import size_bytes
 
         predictor = self.predictors[device.name]
+        rough = predictor.table.rough
         found = predictor.predict(lowering)
         metrics = {
-            "latency_ms": Metric(found.latency_ms, found.origin, found.low_ms, found.high_ms),
+            "latency_ms": Metric(
+                found.latency_ms, found.origin, found.low_ms, found.high_ms, rough=rough
+            ),
             "size_bytes": Metric(float(size_bytes(lowering, device.format)), "computed"),
             "peak_memory_bytes": _peak_memory(device, predictor, lowering),
         }
@@ -81,7 +84,7 @@ class CheapMetrics:
             energy_mj(predictor.table, ms) for ms in (found.low_ms, found.latency_ms, found.high_ms)
         )
         if middle is not None:
-            metrics["energy_mj"] = Metric(middle, found.origin, low, high)
+            metrics["energy_mj"] = Metric(middle, found.origin, low, high, rough=rough)
         return metrics
 
 

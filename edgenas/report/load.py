@@ -69,6 +69,7 @@ class _Metric(_Part):
     low: float | None = None
     high: float | None = None
     n: int | None = None
+    rough: bool = False
 
 
 class _Trial(_Part):
