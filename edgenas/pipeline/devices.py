@@ -19,7 +19,8 @@ SHOWN_ENTRIES = 20
 def list_devices() -> list[dict[str, Any]]:
     """Every known device with where its table came from and its error, as `edgenas.devices/1`.
 
-    A table without a device file stands for a device of its own.
+    A table without a device file stands for a device of its own. A local device for which there is
+    only a table under its chip's name is *calibrated*: a search rescales that table.
     """
     from edgenas.latency import table_names
 
@@ -50,8 +51,11 @@ def list_devices() -> list[dict[str, Any]]:
             row["class"] = device.device_class
         if table is not None and found is not None:
             facts = table_facts(name, table)
-            row |= {key: facts[key] for key in row if key in facts}
             row |= {"class": table.device.device_class, "table": str(found.path)}
+            if found.name == name:
+                row |= {key: facts[key] for key in row if key in facts}
+            else:  # the chip's: a search rescales it first, and then knows how far it is off
+                row |= {"source": "calibrated", "date": facts["date"]}
         rows.append(row)
     return rows
 
@@ -85,10 +89,15 @@ def show_device(name: str) -> dict[str, Any]:
         "table": None,
     }
     if table is not None and found is not None:
-        facts |= {"table": str(found.path), "entries": len(table.entries), "source": table.source}
+        facts |= {"table": str(found.path), "entries": len(table.entries)}
         facts |= {
             k: v for k, v in table_facts(name, table).items() if k not in ("device", "digest")
         }
+        if found.name != name:
+            facts |= {
+                "source": f"{table.source} on this kind of chip; a search calibrates it",
+                "remedy": f"edgenas profile {name} measures this machine itself",
+            }
         facts["data"] = table.conditions.get("data")
         facts["not_stated"] = table.conditions.get("not_stated")
         if found.shadows:

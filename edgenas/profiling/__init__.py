@@ -17,6 +17,7 @@ from edgenas.profiling.plan import (
     anchor_units,
     calibration_networks,
     missing_units,
+    plain_stacks,
     spread_architectures,
 )
 from edgenas.profiling.session import (
@@ -47,6 +48,7 @@ __all__ = [
     "measure",
     "missing_units",
     "models_to_time",
+    "plain_stacks",
     "profile_device",
     "quick",
     "read_results",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from edgenas.artifacts import derive_seed
 from edgenas.errors import SpecError, UsageError
 from edgenas.latency import LatencyTable
 from edgenas.latency.fit import MIN_NETWORKS
-from edgenas.spaces import Architecture, Lowering, OpSpec, SearchSpace
+from edgenas.spaces import Architecture, Lowering, OpSpec, SearchSpace, chain
 
 _SAMPLES = 400
 """Random architectures that show how often each unit comes up."""
@@ -61,6 +62,30 @@ def spread_architectures(
         chosen.append(best)
         away = [min(d, math.dist(spot, spots[best])) for d, spot in zip(away, spots, strict=True)]
     return sorted((candidates[i] for i in chosen), key=lambda arch: space.lower(arch).macs)
+
+
+def plain_stacks(space: SearchSpace, n: int, *, seed: int) -> list[Lowering]:
+    """`n` networks of the space's units that are none of the space: plain stacks, also deep ones.
+
+    Where an architecture of the space has a run of blocks that keep their shape, one of them is
+    repeated 1 to 8 times, as in MobileNetV2: a second family, to judge a fit by.
+    """
+    rng = random.Random(derive_seed(seed, "stacks", space.digest))
+    found: list[Lowering] = []
+    while len(found) < n:
+        net = space.lower(space.sample(rng))
+        ops: list[OpSpec] = []
+        for keeps, run in itertools.groupby(net, key=lambda op: op.is_block and _keeps_shape(op)):
+            blocks = list(run)
+            ops += [rng.choice(blocks)] * rng.randint(1, 8) if keeps else blocks
+        stack = chain(net.in_chw, [(str(i), op) for i, op in enumerate(ops)])
+        if stack not in found:
+            found.append(stack)
+    return found
+
+
+def _keeps_shape(op: OpSpec) -> bool:
+    return op.in_chw == op.out_chw
 
 
 def calibration_networks(

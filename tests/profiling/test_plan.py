@@ -1,3 +1,4 @@
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ from edgenas.profiling import (
     anchor_units,
     calibration_networks,
     missing_units,
+    plain_stacks,
     spread_architectures,
 )
 from edgenas.spaces import Lowering, OpSpec
@@ -117,3 +119,19 @@ def test_too_little_time_for_a_fit_is_refused() -> None:
     units, networks = list(SMALL.units()), fit_networks()
     with pytest.raises(UsageError, match="20 models can be timed, but a fit needs 8"):
         affordable(SMALL, units, networks, 20)
+
+
+def test_plain_stacks_are_of_the_spaces_units_but_none_of_its_networks() -> None:
+    stacks = plain_stacks(SMALL, 20, seed=0)
+    assert plain_stacks(SMALL, 20, seed=0) == stacks
+    assert len(set(stacks)) == 20
+    units = set(SMALL.units())
+    deepest = len(SMALL.lower(SMALL.largest()))
+    for stack in stacks:
+        assert set(stack) <= units
+        for node, following in itertools.pairwise(stack.nodes):
+            assert node.op.out_chw == following.op.in_chw
+            if node.op.in_chw == node.op.out_chw and node.op.is_block:
+                same = following.op == node.op or following.op.in_chw != following.op.out_chw
+                assert same, "a stage repeats one block"
+    assert max(map(len, stacks)) > deepest

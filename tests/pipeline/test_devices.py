@@ -1,0 +1,69 @@
+"""What `edgenas devices` says of tables: never more than they hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgenas.hardware import load_device, on_this_chip
+from edgenas.latency import named, write_table
+from edgenas.pipeline.devices import list_devices, show_device
+from edgenas.testing.fakes import (
+    INVENTED_DEVICE,
+    invented_table,
+    tiny_space,
+    write_invented_device,
+)
+
+LOCAL = "local-onnxruntime-fp32-t1"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_invented_device(tmp_path, tiny_space())
+    return tmp_path
+
+
+def rows() -> dict[str, dict[str, object]]:
+    return {row["name"]: row for row in list_devices()}
+
+
+def test_a_table_of_its_own_is_what_it_says(folder: Path) -> None:
+    table = invented_table(load_device(LOCAL), tiny_space())
+    write_table(
+        replace(table, validation={"error_median": 0.03, "n": 24, "within_10": 0.96}),
+        folder / "latency_tables" / f"{LOCAL}.json",
+    )
+    found = rows()
+    assert found[LOCAL]["source"] == "measured"
+    assert found[LOCAL]["error_median"] == 0.03
+    assert found[INVENTED_DEVICE]["source"] == "measured"
+    assert found[INVENTED_DEVICE]["error_median"] is None
+
+
+def test_the_chips_table_is_not_measured_on_this_machine(folder: Path) -> None:
+    device = load_device(LOCAL)
+    name = on_this_chip(device)
+    table = named(invented_table(device, tiny_space()), name)
+    write_table(
+        replace(table, validation={"error_median": 0.03}),
+        folder / "latency_tables" / f"{name}.json",
+    )
+    found = rows()
+    assert found[name]["source"] == "measured"
+    assert found[LOCAL]["source"] == "calibrated"
+    assert found[LOCAL]["error_median"] is None
+    shown = show_device(LOCAL)
+    assert "a search calibrates it" in shown["source"]
+    assert f"edgenas profile {LOCAL}" in shown["remedy"]
+
+
+def test_a_damaged_table_is_named_and_hides_nothing_else(folder: Path) -> None:
+    path = folder / "latency_tables" / f"{INVENTED_DEVICE}.json"
+    path.write_text(path.read_text("utf-8")[:200], "utf-8")
+    found = rows()
+    assert str(path.name) in str(found[INVENTED_DEVICE]["problem"])
+    assert found["rpi4-tflite-int8"]["source"] == "calibrated"
