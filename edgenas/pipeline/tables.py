@@ -165,7 +165,8 @@ def adapt_here(
     from edgenas.profiling.build import adapt_device
     from edgenas.profiling.plan import spread_architectures
 
-    pool = [space.lower(arch) for arch in spread_architectures(space, ADAPTATION_POOL, seed=0)]
+    spread = spread_architectures(space, min(ADAPTATION_POOL, space.size), seed=0)
+    pool = [space.lower(arch) for arch in spread]
     try:
         adaptation = Adaptation(other_tables(device.name), pool)
     except SpecError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -161,8 +162,9 @@ def _elastic(op: OpSpec) -> _Elastic:
 
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "none": lambda x: x,
-    "relu": functional.relu,
-    "relu6": functional.relu6,
+    # in place: what they read is a normalisation's output, which nothing else needs
+    "relu": partial(functional.relu, inplace=True),
+    "relu6": partial(functional.relu6, inplace=True),
     "hswish": functional.hardswish,
     "hsigmoid": functional.hardsigmoid,
 }

@@ -10,11 +10,13 @@ import pytest
 
 from edgenas.errors import ArtifactError, MeasurementError, SpecError
 from edgenas.hardware import load_device
-from edgenas.latency import Predictor, read_table, write_table
+from edgenas.latency import Entry, Predictor, read_table, write_table
+from edgenas.latency.adapt import Adaptation
 from edgenas.profiling import (
     QUICK,
     Converter,
     Run,
+    adapt_device,
     calibrate_device,
     calibration_networks,
     compare_granularities,
@@ -223,6 +225,34 @@ def test_a_chips_table_is_calibrated_by_a_few_networks(
         assert Predictor(mine).predict(net).latency_ms == pytest.approx(
             2.5 * network_ms(net), rel=1e-3
         )
+
+
+def test_a_new_device_is_adapted_to_from_ten_networks(
+    converter: Converter, run: Run, tmp_path: Path
+) -> None:
+    table = profile_device(DEVICE, SPACE.units(), lowered(12), converter, run=run)
+    # Two known devices: one twice as fast, one that is slow at the many calls of deep networks.
+    calls = {op: Entry(*[0.02 * len(op.primitives())] * 4, n=1) for op in table.entries}
+    known = [
+        replace(table, device=replace(table.device, name="twice", chip="twice"), fits=()),
+        replace(table, device=replace(table.device, name="calls", chip="calls"), entries=calls),
+    ]
+    pool = list(lowered(60, seed=3).values())
+    adaptation = Adaptation(known, pool)
+    rows = adaptation.choose(10)
+    files = converter.networks({str(row): pool[row] for row in rows})
+    found = adapt_device(
+        DEVICE,
+        adaptation,
+        {row: files[str(row)] for row in rows},
+        SPACE.units(),
+        run=replace(run, workdir=tmp_path / "few"),
+    )
+    assert found.source == "calibrated"
+    assert found.conditions["runtime_version"]
+    assert "10 networks and 2 known tables" in found.conditions["calibrated_from"]
+    for net in lowered(20, seed=7).values():
+        assert Predictor(found).predict(net).latency_ms == pytest.approx(network_ms(net), rel=0.03)
 
 
 def test_an_incomplete_measurement_makes_no_table(
