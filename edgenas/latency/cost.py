@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -28,6 +29,48 @@ FEATURES = ("call", "macs", "elements", "weights")
 MIN_UNITS = 12
 _FOLDS = 5
 _SLACK = 1.25  # beyond the fitted range by this factor counts as inside
+MAX_KERNEL = 15
+"""Rows and columns of the widest kernel that a narrower one speaks for."""
+_KERNEL = re.compile(r"(dense|depthwise)(\d+)(|_hard|_stem|_stem_hard)")
+_FAMILIES = (
+    ("dense", ""), ("dense", "_hard"), ("dense", "_stem"), ("dense", "_stem_hard"),
+    ("depthwise", ""), ("depthwise", "_hard"),
+)  # fmt: skip
+
+STAND_INS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "pointwise": ("pointwise_hard", "dense1_stem", "dense3"),
+        "pointwise_hard": ("pointwise",),
+        "dense3": ("dense3_hard", "pointwise", "pointwise_hard"),
+        "dense3_hard": ("dense3", "pointwise_hard", "pointwise"),
+        "dense3_stem": ("dense3_stem_hard", "dense3", "pointwise"),
+        "dense3_stem_hard": ("dense3_stem", "dense3", "pointwise"),
+        "depthwise3": ("depthwise3_hard", "depthwise5", "depthwise5_hard"),
+        "depthwise5": ("depthwise5_hard", "depthwise3", "depthwise3_hard"),
+        "depthwise7": ("depthwise7_hard", "depthwise5", "depthwise5_hard", "depthwise3"),
+        "depthwise3_hard": ("depthwise3", "depthwise5_hard"),
+        "depthwise5_hard": ("depthwise5", "depthwise3_hard", "depthwise3"),
+        "depthwise7_hard": ("depthwise7", "depthwise5_hard", "depthwise5", "depthwise3"),
+        "squeeze_excite": ("linear", "pointwise"),
+        "linear": ("pointwise",),
+        "pool": ("add", "pointwise"),
+        "add": ("pool", "pointwise"),
+        # operators of foreign model files
+        "binary": ("add", "pool", "pointwise"),
+        "scale": ("add", "pool", "pointwise"),
+        "copy": ("add", "pool", "pointwise"),
+        "activate": ("add", "pool", "pointwise"),
+        "function": ("add", "pool", "pointwise"),
+        "resize": ("add", "pool", "pointwise"),
+        "pool2d": ("pool", "add", "pointwise"),
+        "matmul": ("linear", "pointwise"),
+        "deconv": ("dense3", "dense5", "pointwise"),
+    }
+)
+"""What speaks for a group of primitives where none of it was ever timed, best first.
+
+Kernels of other widths are spoken for by the nearest width: see `stand_ins`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +81,7 @@ class CostModel:
     units; beyond it a prediction is extrapolated. 90 % of held-out units had between `low` and
     `high` times the predicted latency; `error_median` is their median relative error. Groups of
     `stand_ins` never occurred in what was fitted: they are extrapolated with the coefficients of
-    the group that each names.
+    the group that each names, which follows from the groups in `ranges`.
     """
 
     coefficients: Mapping[str, float]
@@ -47,7 +90,11 @@ class CostModel:
     error_median: float
     low: float
     high: float
-    stand_ins: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    stand_ins: Mapping[str, str] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        seen = {name.rsplit(".", 1)[0] for name in self.ranges}
+        object.__setattr__(self, "stand_ins", MappingProxyType(stand_ins(seen)))
 
     def unit_ms(self, op: OpSpec) -> float | None:
         """Latency of a unit timed alone; None where a primitive's group was never fitted."""
@@ -109,6 +156,22 @@ def shape_ranges(ops: Iterable[OpSpec]) -> dict[str, tuple[float, float]]:
                 low, high = ranges.get(name, (value, value))
                 ranges[name] = min(low, value), max(high, value)
     return ranges
+
+
+def stand_ins(seen: Collection[str]) -> dict[str, str]:
+    """For each group that is not in `seen`, the one that speaks for it, where there is one."""
+    found = {}
+    for group, candidates in STAND_INS.items():
+        if group not in seen and (near := next((c for c in candidates if c in seen), None)):
+            found[group] = near
+    kernels = {group: match for group in seen if (match := _KERNEL.fullmatch(group))}
+    for family, suffix in _FAMILIES:
+        like = [(int(m[2]), m[3] != suffix, g) for g, m in kernels.items() if m[1] == family]
+        for kernel in range(1, MAX_KERNEL + 1):
+            group = f"{family}{kernel}{suffix}"
+            if like and group not in seen and group not in found:
+                found[group] = min((abs(k - kernel), other, g) for k, other, g in like)[2]
+    return found
 
 
 @functools.lru_cache(maxsize=65536)

@@ -20,6 +20,11 @@ WITHOUT_FIT = 0.5
 """Half-width of the interval where no whole network was ever measured: sums were off by as much."""
 
 
+EXTRAPOLATED = 2.0
+"""Beyond the shapes that a cost model was fitted on, intervals are so many times as wide: a rule,
+no measurement."""
+
+
 @dataclass(frozen=True, slots=True)
 class UnitLatency:
     """One unit's share of a network's latency, with its interval; shares add up to the whole.
@@ -229,6 +234,7 @@ class Predictor:
         if model is None or guess is None:
             return None
         origin: Origin = self._origin() if model.covers(op) else "extrapolated"
+        wide = EXTRAPOLATED if origin == "extrapolated" else 1.0
         # The cost model speaks of units timed alone, as coarse as those it was fitted on.
         cost = self._scaled(op, guess, 1, self._granularity(op), origin)
         return _Cost(
@@ -236,8 +242,8 @@ class Predictor:
             plain_ms=guess,
             per_network_ms=cost.per_network_ms,
             latency_ms=cost.latency_ms,
-            low_ms=cost.low_ms * model.low,
-            high_ms=cost.high_ms * model.high,
+            low_ms=cost.latency_ms - wide * (cost.latency_ms - cost.low_ms * model.low),
+            high_ms=cost.latency_ms + wide * (cost.high_ms * model.high - cost.latency_ms),
             origin=origin,
             from_table=False,
         )

@@ -229,7 +229,6 @@ class _CostFile(_Strict):
     error_median: _Share
     low: Annotated[float, Field(gt=0, le=1)]
     high: Annotated[float, Field(ge=1)]
-    stand_ins: dict[str, str] = {}
 
 
 class TableFile(_Strict):
@@ -462,8 +461,6 @@ def _document(table: LatencyTable) -> dict[str, Any]:
             "low": _short(model.low),
             "high": _short(model.high),
         }
-        if model.stand_ins:
-            cost["stand_ins"] = dict(model.stand_ins)
         document["cost_model"] = cost
     if table.validation is not None:
         document["validation"] = dict(table.validation)
@@ -492,7 +489,6 @@ def _table(file: TableFile, entries: Mapping[OpSpec, Entry], path: Path) -> Late
             error_median=cost.error_median,
             low=cost.low,
             high=cost.high,
-            stand_ins=cost.stand_ins,
         )
         if cost
         else None,

@@ -18,7 +18,6 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from edgenas.errors import SpecError
@@ -48,28 +47,6 @@ _INNER_FOLDS = 5
 _STRENGTHS = (math.inf, 1.0, 0.1, 0.01, 0.001)
 _NETWORK = "network.call"
 _RIDGE = 1e-6
-
-STAND_INS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "pointwise": ("pointwise_hard", "dense1_stem", "dense3"),
-        "pointwise_hard": ("pointwise",),
-        "dense3": ("dense3_hard", "pointwise", "pointwise_hard"),
-        "dense3_hard": ("dense3", "pointwise_hard", "pointwise"),
-        "dense3_stem": ("dense3_stem_hard", "dense3", "pointwise"),
-        "dense3_stem_hard": ("dense3_stem", "dense3", "pointwise"),
-        "depthwise3": ("depthwise3_hard", "depthwise5", "depthwise5_hard"),
-        "depthwise5": ("depthwise5_hard", "depthwise3", "depthwise3_hard"),
-        "depthwise7": ("depthwise7_hard", "depthwise5", "depthwise5_hard", "depthwise3"),
-        "depthwise3_hard": ("depthwise3", "depthwise5_hard"),
-        "depthwise5_hard": ("depthwise5", "depthwise3_hard", "depthwise3"),
-        "depthwise7_hard": ("depthwise7", "depthwise5_hard", "depthwise5", "depthwise3"),
-        "squeeze_excite": ("linear", "pointwise"),
-        "linear": ("pointwise",),
-        "pool": ("add", "pointwise"),
-        "add": ("pool", "pointwise"),
-    }
-)
-"""Groups of the shipped spaces, with what speaks for each where published networks lack it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +157,6 @@ def fit_whole(
             error_median=float(np.median(errors)),
             low=1.0,  # the interval of whole networks is the fit's
             high=1.0,
-            stand_ins=stand_ins(seen),
         ),
         fit=Fit(
             granularity="unit",
@@ -198,15 +174,6 @@ def fit_whole(
         baselines=baselines(macs, measured, columns_of_others, folds),
         n_groups=len(groups),
     )
-
-
-def stand_ins(seen: set[str]) -> dict[str, str]:
-    """For each group of the shipped spaces that is not in `seen`, the one that speaks for it."""
-    found = {}
-    for group, candidates in STAND_INS.items():
-        if group not in seen and (near := next((c for c in candidates if c in seen), None)):
-            found[group] = near
-    return found
 
 
 def shape_of(networks: Sequence[Observed], *, strength: float = 0.01) -> dict[str, float]:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from edgenas.latency import fit_cost
-from edgenas.latency.cost import features, non_negative
+from edgenas.latency import CostModel, fit_cost
+from edgenas.latency.cost import MAX_KERNEL, features, non_negative, shape_ranges
 from edgenas.spaces import OpSpec, conv
 from edgenas.spaces.mobile import SMALL
 
@@ -60,11 +60,22 @@ def test_shapes_beyond_the_fitted_range_are_told(truth: Callable[[OpSpec], float
     assert not model.covers(huge)
 
 
-def test_a_kernel_that_was_never_timed_is_not_guessed(truth: Callable[[OpSpec], float]) -> None:
+def test_a_kernel_that_was_never_timed_is_extrapolated(truth: Callable[[OpSpec], float]) -> None:
     model = fit_cost({op: truth(op) for op in SMALL.units()})
     assert model is not None
-    assert model.unit_ms(conv(16, 16, 14, 14, 5)) is None  # no dense 5x5 in the space
-    assert model.unit_ms(conv(16, 16, 14, 14, 1, act="hswish")) is None
+    for op in (
+        conv(16, 16, 14, 14, 5),  # no dense 5x5 in the space
+        conv(16, 16, 14, 14, 1, act="hswish"),
+        OpSpec.of("resize", c=8, h=7, w=7, oh=14, ow=14),
+        OpSpec.of("matmul", cin=64, cout=64, n=50, times=1),
+    ):
+        guess = model.unit_ms(op)
+        assert guess is not None
+        assert guess > 0
+        assert not model.covers(op)
+    assert model.unit_ms(conv(16, 16, 14, 14, MAX_KERNEL + 2)) is None
+    least = {op: truth(op) for op in SMALL.units() if op.kind == "linear"}
+    assert CostModel({}, shape_ranges(least), 1, 0.0, 1.0, 1.0).stand_ins.get("pool2d") is None
 
 
 def test_coefficients_are_the_best_that_are_not_negative() -> None:
