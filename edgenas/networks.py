@@ -160,6 +160,72 @@ class _Linear(nn.Linear):
         return super().forward(input.flatten(1))
 
 
+class _Conv2d(nn.Module):
+    """A convolution of any kernel, padded alike on both sides.
+
+    Raises:
+        ExportError: its output cannot have the operator's size in that way.
+    """
+
+    def __init__(self, op: OpSpec) -> None:
+        super().__init__()
+        (sy, py), (sx, px) = (
+            self._stride_and_padding(op, op[size], op[f"k{size}"], op[f"o{size}"]) for size in "hw"
+        )
+        kernel = op["kh"], op["kw"]
+        self.conv = nn.Conv2d(op["cin"], op["cout"], kernel, (sy, sx), (py, px), groups=op["g"])
+        self.act = activation(op.act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.act(self.conv(x))
+        return y
+
+    @staticmethod
+    def _stride_and_padding(op: OpSpec, size: int, kernel: int, out: int) -> tuple[int, int]:
+        stride = max(1, round(size / out))
+        around = max(0, (out - 1) * stride + kernel - size)
+        if around % 2:
+            raise ExportError(f"{op.key}: its padding differs from side to side")
+        return stride, around // 2
+
+
+class _Pool2d(nn.Module):
+    """The maximum in a window."""
+
+    def __init__(self, op: OpSpec) -> None:
+        super().__init__()
+        self.kernel = op["kh"], op["kw"]
+        self.stride = max(1, op["h"] // op["oh"]), max(1, op["w"] // op["ow"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.max_pool2d(x, self.kernel, self.stride)
+
+
+class _Resize(nn.Module):
+    def __init__(self, op: OpSpec) -> None:
+        super().__init__()
+        self.size = op["oh"], op["ow"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.interpolate(x, self.size, mode="bilinear", align_corners=False)
+
+
+class _Scale(nn.Module):
+    """A factor for each channel."""
+
+    def __init__(self, op: OpSpec) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(op["c"], 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
+class _Multiply(nn.Module):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a * b
+
+
 def activation(name: str) -> nn.Module:
     """The module of one of `spaces.ops.ACTIVATIONS`."""
     modules: dict[str, type[nn.Module]] = {
@@ -184,5 +250,19 @@ def _primitive(op: OpSpec, *, norm: bool) -> nn.Module:
             return _Pool()
         case "linear":
             return _Linear(op["cin"], op["cout"])
+        case "conv2d":
+            return _Conv2d(op)
+        case "pool2d":
+            return _Pool2d(op)
+        case "resize":
+            return _Resize(op)
+        case "activate":
+            return activation(op.act)
+        case "function":
+            return nn.Sigmoid()
+        case "scale":
+            return _Scale(op)
+        case "binary":
+            return _Multiply()
         case kind:
             raise ExportError(f"no module for operator kind {kind!r}")

@@ -63,7 +63,9 @@ def _native(network: Network) -> nn.Module | None:
     if len(network.lowering) > 1:
         return None
     match network.lowering.nodes[0].op.kind:
-        case "add" | "linear":  # element-wise, or a single pixel: the same in either layout
+        case (
+            "add" | "linear" | "binary" | "activate" | "function"
+        ):  # element-wise, or a single pixel: the same in either layout
             return network
         case "pool":
             return _NativePool()

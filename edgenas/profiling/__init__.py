@@ -20,6 +20,7 @@ from edgenas.profiling.plan import (
     plain_stacks,
     spread_architectures,
 )
+from edgenas.profiling.primitives import general_primitives
 from edgenas.profiling.session import (
     FULL,
     QUICK,
@@ -45,6 +46,7 @@ __all__ = [
     "calibrate_device",
     "calibration_networks",
     "compare_granularities",
+    "general_primitives",
     "measure",
     "missing_units",
     "models_to_time",

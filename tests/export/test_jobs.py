@@ -37,8 +37,16 @@ KINDS = [
     OpSpec.of("squeeze_excite", c=8, h=6, w=6, r=8),
     BLOCK,
     OpSpec.of("head", cin=8, hidden=16, cout=5, h=6, w=6, act="relu6"),
+    OpSpec.of("conv2d", cin=8, cout=6, h=6, w=6, kh=2, kw=2, oh=3, ow=3, g=1, act="relu"),
+    OpSpec.of("conv2d", cin=1, cout=4, h=9, w=6, kh=3, kw=1, oh=9, ow=6, g=1),
+    OpSpec.of("pool2d", c=8, h=6, w=6, kh=2, kw=2, oh=3, ow=3),
+    OpSpec.of("resize", c=8, h=6, w=6, oh=12, ow=12),
+    OpSpec.of("activate", c=8, h=6, w=6, act="hswish"),
+    OpSpec.of("function", c=8, h=6, w=6),
+    OpSpec.of("scale", c=8, h=6, w=6),
+    OpSpec.of("binary", c=8, h=6, w=6),
 ]
-NAMES = [op.kind for op in KINDS]
+NAMES = [f"{i} {op.kind}" for i, op in enumerate(KINDS)]
 
 
 def session(path):

@@ -1,16 +1,20 @@
 import itertools
+import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import torch
 
 from edgenas.errors import SpecError, UsageError
 from edgenas.latency import Entry, LatencyTable, TableDevice
+from edgenas.networks import unit_network
 from edgenas.profiling import (
     affordable,
     anchor_units,
     calibration_networks,
+    general_primitives,
     missing_units,
     plain_stacks,
     spread_architectures,
@@ -135,3 +139,15 @@ def test_plain_stacks_are_of_the_spaces_units_but_none_of_its_networks() -> None
                 same = following.op == node.op or following.op.in_chw != following.op.out_chw
                 assert same, "a stage repeats one block"
     assert max(map(len, stacks)) > deepest
+
+
+def test_general_primitives_are_what_their_names_say() -> None:
+    ops = general_primitives()
+    assert len(set(ops)) == len(ops) <= 160
+    kinds = {op.kind for op in ops}
+    assert {"conv", "conv2d", "add", "linear", "pool", "pool2d", "resize", "activate"} <= kinds
+    for op in ops:
+        network = unit_network(op, seed=0)
+        with torch.no_grad():
+            output = network(*network.example_inputs())
+        assert output.numel() == math.prod(op.out_chw), op.key
