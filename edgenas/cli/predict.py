@@ -28,6 +28,9 @@ def predict(
     html: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a page with a bar for each operator.")
     ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time the model file as well, on the device itself.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """The latency of a network on a device, unit by unit, with its interval and what it rests on.
@@ -39,5 +42,7 @@ def predict(
     from edgenas import pipeline
 
     with output(json=json) as out:
-        facts = pipeline.predict(device, model, run=run, runs=runs, page=html)
+        facts = pipeline.predict(
+            device, model, run=run, runs=runs, page=html, measure=measure, report=out.report
+        )
         out.result({"schema": "edgenas.predict/1", **facts}, prediction_text(facts))

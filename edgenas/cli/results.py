@@ -78,6 +78,13 @@ def prediction_text(facts: Mapping[str, Any]) -> str:
         f"{facts['latency_ms']:.3f} ms ({facts['low_ms']:.3f} to {facts['high_ms']:.3f}), "
         f"{facts['origin']}; {100 * facts['measured_share']:.0f} % rests on measured units"
     )
+    if "measured_ms" in facts:
+        head += (
+            f"\n{facts['measured_ms']:.3f} ms measured (p10 {facts['measured_p10_ms']:.3f}, p90 "
+            f"{facts['measured_p90_ms']:.3f}, n = {facts['measured_n']}); the prediction is "
+            f"{100 * facts['error']:+.1f} % off, the device's pace of x {facts['drift']:.2f} since "
+            "its table was made taken into account"
+        )
     if facts.get("energy_mj") is not None:
         head += f"; about {facts['energy_mj']:.3g} mJ at the device's mean power"
     if "size_bytes" in facts:

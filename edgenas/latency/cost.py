@@ -29,6 +29,8 @@ FEATURES = ("call", "macs", "elements", "weights")
 MIN_UNITS = 12
 _FOLDS = 5
 _SLACK = 1.25  # beyond the fitted range by this factor counts as inside
+LEAST_MS = 1e-6
+"""No operator is free, also where the fit gives all its features nothing."""
 MAX_KERNEL = 15
 """Rows and columns of the widest kernel that a narrower one speaks for."""
 _KERNEL = re.compile(r"(dense|depthwise)(\d+)(|_hard|_stem|_stem_hard)")
@@ -105,7 +107,7 @@ class CostModel:
             if f"{group}.call" not in self.ranges:
                 return None
             total += self.coefficients.get(f"{group}.{feature}", 0.0) * value
-        return total if total > 0 else None
+        return max(total, LEAST_MS)
 
     def covers(self, op: OpSpec) -> bool:
         """Whether every primitive of `op` lies within the fitted range of shapes."""

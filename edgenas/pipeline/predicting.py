@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import write_atomic
 from edgenas.errors import MissingUnitsError, UsageError
+from edgenas.events import Report, silent
 from edgenas.hardware import DeviceProfile, load_device
 from edgenas.models import SUFFIXES
 from edgenas.pipeline.profiling import space_of
@@ -26,6 +27,8 @@ def predict(
     run: str | None = None,
     runs: Path = Path("runs"),
     page: Path | None = None,
+    measure: bool = False,
+    report: Report = silent,
 ) -> dict[str, Any]:
     """The latency of a network on a device, unit by unit.
 
@@ -37,16 +40,28 @@ def predict(
             supernet's space.
         runs: folder that holds the runs.
         page: where to write the same as an HTML page with a bar for each unit.
+        measure: time a model file as well, beside units of the device's table: those say how much
+            faster or slower the device is now than when the table was made.
+        report: progress of the measurement.
 
     Raises:
         UsageError: unknown device or run; a file that is not of the device's runtime.
         SpecError: no architecture of the space, a damaged file, no table for the device.
         MissingUnitsError: operators of the file that nothing is known of, all named.
         ResourceError: the page cannot be written.
+        DeviceError: the file cannot be timed.
     """
     profile = load_device(device)
     if Path(model).suffix in SUFFIXES:
-        facts = _predict_file(profile, Path(model), _table(profile, run, runs))
+        table = _table(profile, run, runs)
+        facts = _predict_file(profile, Path(model), table)
+        if measure:
+            facts |= _measured(profile, Path(model), table, facts["latency_ms"], report)
+    elif measure:
+        raise UsageError(
+            "--measure times a model file, not an architecture",
+            hint="edgenas export writes an architecture's files",
+        )
     else:
         facts = _predict_architecture(profile, model, run, runs)
     if page is not None:
@@ -125,6 +140,35 @@ def _predict_file(profile: DeviceProfile, path: Path, table: LatencyTable) -> di
         **_planned(predictor, [op for _, op in graph.units]),
         "macs": graph.macs,
         **facts,
+    }
+
+
+def _measured(
+    profile: DeviceProfile, path: Path, table: LatencyTable, predicted_ms: float, report: Report
+) -> dict[str, Any]:
+    """The file timed now, with the prediction brought to the device's present pace."""
+    from dataclasses import replace
+
+    from edgenas.artifacts import sha256_file
+    from edgenas.pipeline.tables import check_here, converter_for, measuring
+    from edgenas.profiling.build import time_model
+
+    check_here(profile)
+    run = measuring(profile, f"file-{sha256_file(path)[:12]}", quick=False, report=report)
+    timing, drift = time_model(
+        path,
+        table,
+        profile,
+        converter_for(profile, report=report),
+        run=replace(run, resume=False),
+    )
+    return {
+        "measured_ms": timing.latency_ms,
+        "measured_p10_ms": timing.p10_ms,
+        "measured_p90_ms": timing.p90_ms,
+        "measured_n": timing.n,
+        "drift": drift,
+        "error": predicted_ms * drift / timing.latency_ms - 1,
     }
 
 

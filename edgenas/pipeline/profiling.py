@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import write_json
-from edgenas.errors import DeviceError, UsageError
+from edgenas.errors import UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.hardware import (
     FORMATS,
@@ -19,7 +19,6 @@ from edgenas.hardware import (
     local_name,
     this_chip,
 )
-from edgenas.hardware.transports import LOCAL
 from edgenas.pipeline.config import read_config
 from edgenas.pipeline.devices import read_any_table
 from edgenas.pipeline.runs import find_run
@@ -27,6 +26,7 @@ from edgenas.pipeline.tables import (
     CALIBRATION_SEED,
     FIT_NETWORKS,
     adapt_here,
+    check_here,
     converter_for,
     measuring,
     profile_here,
@@ -80,14 +80,8 @@ def profile(
     written = []
     for profiled in devices:
         started = time.monotonic()
-        timed_here = profiled.connection == LOCAL and results is None
-        if timed_here and not profiled.is_estimated and profiled.chip != this_chip().name:
-            raise DeviceError(
-                f"{profiled.name} is not this machine, whose chip is {this_chip().name}, and its "
-                "device file has no [connection]",
-                hint=f"edgenas profile {profiled.name} --kit kit.zip, or a [connection] of kind "
-                "'ssh' or 'adb'",
-            )
+        if results is None:
+            check_here(profiled)
         run = measuring(profiled, space.digest, quick=quick, minutes=minutes, report=report)
         run = replace(run, results=results)
         path = folder / f"{profiled.name}.json"

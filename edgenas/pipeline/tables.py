@@ -77,6 +77,23 @@ def profile_seconds(units: Sequence[OpSpec], device: DeviceProfile) -> float:
     return len(units) * (_CONVERT_S[device.format] + _TIME_S) + 60
 
 
+def check_here(device: DeviceProfile) -> None:
+    """Refuses a device that is not connected and is not this machine.
+
+    Raises:
+        DeviceError: with what can be done.
+    """
+    from edgenas.hardware.transports import LOCAL
+
+    if device.connection == LOCAL and not device.is_estimated and device.chip != this_chip().name:
+        raise DeviceError(
+            f"{device.name} is not this machine, whose chip is {this_chip().name}, and its "
+            "device file has no [connection]",
+            hint=f"edgenas profile {device.name} --kit kit.zip, or a [connection] of kind "
+            "'ssh' or 'adb'",
+        )
+
+
 def profile_here(
     device: DeviceProfile,
     space: SearchSpace,

@@ -265,6 +265,30 @@ def validate_table(
     )
 
 
+def time_model(
+    path: Path, table: LatencyTable, device: DeviceProfile, converter: Converter, *, run: Run
+) -> tuple[Timing, float]:
+    """How long a model file takes, and how much slower the device is than when `table` was made.
+
+    Anchor units of the table are timed in the same run, interleaved; the second value is the median
+    of now / then over them, 1 for a table that holds no unit.
+
+    Raises:
+        MeasurementError: the file could not be timed.
+    """
+    anchors = anchor_units(table, N_ANCHORS)
+    models = {**_unit_models(anchors, converter), "file": path}
+    found = _measure(models, device, run)
+    if "file" not in found.timings:
+        raise MeasurementError(
+            f"device {device.name}: {path}: {found.failed.get('file', 'not timed')}"
+        )
+    then = {_unit(op): table.entries[op].latency_ms for op in anchors}
+    times = found.latency_ms()
+    now = {key: times[key] for key in then if key in times}
+    return found.timings["file"], drift_factor(now, then) if now else 1.0
+
+
 def calibrate_device(
     device: DeviceProfile,
     table: LatencyTable,

@@ -49,9 +49,12 @@ def _facts(facts: Mapping[str, Any]) -> str:
     error = facts["error_median"]
     beside = "" if error is None else f"median error {percent(error, 1)} on networks left out"
     rows = [
-        ("latency", ms(facts["latency_ms"]), f"{interval}, {facts['origin']}{rough}"),
+        ("predicted latency", ms(facts["latency_ms"]), f"{interval}, {facts['origin']}{rough}"),
         ("rests on measured units", percent(facts["measured_share"], 0), beside),
     ]
+    if "measured_ms" in facts:
+        off = f"the prediction is {100 * facts['error']:+.1f} % off"
+        rows.append(("measured latency", ms(facts["measured_ms"]), off))
     if facts.get("energy_mj") is not None:
         rows.append(("energy", reading("energy_mj").text(facts["energy_mj"]), "at mean power"))
     for name, said in (

@@ -1,16 +1,19 @@
 """Latency of model files: those that edgenas exported are their architectures again."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edgenas.errors import MissingUnitsError, SpecError, UsageError
-from edgenas.latency import Predictor, load_table, read_table, write_table
+from edgenas.cli.main import main
+from edgenas.errors import DeviceError, MissingUnitsError, SpecError, UsageError
+from edgenas.hardware import load_device
+from edgenas.latency import Predictor, fit_cost, load_table, read_table, write_table
 from edgenas.pipeline import predict
 from edgenas.spaces import OpSpec, chain
 from edgenas.spaces.mobile import default_space
-from edgenas.testing.fakes import INVENTED_DEVICE, write_invented_device
+from edgenas.testing.fakes import INVENTED_DEVICE, invented_table, write_invented_device
 
 CALIBRATION = Path(__file__).parents[2] / "edgenas" / "shipped" / "calibration"
 NETWORKS = json.loads((CALIBRATION / "networks.json").read_text("utf-8"))["networks"]
@@ -75,3 +78,33 @@ def test_files_of_another_runtime_or_precision_are_refused() -> None:
         predict(INVENTED_DEVICE, str(CALIBRATION / files["onnx-int8"]))
     with pytest.raises(SpecError):
         predict(INVENTED_DEVICE, "nowhere.tflite")
+
+
+def test_a_file_is_timed_beside_units_of_the_table(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edgenas.pipeline.tables.cache_folder", lambda: folder / "cache")
+    name = "local-onnxruntime-int8-t1"
+    space = default_space(image_size=28, in_channels=1, n_classes=10)
+    table = invented_table(load_device(name), space)
+    model = fit_cost({op: entry.latency_ms for op, entry in table.entries.items()})
+    write_table(replace(table, cost_model=model), folder / "latency_tables" / f"{name}.json")
+    files = (CALIBRATION / entry["files"]["onnx-int8"] for entry in NETWORKS.values())
+    path = min(files, key=lambda path: path.stat().st_size)
+    argv = ["predict", name, str(path), "--measure", "--html", "out.html"]
+    assert main([*argv, "--json"]) == 0
+    facts = json.loads(capfd.readouterr().out)
+    assert facts["measured_p10_ms"] <= facts["measured_ms"] * 1.5
+    assert 0.001 < facts["measured_ms"] < 1000
+    assert facts["drift"] > 0
+    expected = facts["latency_ms"] * facts["drift"] / facts["measured_ms"] - 1
+    assert facts["error"] == pytest.approx(expected)
+    assert "measured latency" in (folder / "out.html").read_text("utf-8")
+
+
+def test_only_a_file_on_a_device_at_hand_can_be_timed() -> None:
+    path = CALIBRATION / next(iter(NETWORKS.values()))["files"]["tflite-int8"]
+    with pytest.raises(DeviceError, match="is not this machine"):
+        predict(INVENTED_DEVICE, str(path), measure=True)
+    with pytest.raises(UsageError, match="not an architecture"):
+        predict(INVENTED_DEVICE, "largest", measure=True)
