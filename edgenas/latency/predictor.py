@@ -138,30 +138,26 @@ class Predictor:
                 known += cost.plain_ms
             if cost.origin == "extrapolated":
                 origin = "extrapolated"
+        whole = max(total + once / plain, LEAST_SHARE * plain)
+        if total > 0:  # what is paid once is spread over the units
+            factor = whole / total
+            shares = [(cost.latency_ms, cost.low_ms, cost.high_ms) for cost in costs]
+        else:  # constants outweigh the parts, and nothing is known but their order
+            factor = whole / plain
+            shares = [(cost.plain_ms, 0.0, 2 * cost.plain_ms) for cost in costs]
+            low, high = 0.0, 2 * plain
         per_unit = tuple(
             UnitLatency(
-                name, cost.key, cost.latency_ms, max(cost.low_ms, 0.0), cost.high_ms, cost.origin
+                name,
+                cost.key,
+                latency_ms=factor * middle,
+                low_ms=max(factor * least, 0.0),
+                high_ms=factor * most,
+                origin=cost.origin,
             )
-            for (name, _), cost in zip(units, costs, strict=True)
+            for (name, _), cost, (middle, least, most) in zip(units, costs, shares, strict=True)
         )
-        whole = max(total + once / plain, LEAST_SHARE * plain)
-        if whole != total:  # what is paid once is spread over the units
-            shares = [c.latency_ms for c in costs] if total > 0 else [c.plain_ms for c in costs]
-            factor = whole / sum(shares)
-            below = (total - low) / total if total > 0 else 1.0
-            above = (high - total) / total if total > 0 else 1.0
-            total, low, high = whole, whole * (1 - below), whole * (1 + above)
-            per_unit = tuple(
-                UnitLatency(
-                    u.name,
-                    u.key,
-                    factor * share,
-                    max(factor * share * (1 - below), 0.0),
-                    factor * share * (1 + above),
-                    u.origin,
-                )
-                for u, share in zip(per_unit, shares, strict=True)
-            )
+        total, low, high = whole, factor * low, factor * high
         return LatencyPrediction(
             latency_ms=total,
             low_ms=max(low, 0.0),
