@@ -152,6 +152,7 @@ def unit_figure(bars: Sequence[Bar]) -> Figure:
             "marker": {"color": _ORIGIN_COLOURS.get(origin, "var(--faint)")},
         }
         if all(bar.low_ms is not None and bar.high_ms is not None for _, bar in chosen):
+            trace["textposition"] = "none"  # the interval would cross it out
             trace["error_x"] = {
                 "type": "data",
                 "symmetric": False,
@@ -172,6 +173,7 @@ def unit_figure(bars: Sequence[Bar]) -> Figure:
         "showgrid": False,
     }
     layout["margin"]["l"] = 60
+    layout["yaxis"]["automargin"] = True
     layout["showlegend"] = True
     return {"data": data, "layout": layout}
 

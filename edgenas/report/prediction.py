@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from edgenas import __version__
@@ -15,14 +16,13 @@ from edgenas.report.page import chart, page
 def prediction_html(facts: Mapping[str, Any]) -> str:
     """The page for what `edgenas.pipeline.predict` returned; needs nothing else to be shown."""
     figures: dict[str, Figure] = {}
-    told = str(facts.get("file") or facts.get("architecture"))
+    told = Path(facts["file"]).name if "file" in facts else str(facts["architecture"])
     bars = [
         Bar(
-            name=str(unit["name"]),
+            name=f"{unit['name']} {unit.get('kind', '')}".strip() + f"  {ms(unit['ms'])}",
             ms=unit["ms"],
             origin=unit["origin"],
             key=unit["key"],
-            note=str(unit.get("kind", "")),
             low_ms=unit["low_ms"],
             high_ms=unit["high_ms"],
         )
