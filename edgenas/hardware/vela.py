@@ -37,13 +37,16 @@ ACCELERATORS: Mapping[str, Accelerator] = MappingProxyType(
     {
         "ethos-u55-128": Accelerator("ethos-u55-128", "Ethos_U55_High_End_Embedded", "Shared_Sram"),
         "ethos-u55-256": Accelerator("ethos-u55-256", "Ethos_U55_High_End_Embedded", "Shared_Sram"),
-        "ethos-u65-256": Accelerator("ethos-u65-256", "Ethos_U65_High_End", "Dedicated_Sram"),
-        "ethos-u85-256": Accelerator(
-            "ethos-u85-256", "Ethos_U85_SYS_DRAM_Mid", "Dedicated_Sram_384KB"
-        ),
+        "ethos-u65-256": Accelerator("ethos-u65-256", "Ethos_U65_Embedded", "Shared_Sram"),
+        "ethos-u85-256": Accelerator("ethos-u85-256", "Ethos_U85_SYS_Flash_High", "Shared_Sram"),
     }
 )
-"""By the chip's name: the configurations of Vela's own `Arm/vela.ini` that go together."""
+"""By the chip's name: the configurations of Vela's own `Arm/vela.ini` that go together.
+
+All are systems without DRAM, in which activations stay in SRAM: there the estimates of a network's
+units add up to its own. With DRAM a unit alone pays for moving its input and output, which it does
+not pay inside a network.
+"""
 
 
 @dataclass(frozen=True, slots=True)
