@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -153,21 +154,35 @@ def _unexpected(error: Exception, *, debug: bool) -> int:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """SIGTERM ends work as Ctrl-C does; the list then holds its number."""
+    """SIGTERM ends work as Ctrl-C does; the list then holds its number.
+
+    Python drops a KeyboardInterrupt that is raised in a destructor or a weak reference's callback:
+    the signal is then sent once more.
+    """
     received: list[int] = []
+    unraisable = sys.unraisablehook
 
     def stop(number: int, frame: FrameType | None) -> None:
         received.append(number)
         raise KeyboardInterrupt
+
+    def dropped(what: sys.UnraisableHookArgs) -> None:
+        if what.exc_type is not KeyboardInterrupt:
+            unraisable(what)
+            return
+        number = received[-1] if received else signal.SIGINT
+        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
 
     try:
         before = signal.signal(signal.SIGTERM, stop)
     except ValueError:  # not the main thread
         yield received
         return
+    sys.unraisablehook = dropped
     try:
         yield received
     finally:
+        sys.unraisablehook = unraisable
         signal.signal(signal.SIGTERM, before)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,3 +173,23 @@ def test_doctor_names_a_remedy_for_what_is_missing(
     )
     assert main(["doctor"]) == 0
     assert "pip install 'edgenas[tflite]'" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("code", [130, 143])
+def test_a_signal_that_comes_in_a_destructor_is_not_lost(
+    code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Thing:
+        def __del__(self) -> None:
+            signal.raise_signal(code - 128)
+            time.sleep(0)  # where Python runs the handler
+
+    def work(**_: object) -> None:
+        del_me = Thing()
+        del del_me
+        for _second in range(100):
+            time.sleep(0.1)
+        raise AssertionError("nobody stopped it")
+
+    monkeypatch.setattr("edgenas.pipeline.list_devices", work)
+    assert main(["devices", "list"]) == code
