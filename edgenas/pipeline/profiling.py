@@ -31,6 +31,7 @@ from edgenas.pipeline.tables import (
     measuring,
     profile_here,
     profile_models,
+    timed_before,
 )
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def profile(
             table = adapt_here(profiled, space, n_networks=models, run=run)
         else:
             earlier = load_table(profiled.name) if path.is_file() else None
-            table = profile_here(profiled, space, earlier=earlier, run=run)
+            table = profile_here(profiled, space, earlier=timed_before(earlier), run=run)
         write_table(table, path)
         written.append(
             {
@@ -133,7 +134,7 @@ def profile_kit(
     run = measuring(profiled, space.digest, quick=quick, minutes=minutes, report=report)
     path = folder / f"{profiled.name}.json"
     earlier = load_table(profiled.name) if path.is_file() else None
-    files = profile_models(profiled, space, earlier=earlier, run=run)
+    files = profile_models(profiled, space, earlier=timed_before(earlier), run=run)
     write_kit(files, profiled, kit, back=back, settings=run.settings, seed=run.seed)
     return {
         "device": profiled.name,
@@ -151,6 +152,11 @@ def _one_device(
         raise UsageError(
             f"{name!r} means {len(devices)} devices; a kit is for one",
             hint=f"edgenas profile {devices[0].name} --kit kit.zip",
+        )
+    if devices[0].is_estimated:
+        raise UsageError(
+            f"{devices[0].name} needs no kit: Vela estimates it on any machine",
+            hint=f"edgenas profile {devices[0].name}",
         )
     if models is not None:
         raise UsageError("a kit measures a device in full: it does not go with --models")

@@ -94,6 +94,14 @@ def check_here(device: DeviceProfile) -> None:
         )
 
 
+def timed_before(table: LatencyTable | None) -> LatencyTable | None:
+    """`table` where its units were timed (or estimated) on its device, so that it can be extended.
+
+    Units of a calibrated table were not: they are timed like those that lack.
+    """
+    return table if table is not None and table.source in ("measured", "estimated") else None
+
+
 def profile_here(
     device: DeviceProfile,
     space: SearchSpace,
@@ -287,14 +295,15 @@ def _table_for(
     own = load_table(device.name) if find("latency_tables", device.name) else None
     if own is not None:
         own.check_device(device)
-    missing = missing_units(space.units(), own)
-    if own is not None and not missing:
+    if own is not None and not missing_units(space.units(), own):
         return own
+    earlier = timed_before(own)
+    missing = missing_units(space.units(), earlier)
     base = nearest_table(device, space.units()) if own is None else own
     known = base is not None and not missing_units(space.units(), base)
     if not known and profile_seconds(missing, device) <= 60 * profile_minutes:
         run = measuring(device, space.digest, report=report)
-        table = profile_here(device, space, earlier=own, run=run)
+        table = profile_here(device, space, earlier=earlier, run=run)
         write_table(table, user_folder("latency_tables") / f"{device.name}.json")
         return table
     if base is None:

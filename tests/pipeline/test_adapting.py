@@ -31,4 +31,10 @@ def test_ten_networks_make_a_table_of_this_machine(
     assert set(table.validation["baselines"]) == {"macs_constant", "nearest_device"}
     assert table.conditions["failed"] == {}
     assert main(["predict", LOCAL, "largest", "--run", "run.toml"]) == 0
-    assert "ms" in capfd.readouterr().out
+    assert f"rests on {told['source']} units" in capfd.readouterr().out
+
+    # Its units were never timed: a full profile times them all.
+    assert main(["profile", LOCAL, "--run", "run.toml", "--quick", "--quiet", "--json"]) == 0
+    measured = read_table(tmp_path / "latency_tables" / f"{LOCAL}.json")
+    assert measured.source == "measured"
+    assert all(entry.n > 20 for entry in measured.entries.values())
