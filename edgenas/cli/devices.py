@@ -26,7 +26,8 @@ def list_devices(json: Json = False) -> None:
     The error is the median of |predicted - measured| / measured over what the table's fit has not
     seen (n whole networks, where there are any); above 20 % a table is rough. Beside it stand the
     errors on the same networks of MACs x constant and of the nearest known device x constant; a
-    table that beats neither is analytic.
+    table that beats neither is analytic. An estimated table's error is against the vendor's
+    compiler, not against the chip.
     """
     from edgenas import pipeline
 

@@ -76,7 +76,7 @@ def prediction_text(facts: Mapping[str, Any]) -> str:
     """A predicted latency and its units, slowest first."""
     head = (
         f"{facts['latency_ms']:.3f} ms ({facts['low_ms']:.3f} to {facts['high_ms']:.3f}), "
-        f"{facts['origin']}; {100 * facts['measured_share']:.0f} % rests on measured units"
+        f"{facts['origin']}; {100 * facts['measured_share']:.0f} % rests on {facts['source']} units"
     )
     if "measured_ms" in facts:
         head += (

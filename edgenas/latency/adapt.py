@@ -59,14 +59,13 @@ class Adaptation:
             raise SpecError("no known table covers the networks of this space")
         self._known: Floats = np.array(columns).T
         self._groups = sorted({name for net in pool for op in net for name, _ in features(op)})
-        described = np.array([self._described(net) for net in self.pool])
+        terms = np.array([sum(map(self._terms, net)) for net in self.pool])
         self._fewshot = FewShot(
             self._known,
             chips=[p.table.device.chip for p in self.predictors],
-            features=[described],
+            features=[terms[:, len(self.predictors) :]],
         )
-        terms = [sum(map(self._terms, net)) for net in self.pool]
-        self._design: Floats = np.column_stack([np.array(terms), np.ones(len(self.pool))])
+        self._design: Floats = np.column_stack([terms, np.ones(len(self.pool))])
 
     def choose(self, n: int) -> list[int]:
         """The rows of the pool whose latency tells most of a device; see `FewShot.choose`.
@@ -171,11 +170,3 @@ class Adaptation:
         own = dict(features(op))
         known = [predictor.unit_ms(op) for predictor in self.predictors]
         return np.array([*known, *(own.get(name, 0.0) for name in self._groups)])
-
-    def _described(self, net: Lowering) -> list[float]:
-        """The network's features, summed over its units."""
-        total = dict.fromkeys(self._groups, 0.0)
-        for op in net:
-            for name, value in features(op):
-                total[name] += value
-        return list(total.values())

@@ -49,13 +49,15 @@ class Validation:
     unsteady: int
     """Networks whose last repeat still differed by more than 5 %; they count."""
     spearman: float
+    against: str = "anchors timed in the same run"
+    """What stood beside the predictions."""
     baselines: Baselines | None = None
     """What MACs x constant and the nearest known device x constant reach on these networks."""
 
     def to_json(self) -> dict[str, object]:
         """As the `validation` of a table's file."""
         return {
-            "kind": "whole networks unseen by the fit, anchors timed in the same run",
+            "kind": f"whole networks unseen by the fit, {self.against}",
             "n": len(self.networks),
             "drift": round(self.drift, 4),
             "n_anchors": self.n_anchors,

@@ -153,6 +153,11 @@ def _measured(
     from edgenas.pipeline.tables import check_here, converter_for, measuring
     from edgenas.profiling.build import time_model
 
+    if profile.is_estimated:
+        raise UsageError(
+            f"--measure times a model on hardware; {profile.name} is estimated by Vela",
+            hint="edgenas devices lists devices that can be timed",
+        )
     check_here(profile)
     run = measuring(profile, f"file-{sha256_file(path)[:12]}", quick=False, report=report)
     timing, drift = time_model(

@@ -318,6 +318,8 @@ def latency_note(name: str, table: LatencyTable) -> str:
     if table.source == "measured" and not table.rough:
         return ""
     note = f"latency on {name} is {table.source}"
+    if table.source == "estimated":
+        note += " by the vendor's compiler; how far that is off the chip is not known"
     if "calibrated_from" in table.conditions:
         note += f" from {table.conditions['calibrated_from']}"
     elif "data" in table.conditions:

@@ -96,7 +96,7 @@ def estimate_models(
             init_ms=0.0,
             first_ms=ms,
             sram_bytes=round(found["sram_bytes"]),
-            flash_bytes=round(found["flash_bytes"] + found["dram_bytes"]),
+            flash_bytes=round(found["flash_bytes"]),
         )
     if not timings:
         reason = next(iter(failed.values()), "there is nothing to estimate")

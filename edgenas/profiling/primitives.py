@@ -37,7 +37,7 @@ _LINEAR = ((64, 10), (128, 128), (256, 2), (640, 128), (1024, 1000), (1280, 1000
 
 
 def general_primitives() -> list[OpSpec]:
-    """About 150 operators of all kinds that edgenas can build alone, without repeats."""
+    """About 140 operators of all kinds that edgenas can build alone, without repeats."""
     return list(dict.fromkeys(_all()))
 
 

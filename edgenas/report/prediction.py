@@ -50,7 +50,7 @@ def _facts(facts: Mapping[str, Any]) -> str:
     beside = "" if error is None else f"median error {percent(error, 1)} on networks left out"
     rows = [
         ("predicted latency", ms(facts["latency_ms"]), f"{interval}, {facts['origin']}{rough}"),
-        ("rests on measured units", percent(facts["measured_share"], 0), beside),
+        (f"rests on {facts['source']} units", percent(facts["measured_share"], 0), beside),
     ]
     if "measured_ms" in facts:
         off = f"the prediction is {100 * facts['error']:+.1f} % off"

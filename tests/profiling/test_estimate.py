@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from edgenas.errors import DeviceError, MeasurementError, SpecError
+from edgenas.errors import DeviceError, MeasurementError, SpecError, UsageError
 from edgenas.hardware import DeviceProfile, load_device, load_device_file, vela
-from edgenas.latency import Predictor, read_table, write_table
+from edgenas.latency import Predictor, load_table, read_table, write_table
 from edgenas.profiling import (
     Converter,
     Run,
@@ -87,7 +87,7 @@ def test_a_device_that_vela_does_not_know_is_refused(tmp_path: Path, line: str, 
         f'runtime = "vela"\nprecision = "int8"\n{line}\n',
         "utf-8",
     )
-    with pytest.raises((SpecError, vela.UsageError), match=told):
+    with pytest.raises((SpecError, UsageError), match=told):
         load_device_file(path)
 
 
@@ -145,6 +145,7 @@ def test_a_table_of_estimates_predicts_time_and_memory(told: Converter, tmp_path
     assert checked.error_median < 0.01
     assert checked.noise_max == 0.0
     assert checked.drift == pytest.approx(1.0)
+    assert "against the compiler" in str(checked.to_json()["kind"])
     assert checked.baselines is not None
     assert checked.baselines.beaten_by([abs(x.error) for x in checked.networks])
     write_table(table, tmp_path / "table.json")
@@ -181,3 +182,15 @@ def test_estimated_devices_ship_one_for_each_accelerator() -> None:
     devices: list[DeviceProfile] = [load_device(name) for name in names]
     assert {d.chip for d in devices} == set(vela.ACCELERATORS)
     assert all(d.is_estimated and d.format == "tflite-int8" for d in devices)
+
+
+def test_an_estimate_is_never_called_measured(tmp_path: Path) -> None:
+    from edgenas.pipeline import predict, profile_kit
+    from edgenas.pipeline.searching import latency_note
+
+    path = min(CALIBRATION.glob("*.tflite"), key=lambda path: path.stat().st_size)
+    with pytest.raises(UsageError, match="estimated by Vela"):
+        predict(DEVICE.name, str(path), measure=True)
+    with pytest.raises(UsageError, match="needs no kit"):
+        profile_kit(DEVICE.name, tmp_path / "kit.zip", back="edgenas")
+    assert "how far that is off the chip" in latency_note(DEVICE.name, load_table(DEVICE.name))
