@@ -111,10 +111,9 @@ def tflite_graph(lowering: Lowering, *, dtype: str = "int8") -> ModelGraph:
             mean = step("MEAN", inputs, like("pool", op.in_chw))
             reduced = step("CONV_2D", [mean], conv(c, hidden, 1, 1, 1))
             gate = step("CONV_2D", [reduced], conv(hidden, c, 1, 1, 1))
-            for kind in ("ADD", "MUL"):  # the hard sigmoid
-                gate = step(kind, [gate], like("scale", (c, 1, 1)))
+            gate = step("MUL", [gate], like("scale", (c, 1, 1)))  # a hard sigmoid: 3 is in the bias
             made.append(step("MUL", [*inputs, gate], like("scale", op.out_chw)))
-            constants |= {f"{len(made)} {name}" for name in ("w1", "b1", "w2", "b2", "3", "6")}
+            constants |= {f"{len(made)} {name}" for name in ("w1", "b1", "w2", "b2", "6")}
         elif op.kind == "pool":
             made.append(step("MEAN", inputs, op))
             constants.add("axes")

@@ -90,6 +90,5 @@ def test_the_arena_of_thirty_networks_is_predicted(tmp_path: Path) -> None:
         real = allocations(files[name])["total"]
         errors[name] = micro_arena(tflite_graph(net)).total / real - 1
     assert statistics.median(map(abs, errors.values())) <= 0.01
-    # with squeeze-excite the plan is up to 6 % over: never under, where a board would fail
     assert min(errors.values()) > -0.01, min(errors.items(), key=lambda item: item[1])
-    assert max(errors.values()) < 0.08, max(errors.items(), key=lambda item: item[1])
+    assert max(errors.values()) < 0.05, max(errors.items(), key=lambda item: item[1])
