@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from edgenas.hardware import load_device, on_this_chip
 from edgenas.latency import named, write_table
 from edgenas.pipeline.devices import list_devices, show_device
@@ -14,17 +12,9 @@ from edgenas.testing.fakes import (
     INVENTED_DEVICE,
     invented_table,
     tiny_space,
-    write_invented_device,
 )
 
 LOCAL = "local-onnxruntime-fp32-t1"
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    write_invented_device(tmp_path, tiny_space())
-    return tmp_path
 
 
 def rows() -> dict[str, dict[str, object]]:

@@ -16,17 +16,9 @@ from edgenas.testing.fakes import (
     INVENTED_DEVICE,
     invented_table,
     tiny_space,
-    write_invented_device,
 )
 
 LOCAL = "local-onnxruntime-fp32-t1"
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    write_invented_device(tmp_path, tiny_space())
-    return tmp_path
 
 
 def test_a_resumed_run_reads_the_table_that_it_read_before(folder: Path) -> None:
