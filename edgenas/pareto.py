@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import read_json, write_atomic
 from edgenas.errors import ArtifactError, SpecError
@@ -25,6 +25,11 @@ from edgenas.spaces.architecture import split_line
 FRONT_SCHEMA = "edgenas.front/1"
 
 Points = Sequence[Sequence[float]]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +250,44 @@ def hypervolume(
             maximise=[d == "max" for d in directions],
         )
     )
+
+
+def improvements(points: Floats, front: Floats, reference: Floats) -> Floats:
+    """What each point alone would add to the front's hypervolume; less is better on every axis.
+
+    Args:
+        points: (n, axes).
+        front: (m, axes), in any order, dominated points among them or not.
+        reference: (axes).
+
+    Returns:
+        (n), 0 for a point that is dominated or not better than the reference.
+    """
+    import numpy as np
+
+    front = front[(front < reference).all(axis=1)]
+    room = np.prod(np.maximum(reference - points, 0.0), axis=1)
+    if not len(front):
+        return np.asarray(room)
+    if len(reference) > 2:
+        found = np.zeros(len(points))
+        directions: list[Direction] = ["min"] * len(reference)
+        for i in np.flatnonzero(room > 0):
+            # The part of the point's box that the front has already.
+            box = np.maximum(front, points[i]).tolist()
+            covered = hypervolume(box, directions, reference.tolist())
+            found[i] = max(0.0, room[i] - covered)
+        return found
+    if len(reference) == 1:
+        return np.asarray(np.maximum(front.min() - points[:, 0], 0.0))
+    # Two axes: strips between the front's places on the first, each with the best of the second.
+    front = front[np.argsort(front[:, 0], kind="stable")]
+    ends = np.append(front[1:, 0], reference[0])
+    best = np.minimum.accumulate(front[:, 1])
+    x, y = points[:, :1], points[:, 1:]
+    first = np.maximum(front[0, 0] - x, 0.0) * np.maximum(reference[1] - y, 0.0)
+    width = np.maximum(ends - np.maximum(x, front[:, 0]), 0.0)
+    return np.asarray(first[:, 0] + (width * np.maximum(best - y, 0.0)).sum(axis=1))
 
 
 def _check(points: Points, directions: Sequence[Direction]) -> None:

@@ -8,18 +8,20 @@ import math
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenas.errors import ArtifactError, SpecError
-from edgenas.objectives import parse_objectives
+from edgenas.objectives import Direction, parse_objectives
 from edgenas.pareto import (
     Candidate,
     Metric,
     ParetoFront,
     dominates,
     hypervolume,
+    improvements,
     nondominated,
 )
 from edgenas.spaces import Architecture
@@ -211,3 +213,16 @@ def test_a_space_checks_its_architectures(tmp_path: Path) -> None:
 
     with pytest.raises(ArtifactError, match="not of this space"):
         ParetoFront.read(path, parse=parse)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_an_improvement_is_the_difference_of_two_hypervolumes(axes: int) -> None:
+    rng = np.random.default_rng(axes)
+    directions: list[Direction] = ["min"] * axes
+    for m in (0, 1, 8):
+        front, points = rng.random((m, axes)) * 1.3, rng.random((40, axes)) * 1.3
+        reference = np.ones(axes)
+        before = hypervolume(front.tolist(), directions, reference)
+        for point, found in zip(points, improvements(points, front, reference), strict=True):
+            after = hypervolume([*front.tolist(), point.tolist()], directions, reference)
+            assert found == pytest.approx(after - before, abs=1e-12)

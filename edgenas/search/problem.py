@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from edgenas.errors import InfeasibleError
 from edgenas.objectives import Objective, total_violation
@@ -22,23 +23,17 @@ class Trial:
     """A trial of the study, read back from its storage.
 
     `params` has every gene, the inactive ones too. `metrics` has the cheap metrics alone where a
-    cheap bound is violated or the trial is still `pending` (running in some worker).
+    cheap bound is violated, and nothing where the trial failed or is still running in some worker.
     """
 
+    number: int
     architecture: Architecture
     params: Mapping[str, Choice]
     metrics: Mapping[str, float]
-    pending: bool = False
 
 
 History = Sequence[Trial]
-"""Finished trials in order, then pending ones; failed ones are not in it."""
-
-Propose = Callable[
-    [Choices, Sequence[Objective], History, MetricFunction, random.Random], Mapping[str, Choice]
-]
-"""A strategy of ours: a function of (space, objectives, history, cheap, rng) that names the next
-architecture by its genes. It keeps no state between calls and may call `cheap` freely."""
+"""The trials in the order of their numbers, failed and running ones too (they have no metrics)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +43,22 @@ class Problem:
     space: Choices
     objectives: tuple[Objective, ...]
     cheap: MetricFunction
-    finished: dict[int, Trial] = field(default_factory=dict, compare=False)
-    """Finished trials by number, kept so that reading the history is linear over a search."""
+    memory: dict[Any, Any] = field(default_factory=dict, compare=False)
+    """What was computed from finished trials, which never change, kept so that the time of a trial
+    does not grow with their number. Nothing depends on what is in it."""
+
+    def evaluated(self, history: History) -> list[Trial]:
+        """The trials that have every objective's metric."""
+        return [t for t in history if all(o.name in t.metrics for o in self.objectives)]
+
+    def violation(self, params: Mapping[str, Choice]) -> float:
+        """By how much the cheap bounds are exceeded (see `total_violation`); 0 is feasible."""
+        return total_violation(self.objectives, self.cheap(self.space.architecture(params)))
+
+
+Propose = Callable[[Problem, History, random.Random], Mapping[str, Choice]]
+"""A strategy of ours: names the next architecture by its genes. All it knows it reads from the
+history; it keeps no state between calls and may call `problem.cheap` freely."""
 
 
 def params_of(space: Choices, arch: Architecture, rng: random.Random) -> dict[str, Choice]:
@@ -58,27 +67,21 @@ def params_of(space: Choices, arch: Architecture, rng: random.Random) -> dict[st
     return {n: active[n] if n in active else rng.choice(v) for n, v in space.genes.items()}
 
 
-def repair(
-    space: Choices,
-    objectives: Sequence[Objective],
-    cheap: MetricFunction,
-    params: Mapping[str, Choice],
-    rng: random.Random,
-) -> dict[str, Choice]:
+def repair(problem: Problem, params: Mapping[str, Choice], rng: random.Random) -> dict[str, Choice]:
     """`params` with single choices replaced until the cheap bounds hold, or none helps any more.
 
     Genes are tried in random order and the first replacement that lowers the violation is taken,
     so that repaired architectures lie near the bounds rather than at the smallest one.
     """
-    params = dict(params)
-    violation = total_violation(objectives, cheap(space.architecture(params)))
+    space, params = problem.space, dict(params)
+    violation = problem.violation(params)
     improved = True
     while violation > 0 and improved:
         improved = False
         for name in rng.sample(sorted(space.genes), len(space.genes)):
             for value in space.genes[name]:
                 changed = {**params, name: value}
-                found = total_violation(objectives, cheap(space.architecture(changed)))
+                found = problem.violation(changed)
                 if found < violation:
                     params, violation, improved = changed, found, True
             if violation == 0:
@@ -105,7 +108,8 @@ def check_reachable(problem: Problem, rng: random.Random) -> None:
     for arch in starts[:2]:
         # Together, then each bound by itself, so that the message can say which is out of reach.
         for aims in (objectives, *([o] for o in objectives if o.name in reached[0] and o.relation)):
-            params = repair(space, aims, cheap, params_of(space, arch, rng), rng)
+            aimed = replace(problem, objectives=tuple(aims))
+            params = repair(aimed, params_of(space, arch, rng), rng)
             reached.append(cheap(space.architecture(params)))
             if total_violation(objectives, reached[-1]) == 0:
                 return

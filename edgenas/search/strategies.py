@@ -12,19 +12,24 @@ from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from edgenas.errors import SpecError
 from edgenas.plugins import lookup, names
+from edgenas.search import evolution as evolution_
 from edgenas.search import nsga2 as nsga2_
+from edgenas.search import nsga3 as nsga3_
+from edgenas.search import reinforce as reinforce_
+from edgenas.search import surrogate as surrogate_
 from edgenas.search.problem import History, Problem, Propose, Trial
 from edgenas.spaces import Choices
 
 Strategy = Callable[[Problem, int], BaseSampler]
 
 BUILTIN: Mapping[str, str] = {
-    name: f"edgenas.search.strategies:{name}" for name in ("nsga2", "tpe", "random")
+    name: f"edgenas.search.strategies:{name}"
+    for name in ("surrogate", "nsga2", "nsga3", "evolution", "reinforce", "tpe", "gp", "random")
 }
 
 
@@ -52,10 +57,8 @@ class StrategySampler(BaseSampler):
         search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
         """The genes that the strategy proposes."""
-        problem = self._problem
-        history = read_history(study, problem)
-        rng = random_.Random(self._seed)
-        return dict(self._propose(problem.space, problem.objectives, history, problem.cheap, rng))
+        history = read_history(study, self._problem)
+        return dict(self._propose(self._problem, history, random_.Random(self._seed)))
 
     def sample_independent(
         self,
@@ -68,14 +71,42 @@ class StrategySampler(BaseSampler):
         raise SpecError(f"the strategy proposed no value for {param_name!r}")
 
 
+def surrogate(problem: Problem, seed: int) -> BaseSampler:
+    """A Gaussian process and expected hypervolume; see `edgenas.search.surrogate`."""
+    return StrategySampler(surrogate_.propose, problem, seed)
+
+
 def nsga2(problem: Problem, seed: int) -> BaseSampler:
     """NSGA-II for few evaluations; see `edgenas.search.nsga2`."""
     return StrategySampler(nsga2_.propose, problem, seed)
 
 
+def nsga3(problem: Problem, seed: int) -> BaseSampler:
+    """NSGA-III for few evaluations; see `edgenas.search.nsga3`."""
+    return StrategySampler(nsga3_.propose, problem, seed)
+
+
+def evolution(problem: Problem, seed: int) -> BaseSampler:
+    """Aging evolution; see `edgenas.search.evolution`."""
+    return StrategySampler(evolution_.propose, problem, seed)
+
+
+def reinforce(problem: Problem, seed: int) -> BaseSampler:
+    """A policy-gradient controller; see `edgenas.search.reinforce`."""
+    return StrategySampler(reinforce_.propose, problem, seed)
+
+
 def tpe(problem: Problem, seed: int) -> BaseSampler:
     """Optuna's multi-objective TPE over all genes jointly, after 20 random trials."""
     return TPESampler(seed=seed % 2**32, multivariate=True, n_startup_trials=20)
+
+
+def gp(problem: Problem, seed: int) -> BaseSampler:
+    """Optuna's Gaussian process with expected hypervolume, after 20 random trials; slow.
+
+    It knows nothing of cheap metrics: it learns them like the costly ones.
+    """
+    return GPSampler(seed=seed % 2**32, n_startup_trials=20, deterministic_objective=True)
 
 
 def random(problem: Problem, seed: int) -> BaseSampler:
@@ -103,24 +134,30 @@ def distributions(space: Choices) -> dict[str, BaseDistribution]:
 
 
 def read_history(study: optuna.Study, problem: Problem) -> History:
-    """The study's trials as strategies see them: finished ones in order, then pending ones."""
-    finished, pending = [], []
+    """The study's trials as strategies see them, without those that were cut off."""
+    known: dict[int, Trial] = problem.memory.setdefault("trials", {})
     genes = len(problem.space.genes)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.RUNNING)):
-        if trial.state == TrialState.RUNNING:
-            if len(trial.params) == genes:  # one that is being made has none yet
-                pending.append(_trial(trial, problem))
-            continue
-        if trial.number not in problem.finished:
-            problem.finished[trial.number] = _trial(trial, problem)
-        finished.append(problem.finished[trial.number])
-    return finished + pending
+    found = []
+    for trial in study.get_trials(deepcopy=False):
+        number = trial.number
+        if number not in known:
+            running = trial.state == TrialState.RUNNING
+            # One that is being made has no genes yet; one that was cut off has no error.
+            if len(trial.params) < genes or not (running or _finished(trial)):
+                continue
+            read = Trial(
+                number,
+                problem.space.architecture(trial.params),
+                dict(trial.params),
+                {} if running else dict(trial.user_attrs.get("metrics", {})),
+            )
+            if running:
+                found.append(read)
+                continue
+            known[number] = read
+        found.append(known[number])
+    return found
 
 
-def _trial(trial: FrozenTrial, problem: Problem) -> Trial:
-    return Trial(
-        problem.space.architecture(trial.params),
-        dict(trial.params),
-        dict(trial.user_attrs.get("metrics", {})),
-        pending=trial.state == TrialState.RUNNING,
-    )
+def _finished(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.COMPLETE or "error" in trial.user_attrs

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edgenas.artifacts import digest, read_csv
 from edgenas.errors import SpecError, nearest
+from edgenas.search.cells import describe, read_edges
 from edgenas.spaces import Architecture, Choice
 from edgenas.spaces.architecture import split_line
 from edgenas.spaces.space import read_choice
@@ -84,6 +85,11 @@ class TabulatedSpace:
     def largest(self) -> Architecture:
         """Every choice at its dearest."""
         return self.architecture({name: values[-1] for name, values in self.genes.items()})
+
+    def descriptors(self, arch: Architecture) -> Mapping[str, float]:
+        """Where rows are cells, what they compute (see `edgenas.search.cells`); else nothing."""
+        edges = read_edges(self.genes)
+        return describe(edges, [value for _, value in arch.choices]) if edges else {}
 
     def _nearest(self, wanted: Row) -> Row:
         return min(self.rows, key=lambda row: sum(a != b for a, b in zip(row, wanted, strict=True)))

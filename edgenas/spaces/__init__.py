@@ -2,7 +2,7 @@
 
 from edgenas.spaces.architecture import Architecture, Choice
 from edgenas.spaces.ops import KEY_VERSION, Lowering, Node, OpSpec, Shape, chain, conv
-from edgenas.spaces.space import Choices, Place, SearchSpace
+from edgenas.spaces.space import Choices, Place, SearchSpace, descriptors
 
 __all__ = [
     "KEY_VERSION",
@@ -17,4 +17,5 @@ __all__ = [
     "Shape",
     "chain",
     "conv",
+    "descriptors",
 ]

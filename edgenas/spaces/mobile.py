@@ -19,6 +19,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 from edgenas.errors import SpecError, nearest
@@ -109,19 +110,9 @@ class MobileSpace:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
-    def genes(self) -> dict[str, tuple[Choice, ...]]:
+    def genes(self) -> Mapping[str, tuple[Choice, ...]]:
         """Every choice with more than one value."""
-        genes: dict[str, tuple[Choice, ...]] = {"r": self.resolutions}
-        for i, stage in enumerate(self.stages, 1):
-            genes |= {
-                f"s{i}.kind": stage.kinds,
-                f"s{i}.width": stage.widths,
-                f"s{i}.depth": stage.depths,
-            }
-            for j in range(1, stage.depths[-1] + 1):
-                genes[f"s{i}.{j}.kernel"] = stage.kernels
-                genes[f"s{i}.{j}.expand"] = stage.expands
-        return {name: values for name, values in genes.items() if len(values) > 1}
+        return _genes(self)
 
     @property
     def size(self) -> int:
@@ -266,6 +257,21 @@ class MobileSpace:
             h=h,
             w=w,
         )
+
+
+@functools.lru_cache(maxsize=64)
+def _genes(space: MobileSpace) -> Mapping[str, tuple[Choice, ...]]:
+    genes: dict[str, tuple[Choice, ...]] = {"r": space.resolutions}
+    for i, stage in enumerate(space.stages, 1):
+        genes |= {
+            f"s{i}.kind": stage.kinds,
+            f"s{i}.width": stage.widths,
+            f"s{i}.depth": stage.depths,
+        }
+        for j in range(1, stage.depths[-1] + 1):
+            genes[f"s{i}.{j}.kernel"] = stage.kernels
+            genes[f"s{i}.{j}.expand"] = stage.expands
+    return MappingProxyType({name: values for name, values in genes.items() if len(values) > 1})
 
 
 @functools.lru_cache(maxsize=64)

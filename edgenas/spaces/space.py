@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from edgenas.spaces.architecture import Architecture, Choice
 from edgenas.spaces.ops import Lowering, OpSpec, Shape
@@ -52,6 +52,19 @@ class Choices(Protocol):
 
     def largest(self) -> Architecture:
         """The one with every choice at its dearest."""
+
+
+@runtime_checkable
+class Described(Protocol):
+    """A space that can say more of an architecture than its genes do."""
+
+    def descriptors(self, arch: Architecture) -> Mapping[str, float]:
+        """Numbers that a model which learns from few architectures may read; absent means 0."""
+
+
+def descriptors(space: Choices, arch: Architecture) -> Mapping[str, float]:
+    """The architecture's descriptors, or none where the space has no more to say."""
+    return space.descriptors(arch) if isinstance(space, Described) else {}
 
 
 @dataclass(frozen=True, slots=True)
