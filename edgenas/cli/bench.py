@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -66,11 +67,16 @@ def search(
     run: Annotated[
         Path | None, typer.Option(help="A run file whose supernet and table are searched.")
     ] = None,
-    budget: Annotated[int, typer.Option(min=1, help="Trials of each search.")] = 200,
+    budget: Annotated[
+        str, typer.Option(help="Trials of each search; several, with commas, to read it off at.")
+    ] = "200",
     seeds: Annotated[int, typer.Option(min=1, help="Searches for each strategy.")] = 5,
     strategies: Annotated[
         str, typer.Option(help="Strategies to compare, with commas.")
-    ] = "nsga2,random",
+    ] = "surrogate,nsga2,random",
+    plots: Annotated[
+        Path | None, typer.Option(help="Folder for search.html and search.png.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -87,27 +93,52 @@ def search(
             accuracy=accuracy,
             latency=latency,
             run_file=run,
-            budget=budget,
+            budgets=_counts([budget], "--budget"),
             seeds=seeds,
             strategies=tuple(filter(None, strategies.split(","))),
+            plots=plots,
             report=out.report,
         )
-        rows = [
-            (
-                row["strategy"],
-                str(row["budget"]),
-                f"{row['mean']:.4f}",
-                f"{row['sd']:.4f}",
-                f"{row['low']:.4f}",
-                f"{row['high']:.4f}",
-                str(row["n"]),
-                "" if row["beats_random"] is None else f"{row['beats_random']} of {row['n']}",
-            )
-            for row in facts["summary"]
+        out.result(facts, _search_text(facts))
+
+
+def _search_text(facts: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            row["strategy"],
+            str(row["budget"]),
+            f"{row['mean']:.4f}",
+            f"{row['confidence']['low']:.4f} to {row['confidence']['high']:.4f}",
+            f"{row['low']:.4f}",
+            f"{1 - row['mean']:.4f}",
+            f"{row['igd']['mean']:.4f}",
+            "" if row["beats_random"] is None else f"{row['beats_random']} of {row['n']}",
+            f"{1000 * row['trial_s']:.0f} ms",
+            f"{100 * row['trial_share']:.0f} %",
+        )
+        for row in facts["summary"]
+    ]
+    heads = (
+        *("strategy", "trials", "mean", "95 %", "least", "regret", "IGD", "beats random"),
+        *("own time a trial", "share"),
+    )
+    needed: dict[str, list[str]] = {}
+    for row in facts["reached"]:
+        text = f"{row['mean']:.0f}" if row["reached"] == row["n"] else f">{row['mean']:.0f}"
+        needed.setdefault(row["strategy"], []).append(text if row["reached"] else "-")
+    levels = sorted({row["level"] for row in facts["reached"]})
+    return "\n".join(
+        [
+            f"{facts['problem']}: hypervolume, 1 = {facts['relative_to']}",
+            columns(heads, rows),
+            "",
+            "evaluations to reach a share of it, mean (>: not on every seed; -: on none)",
+            columns(
+                ("strategy", *(f"{level:g}" for level in levels)),
+                [(name, *texts) for name, texts in needed.items()],
+            ),
         ]
-        heads = ("strategy", "trials", "mean", "sd", "least", "most", "seeds", "beats random")
-        title = f"{facts['problem']}: hypervolume, 1 = {facts['relative_to']}"
-        out.result(facts, f"{title}\n{columns(heads, rows)}")
+    )
 
 
 @app.command("few-shot")
@@ -151,7 +182,7 @@ def few_shot(
             devices=tuple(filter(None, devices.split(","))),
             targets=tuple(filter(None, target.split(","))),
             group=group,
-            samples=[int(count) for count in _counts(samples or ["10"])],
+            samples=_counts(samples or ["10"], "--samples"),
             draws=draws,
             seed=seed,
             report=out.report,
@@ -175,7 +206,7 @@ def few_shot(
         out.result(facts, f"{title}\n{columns(heads, rows)}")
 
 
-def _counts(texts: list[str]) -> list[str]:
+def _counts(texts: list[str], option: str) -> list[int]:
     """Whole numbers above 0, from several options with commas.
 
     Raises:
@@ -184,5 +215,5 @@ def _counts(texts: list[str]) -> list[str]:
     found = [part.strip() for text in texts for part in text.split(",")]
     for part in found:
         if not (part.isascii() and part.isdigit() and int(part)):
-            raise typer.BadParameter(f"--samples {part!r} is not a whole number above 0")
-    return list(dict.fromkeys(found))
+            raise typer.BadParameter(f"{option} {part!r} is not a whole number above 0")
+    return list(dict.fromkeys(map(int, found)))

@@ -25,7 +25,7 @@ def search(
         typer.Option(parser=positive, metavar="M", help="Instead of the file's minutes."),
     ] = None,
     strategy: Annotated[
-        str | None, typer.Option(help="Instead of the file's: nsga2, tpe or random.")
+        str | None, typer.Option(help="Instead of the file's: surrogate, nsga2, ...")
     ] = None,
     json: Json = False,
     quiet: Quiet = False,

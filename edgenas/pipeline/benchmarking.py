@@ -15,6 +15,8 @@ from edgenas.objectives import directed, parse_objectives
 from edgenas.pipeline.config import RunConfig, read_config
 from edgenas.pipeline.metrics import metric_names
 
+DEFAULT_STRATEGIES = ("surrogate", "nsga2", "random")
+
 if TYPE_CHECKING:
     from edgenas.search.bench import BenchProblem
 
@@ -26,16 +28,18 @@ def bench_search(
     accuracy: str = "",
     latency: str = "",
     run_file: Path | None = None,
-    budget: int = 200,
+    budgets: Sequence[int] = (200,),
     seeds: int = 5,
-    strategies: Sequence[str] = ("nsga2", "random"),
+    strategies: Sequence[str] = DEFAULT_STRATEGIES,
+    plots: Path | None = None,
     report: Report = silent,
 ) -> dict[str, Any]:
-    """The hypervolume of each strategy's front after `budget` trials, for `seeds` seeds.
+    """The hypervolume of each strategy's front after each of the `budgets` (trials), for `seeds`.
 
     Either on the rows of a CSV `table` (with the columns that make up an architecture, and those
     of accuracy and latency), whose front is known exactly, or on the supernet, search split and
-    latency table of a run file, relative to the union of all fronts found.
+    latency table of a run file, relative to the union of all fronts found. With `plots`, pictures
+    are written to that folder.
 
     Raises:
         UsageError: neither or both of `table` and `run_file`, or columns that are not named.
@@ -49,7 +53,8 @@ def bench_search(
             hint="edgenas bench search --run run.toml, or --table CSV --architecture A,B "
             "--accuracy COLUMN --latency COLUMN",
         )
-    words = f"--budget {budget} --seeds {seeds} --strategies {','.join(strategies)}"
+    told = ",".join(map(str, budgets))
+    words = f"--budget {told} --seeds {seeds} --strategies {','.join(strategies)}"
     if table is not None:
         if not (architecture and accuracy and latency):
             raise UsageError(
@@ -61,12 +66,12 @@ def bench_search(
         )
         columns = f"--architecture {','.join(architecture)} --accuracy {accuracy}"
         command = f"edgenas bench search --table {table.name} {columns} --latency {latency} {words}"
-        return _run(problem, strategies, budget, seeds, command, report)
+        return _run(problem, strategies, budgets, seeds, command, plots, report)
     assert run_file is not None  # noqa: S101  # one of the two is set: checked above
     command = f"edgenas bench search --run {run_file.name} {words}"
     with tempfile.TemporaryDirectory(prefix="edgenas-bench-") as name:
         problem = _supernet_problem(read_config(run_file), run_file, Path(name), report)
-        return _run(problem, strategies, budget, seeds, command, report)
+        return _run(problem, strategies, budgets, seeds, command, plots, report)
 
 
 def bench_few_shot(
@@ -116,15 +121,20 @@ def bench_few_shot(
 def _run(
     problem: BenchProblem,
     strategies: Sequence[str],
-    budget: int,
+    budgets: Sequence[int],
     seeds: int,
     command: str,
+    plots: Path | None,
     report: Report,
 ) -> dict[str, Any]:
+    from edgenas.report import write_bench_plots
     from edgenas.search.bench import run_bench
 
-    result = run_bench(problem, strategies, [budget], range(seeds), command=command, report=report)
-    return result.to_table()
+    result = run_bench(problem, strategies, budgets, range(seeds), command=command, report=report)
+    document = result.to_table()
+    if plots:
+        write_bench_plots(document, plots)
+    return document
 
 
 def _supernet_problem(

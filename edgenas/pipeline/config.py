@@ -61,8 +61,9 @@ class SearchConfig:
     """Device names (`edgenas devices`); with several, write `latency_ms@DEVICE`."""
     objectives: tuple[str, ...] = ("max top1", "min latency_ms")
     """Such as `max top1`, `min latency_ms <= 2.0`, or a bound alone, `size_bytes <= 500000`."""
-    strategy: str = "nsga2"
-    """Who proposes architectures: `nsga2`, `tpe` or `random`."""
+    strategy: str = "surrogate"
+    """Who proposes architectures: `surrogate`, `nsga2`, `nsga3`, `evolution`, `reinforce`, `tpe`,
+    `gp` or `random`."""
     trials: int | None = None
     """Stop after so many trials; 200 where neither `trials` nor `minutes` is given."""
     minutes: float | None = None
@@ -167,7 +168,7 @@ class _Supernet(_Strict):
 class _Search(_Strict):
     devices: list[str] = Field(min_length=1)
     objectives: list[str] = Field(default=["max top1", "min latency_ms"], min_length=1)
-    strategy: str = "nsga2"
+    strategy: str = "surrogate"
     trials: int | None = Field(None, ge=1)
     minutes: float | None = Field(None, gt=0)
     patience: int | None = Field(None, ge=1)

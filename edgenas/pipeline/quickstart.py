@@ -63,7 +63,7 @@ def quickstart_config(data: DataConfig) -> RunConfig:
     searching = SearchConfig(
         devices=(DEVICE,),
         objectives=("max top1", "min latency_ms", "min size_bytes"),
-        strategy="nsga2",
+        strategy="surrogate",
         trials=200,
         minutes=SEARCH_MINUTES,
         images=3000,

@@ -1,5 +1,6 @@
 """Reports of a run: one HTML page, Markdown, JSON, and the front as a picture."""
 
+from edgenas.report.bench import write_bench_plots
 from edgenas.report.load import load_run
 from edgenas.report.model import RunView
 from edgenas.report.page import html
@@ -16,5 +17,6 @@ __all__ = [
     "load_run",
     "markdown",
     "prediction_html",
+    "write_bench_plots",
     "write_report",
 ]

@@ -10,9 +10,10 @@ from edgenas.search.problem import (
     Propose,
     Trial,
 )
-from edgenas.search.study import SearchResult, Stagnation, run_search
+from edgenas.search.study import FinishedTrial, SearchResult, Stagnation, run_search
 
 __all__ = [
+    "FinishedTrial",
     "History",
     "MetricFunction",
     "Problem",

@@ -42,6 +42,8 @@ from edgenas.spaces import Architecture, Choices
 if TYPE_CHECKING:
     import optuna
 
+    from edgenas.search.strategies import Strategy
+
 logger = logging.getLogger(__name__)
 
 FAILED_SHARE = 0.2
@@ -63,6 +65,22 @@ class Stagnation:
 
 
 @dataclass(frozen=True, slots=True)
+class FinishedTrial:
+    """A trial that came to its end.
+
+    `evaluated`: it has every objective's metric, since no cheap bound was violated. `seconds` is
+    what it took in all: the strategy, the metrics (nothing, where they were known) and storage.
+    """
+
+    architecture: Architecture
+    metrics: Mapping[str, float]
+    evaluated: bool
+    feasible: bool
+    seconds: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class SearchResult:
     """What a search found, over all its sessions.
 
@@ -79,6 +97,7 @@ class SearchResult:
     reference: Mapping[str, float]
     hypervolume_history: tuple[float, ...]
     stopped_because: str
+    trials: tuple[FinishedTrial, ...] = ()
 
     @property
     def hypervolume(self) -> float:
@@ -92,7 +111,7 @@ def run_search(
     *,
     cheap: MetricFunction,
     costly: MetricFunction,
-    strategy: str = "nsga2",
+    strategy: str = "surrogate",
     trials: int | None = None,
     minutes: float | None = None,
     seed: int = 0,
@@ -103,6 +122,7 @@ def run_search(
     stagnation: Stagnation | None = None,
     known: Mapping[Architecture, Mapping[str, float]] = MappingProxyType({}),
     origins: Mapping[str, str] = MappingProxyType({}),
+    injected: Mapping[str, Strategy] = MappingProxyType({}),
     report: Report = silent,
 ) -> SearchResult:
     """The feasible, undominated architectures that `strategy` finds within the budget.
@@ -125,6 +145,7 @@ def run_search(
         stagnation: when to stop although the budget is not used up.
         known: costly metrics that are known already.
         origins: the word for where each metric comes from (`predicted`, `supernet`, ...).
+        injected: further strategies by name, such as one that reads the supernet's weights.
         report: receives an event a trial.
 
     Raises:
@@ -142,7 +163,7 @@ def run_search(
         raise UsageError("a search needs a budget", hint="set trials, minutes or both")
     if (trials is not None and trials < 1) or (minutes is not None and not 0 < minutes < math.inf):
         raise UsageError(f"a search needs a positive budget: {trials=}, {minutes=}")
-    make_sampler = find_strategy(strategy)
+    make_sampler = injected.get(strategy) or find_strategy(strategy)
     problem = Problem(space, tuple(objectives), _remembered(cheap))
     check_reachable(problem, random.Random(derive_seed(seed, "reachable")))
     marks = {
@@ -184,7 +205,7 @@ class _Search:
     study: optuna.Study
     known: dict[Architecture, Mapping[str, float]]
     reference: dict[str, float]
-    finished: list[_Finished] = field(default_factory=list)
+    finished: list[FinishedTrial] = field(default_factory=list)
     first_error: Exception | None = None
     started: float = field(default_factory=time.monotonic)
     earlier_s: float = 0.0
@@ -280,7 +301,7 @@ class _Search:
         metrics = attributes.get("metrics", {})
         evaluated = all(o.name in metrics for o in self.problem.objectives)
         self.finished.append(
-            _Finished(
+            FinishedTrial(
                 arch,
                 metrics,
                 evaluated=evaluated,
@@ -402,6 +423,7 @@ class _Search:
             reference=reference,
             hypervolume_history=self.history(reference),
             stopped_because=because,
+            trials=tuple(self.finished),
         )
 
     def history(self, reference: Mapping[str, float]) -> tuple[float, ...]:
@@ -411,18 +433,6 @@ class _Search:
             changed = last.feasible or not values
             values.append(self._hypervolume(n, reference) if changed else values[-1])
         return tuple(values)
-
-
-@dataclass(frozen=True, slots=True)
-class _Finished:
-    """A finished trial as the session counts it."""
-
-    architecture: Architecture
-    metrics: Mapping[str, float]
-    evaluated: bool
-    feasible: bool
-    seconds: float
-    error: str
 
 
 class _MissingMetricError(SpecError):

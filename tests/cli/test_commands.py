@@ -115,10 +115,17 @@ def test_strategies_compared_on_a_table(folder: Path, capfd: pytest.CaptureFixtu
     rows += [f"{a},{b},{0.5 + 0.03 * a + 0.01 * b},{1 + a + b}" for a in range(8) for b in range(8)]
     Path("nets.csv").write_text("\n".join(rows) + "\n", "utf-8")
     columns = ["--architecture", "a,b", "--accuracy", "top1", "--latency", "ms"]
-    budget = ["--budget", "20", "--seeds", "2", "--quiet"]
+    budget = ["--budget", "10,20", "--seeds", "2", "--quiet", "--plots", "plots"]
     facts = document(capfd, "bench", "search", "--table", "nets.csv", *columns, *budget)
-    assert {row["strategy"] for row in facts["summary"]} == {"nsga2", "random"}
+    assert {row["strategy"] for row in facts["summary"]} == {"surrogate", "nsga2", "random"}
+    assert {row["budget"] for row in facts["summary"]} == {10, 20}
     assert all(0 < row["mean"] <= 1 for row in facts["summary"])
+    assert Path("plots/search.png").read_bytes().startswith(b"\x89PNG")
+    assert "nets.csv" in Path("plots/search.html").read_text("utf-8")
+    assert main(["bench", "search", "--table", "nets.csv", *columns, "--budget", "9,x"]) == 2
+    assert main(["bench", "search", "--table", "nets.csv", *columns, "--seeds", "2"]) == 0
+    shown = capfd.readouterr().out
+    assert "evaluations to reach" in shown
     assert main(["bench", "search", "--table", "nets.csv"]) == 2
     assert main(["bench", "search"]) == 2
 

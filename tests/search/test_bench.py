@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import gzip
 import itertools
 import json
 import random
+import time
 from pathlib import Path
 
 import pytest
 
 from edgenas.errors import SpecError, UsageError
 from edgenas.objectives import parse_objectives
-from edgenas.pareto import hypervolume
 from edgenas.search.bench import BenchProblem, run_bench, table_problem
 from edgenas.search.tabulated import read_table
 
@@ -114,6 +115,35 @@ def test_shares_of_the_exact_front(cells: Path) -> None:
     assert table["schema"] == "edgenas.bench-search/1"
     assert (table["n"], table["command"]) == (2, "edgenas bench")
     assert "optuna" in table["versions"]
+    best = summary["nsga2", 64]
+    assert best.igd.mean == pytest.approx(0)
+    assert best.confidence.low <= best.mean <= best.confidence.high
+    assert best.over_random
+    assert best.over_random.mean == pytest.approx(1 - summary["random", 64].mean)
+    needed = {(r.strategy, r.level): r for r in result.reached}
+    assert needed["nsga2", 0.99].reached == 2
+    assert needed["nsga2", 0.1].mean <= needed["nsga2", 0.99].mean <= 64
+    for strategy, budget in summary:
+        means = dict(result.curves[strategy])
+        if budget in means:
+            assert means[budget].mean == pytest.approx(summary[strategy, budget].mean)
+
+
+def test_time_and_distance_are_those_of_the_search(cells: Path) -> None:
+    """Costly metrics are counted in every search that asks for them, though evaluated once."""
+    known = table_problem(cells, architecture=["arch_str"], accuracy="top1", latency="ms")
+
+    def slow(arch):  # type: ignore[no-untyped-def]
+        time.sleep(0.004)
+        return known.costly(arch)
+
+    result = run_bench(dataclasses.replace(known, costly=slow), ["random", "nsga2"], [40], [0, 1])
+    for row in result.summary:
+        assert 0 < row.trial_share < 0.75
+        assert row.trial_s < 0.012
+        assert row.igd.mean > 0
+        assert row.at_equal_time
+        assert 0 < row.at_equal_time.mean <= row.mean + 1e-12
 
 
 def test_ones_own_problem_is_relative_to_the_union_of_fronts(cells: Path) -> None:
@@ -145,10 +175,9 @@ def test_ones_own_problem_is_relative_to_the_union_of_fronts(cells: Path) -> Non
         run_bench(hopeless, ["random"], [5], [0])
 
 
-def test_nsga2_beats_random_on_a_public_table(measurements: Path) -> None:
-    path = measurements / "nasbench201.csv.gz"
+def test_the_default_beats_random_and_nsga2_on_a_public_table(measurements: Path) -> None:
     problem = table_problem(
-        path,
+        measurements / "nasbench201.csv.gz",
         architecture=["arch_str"],
         accuracy="cifar100_test_200ep",
         latency="help_silver_4114_ms",
@@ -156,7 +185,10 @@ def test_nsga2_beats_random_on_a_public_table(measurements: Path) -> None:
     assert problem.space.size == 15625
     assert len(problem.space.genes) == 6
     assert parse_objectives(map(str, problem.objectives)) == problem.objectives
-    points = [list(problem.cheap(a).values()) for a in (problem.space.largest(),)]
-    assert hypervolume(points, ["min"], [problem.reference["log_latency"]]) >= 0
-    result = run_bench(problem, ["random", "nsga2"], [60], [0, 1, 2])
-    assert result.summary[1].beats_random == 3
+    result = run_bench(problem, ["surrogate", "nsga2", "random"], [100], range(4))
+    ours, nsga2, _ = result.summary
+    assert ours.beats_random == 4
+    assert ours.confidence.low > nsga2.mean
+    assert ours.mean > 0.98
+    assert ours.over_random
+    assert ours.over_random.low > 0
