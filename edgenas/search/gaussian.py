@@ -2,13 +2,14 @@
 
 Its covariance of two architectures is
 
-    a s + b s^2 + exp(-(1 - s) / length - |f - g|^2 / (2 reach^2)) + d <f, g> / p + noise
+    a s + b s^2 + exp(-(1 - s) / length - |f - g|^2 / (2 reach^2)) + d <f, g> / p + e u v + noise
 
-with s the share of genes on which they agree (one that is inactive in both agrees) and f, g their
-p descriptors. The first term is a linear model of the genes, which is what a once-for-all network's
-accuracy nearly is; the second adds pairs of genes; the third whatever is local. Scale and
-parameters have the greatest marginal likelihood over a grid (Rasmussen and Williams 2006, chapter
-5), found one after the other, so that nothing is random.
+with s the share of genes on which they agree (one that is inactive in both agrees), f, g their p
+descriptors and u, v what is expected of them from elsewhere. The first term is a linear model of
+the genes, which is what a once-for-all network's accuracy nearly is; the second adds pairs of
+genes; the third whatever is local; the last is linear in the expectation, and e is 0 where that
+does not help. Scale and parameters have the greatest marginal likelihood over a grid (Rasmussen
+and Williams 2006, chapter 5), found one after the other, so that nothing is random.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ Values = npt.NDArray[np.float64]
 
 GRID: Mapping[str, tuple[float, ...]] = MappingProxyType(
     {
+        "expected": (0.0, 1.0, 3.0, 10.0, 30.0),
         "linear": (0.0, 0.3, 1.0, 3.0, 10.0),
         "pairs": (0.0, 0.3, 1.0, 3.0, 10.0),
         "length": (0.1, 0.2, 0.4, 0.8),
@@ -34,7 +36,15 @@ GRID: Mapping[str, tuple[float, ...]] = MappingProxyType(
     }
 )
 START: Mapping[str, float] = MappingProxyType(
-    {"linear": 1.0, "pairs": 0.0, "length": 0.8, "reach": 1.0, "described": 1.0, "noise": 0.01}
+    {
+        "expected": 0.0,
+        "linear": 1.0,
+        "pairs": 0.0,
+        "length": 0.8,
+        "reach": 1.0,
+        "described": 1.0,
+        "noise": 0.01,
+    }
 )
 SWEEPS = 2
 MOST = 150
@@ -43,11 +53,20 @@ MOST = 150
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """Architectures as numbers: `genes` (n, one column a choice, 0 or 1), `described` (n, p)."""
+    """Architectures as numbers: `genes` (n, one column a choice, 0 or 1), `described` (n, p).
+
+    `expected` (n) is what another model expects of them, where there is one.
+    """
 
     genes: Values
     described: Values
     n_genes: int
+    expected: Values | None = None
+
+    @property
+    def hint(self) -> Values:
+        """`expected`, or zeros."""
+        return np.zeros(len(self.genes)) if self.expected is None else self.expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +76,7 @@ class _Pairs:
     equal: Values
     apart: Values
     inner: Values
+    expected: Values
 
     @classmethod
     def between(cls, one: Inputs, other: Inputs) -> _Pairs:
@@ -64,17 +84,20 @@ class _Pairs:
         squares = (one.described**2).sum(1)[:, None] + (other.described**2).sum(1)
         equal = one.genes @ other.genes.T / one.n_genes
         p = max(1, one.described.shape[1])
-        return cls(equal, np.maximum(squares - 2 * inner, 0.0) / p, inner / p)
+        expected = np.outer(one.hint, other.hint)
+        return cls(equal, np.maximum(squares - 2 * inner, 0.0) / p, inner / p, expected)
 
     def among(self, some: npt.NDArray[np.int_]) -> _Pairs:
         """Of these points alone."""
         square = np.ix_(some, some)
-        return _Pairs(self.equal[square], self.apart[square], self.inner[square])
+        parts = (self.equal, self.apart, self.inner, self.expected)
+        return _Pairs(*(part[square] for part in parts))
 
     def covariance(self, at: Mapping[str, float]) -> Values:
         local = np.exp(-(1 - self.equal) / at["length"] - self.apart / (2 * at["reach"] ** 2))
         additive = at["linear"] * self.equal + at["pairs"] * self.equal**2
-        return np.asarray(local + additive + at["described"] * self.inner, dtype=np.float64)
+        told = at["described"] * self.inner + at["expected"] * self.expected
+        return np.asarray(local + additive + told, dtype=np.float64)
 
 
 class GaussianProcess:
@@ -95,7 +118,8 @@ class GaussianProcess:
         k = _Pairs.between(inputs, self.inputs).covariance(self.at)
         p = max(1, inputs.described.shape[1])
         own = 1 + self.at["linear"] + self.at["pairs"]
-        prior = own + self.at["described"] * (inputs.described**2).sum(1) / p
+        told = self.at["described"] * (inputs.described**2).sum(1) / p
+        prior = own + told + self.at["expected"] * inputs.hint**2
         variance = np.maximum(prior - ((k @ self._inverse) * k).sum(1), 1e-9) * self._spread
         return self.mean + self.scale * (k @ self._weights), self.scale * np.sqrt(variance)
 

@@ -43,6 +43,12 @@ class Problem:
     space: Choices
     objectives: tuple[Objective, ...]
     cheap: MetricFunction
+    earlier: tuple[Trial, ...] = ()
+    """What other studies evaluated by the same costly metrics; numbered below 0. It stands before
+    the study's own trials in every history."""
+    prior: Mapping[Architecture, Mapping[str, float]] = field(default_factory=dict)
+    """Costly metrics of architectures elsewhere (other images, another supernet): a hint, whose
+    worth is for the strategy to find out."""
     memory: dict[Any, Any] = field(default_factory=dict, compare=False)
     """What was computed from finished trials, which never change, kept so that the time of a trial
     does not grow with their number. Nothing depends on what is in it."""

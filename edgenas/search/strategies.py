@@ -134,10 +134,10 @@ def distributions(space: Choices) -> dict[str, BaseDistribution]:
 
 
 def read_history(study: optuna.Study, problem: Problem) -> History:
-    """The study's trials as strategies see them, without those that were cut off."""
+    """Earlier trials, then the study's own without those that were cut off."""
     known: dict[int, Trial] = problem.memory.setdefault("trials", {})
     genes = len(problem.space.genes)
-    found = []
+    found = list(problem.earlier)
     for trial in study.get_trials(deepcopy=False):
         number = trial.number
         if number not in known:

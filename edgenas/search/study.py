@@ -24,7 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from edgenas.artifacts import derive_seed
+from edgenas.artifacts import derive_seed, digest
 from edgenas.errors import (
     EdgenasError,
     Interrupted,
@@ -35,7 +35,14 @@ from edgenas.errors import (
 from edgenas.events import Event, Report, silent
 from edgenas.objectives import Objective, check_objectives, directed, total_violation
 from edgenas.pareto import Candidate, Metric, ParetoFront, hypervolume
-from edgenas.search.problem import MetricFunction, Problem, check_reachable, infeasible
+from edgenas.search.problem import (
+    MetricFunction,
+    Problem,
+    Trial,
+    check_reachable,
+    infeasible,
+    params_of,
+)
 from edgenas.search.storage import open_study, quiet_optuna
 from edgenas.spaces import Architecture, Choices
 
@@ -84,7 +91,8 @@ class FinishedTrial:
 class SearchResult:
     """What a search found, over all its sessions.
 
-    `candidates` are the evaluated architectures, each once, in the order of their evaluation;
+    `candidates` are the evaluated architectures, each once, in the order of their evaluation, those
+    that were known before first; `n_evaluated` counts what this search evaluated itself;
     `hypervolume_history` is the front's after each finished trial, against `reference`.
     """
 
@@ -121,6 +129,7 @@ def run_search(
     reference: Mapping[str, float] | None = None,
     stagnation: Stagnation | None = None,
     known: Mapping[Architecture, Mapping[str, float]] = MappingProxyType({}),
+    prior: Mapping[Architecture, Mapping[str, float]] = MappingProxyType({}),
     origins: Mapping[str, str] = MappingProxyType({}),
     injected: Mapping[str, Strategy] = MappingProxyType({}),
     report: Report = silent,
@@ -143,7 +152,10 @@ def run_search(
         reference: the hypervolume's reference point by objective; where absent, an objective's
             bound or else the worst value evaluated.
         stagnation: when to stop although the budget is not used up.
-        known: costly metrics that are known already.
+        known: costly metrics that earlier searches evaluated: strategies and the front have them
+            from the start, at no cost.
+        prior: costly metrics of architectures on other images or another supernet; the surrogate
+            finds out what they are worth here.
         origins: the word for where each metric comes from (`predicted`, `supernet`, ...).
         injected: further strategies by name, such as one that reads the supernet's weights.
         report: receives an event a trial.
@@ -164,7 +176,9 @@ def run_search(
     if (trials is not None and trials < 1) or (minutes is not None and not 0 < minutes < math.inf):
         raise UsageError(f"a search needs a positive budget: {trials=}, {minutes=}")
     make_sampler = injected.get(strategy) or find_strategy(strategy)
-    problem = Problem(space, tuple(objectives), _remembered(cheap))
+    cheap = _remembered(cheap)
+    earlier = _earlier(space, objectives, cheap, known, seed)
+    problem = Problem(space, tuple(objectives), cheap, earlier, prior)
     check_reachable(problem, random.Random(derive_seed(seed, "reachable")))
     marks = {
         **fingerprint,
@@ -172,9 +186,11 @@ def run_search(
         "objectives": ", ".join(map(str, objectives)),
         "seed": str(seed),
         "strategy": strategy,
+        **_warm_marks(known, prior),
     }
     with quiet_optuna(), open_study(storage, objectives, marks, resume=resume) as study:
-        search = _Search(problem, costly, study, dict(known), dict(reference or {}))
+        complete = {t.architecture: known[t.architecture] for t in earlier}
+        search = _Search(problem, costly, study, complete, dict(reference or {}))
         try:
             search.reap()
             while True:
@@ -223,6 +239,27 @@ class _Search:
             if trial.state == TrialState.COMPLETE or "error" in trial.user_attrs:
                 self._finish(trial.user_attrs)
         self.earlier_s = sum(f.seconds for f in self.finished)
+
+    @property
+    def earlier(self) -> list[FinishedTrial]:
+        """What other studies evaluated, as if it had been tried here."""
+        objectives = self.problem.objectives
+        return [
+            FinishedTrial(
+                trial.architecture,
+                trial.metrics,
+                evaluated=True,
+                feasible=total_violation(objectives, trial.metrics) == 0,
+                seconds=0.0,
+                error="",
+            )
+            for trial in self.problem.earlier
+        ]
+
+    @property
+    def everything(self) -> list[FinishedTrial]:
+        """Earlier trials and this study's finished ones."""
+        return [*self.earlier, *self.finished]
 
     @property
     def elapsed_s(self) -> float:
@@ -349,7 +386,8 @@ class _Search:
             return f"{trials} trials"
         if minutes is not None and self.elapsed_s >= 60 * minutes:
             return f"{minutes:g} minutes"
-        if len({f.architecture for f in self.finished if not f.error}) >= self.problem.space.size:
+        tried = {f.architecture for f in self.everything if not f.error}
+        if len(tried) >= self.problem.space.size:
             return "every architecture of the space was tried"
         if stagnation and self.n_finished >= stagnation.minimum:
             reference = self.reference_point()
@@ -363,7 +401,7 @@ class _Search:
         """The given reference, else an objective's bound, else the worst value evaluated."""
         point = {}
         for axis in directed(self.problem.objectives):
-            values = [f.metrics for f in self.finished if f.evaluated]
+            values = [f.metrics for f in self.everything if f.evaluated]
             worst = axis.value(max(values, key=axis.loss)) if values else 0.0
             bound = worst if axis.bound is None else axis.bound
             point[axis.name] = self.reference.get(axis.name, bound)
@@ -371,7 +409,8 @@ class _Search:
 
     def _hypervolume(self, n: int, reference: Mapping[str, float]) -> float:
         axes = directed(self.problem.objectives)
-        points = [[a.value(f.metrics) for a in axes] for f in self.finished[:n] if f.feasible]
+        counted = [*self.earlier, *self.finished[:n]]
+        points = [[a.value(f.metrics) for a in axes] for f in counted if f.feasible]
         return hypervolume(
             points, [a.direction for a in axes if a.direction], [reference[a.name] for a in axes]
         )
@@ -401,11 +440,12 @@ class _Search:
             InfeasibleError: if nothing feasible was found.
         """
         objectives = self.problem.objectives
-        if not any(f.feasible for f in self.finished):
-            reached = [f.metrics for f in self.finished if f.metrics]
+        if not any(f.feasible for f in self.everything):
+            reached = [f.metrics for f in self.everything if f.metrics]
             if reached:
                 raise infeasible(objectives, reached)
-        once = {f.architecture: f.metrics for f in self.finished if f.evaluated}
+        own = {f.architecture for f in self.finished if f.evaluated}
+        once = {f.architecture: f.metrics for f in self.everything if f.evaluated}
         candidates = []
         for arch, metrics in once.items():
             cheap = self.problem.cheap(arch)
@@ -417,7 +457,7 @@ class _Search:
             tuple(candidates),
             ParetoFront(objectives, tuple(candidates), marks),
             n_trials=self.n_finished,
-            n_evaluated=len(candidates),
+            n_evaluated=len(own),
             n_failed=self.n_failed,
             elapsed_s=self.elapsed_s,
             reference=reference,
@@ -441,6 +481,38 @@ class _MissingMetricError(SpecError):
 
 _FATAL = (Interrupted, ResourceError, MemoryError, _MissingMetricError)
 """What ends a search at once rather than failing a trial."""
+
+
+def _earlier(
+    space: Choices,
+    objectives: Sequence[Objective],
+    cheap: MetricFunction,
+    known: Mapping[Architecture, Mapping[str, float]],
+    seed: int,
+) -> tuple[Trial, ...]:
+    """Known architectures as trials; those that lack an objective's metric are left out."""
+    rng = random.Random(derive_seed(seed, "earlier"))
+    trials: list[Trial] = []
+    for arch, costly in known.items():
+        metrics = {**costly, **cheap(arch)}
+        if all(o.name in metrics for o in objectives):
+            trials.append(
+                Trial(len(trials) - len(known), arch, params_of(space, arch, rng), metrics)
+            )
+    return tuple(trials)
+
+
+def _warm_marks(
+    known: Mapping[Architecture, Mapping[str, float]],
+    prior: Mapping[Architecture, Mapping[str, float]],
+) -> dict[str, str]:
+    """What a warm start adds to a study's fingerprint: trials follow from it too."""
+    told = {"known": known, "prior": prior}
+    return {
+        name: digest([[str(arch), sorted(values.items())] for arch, values in found.items()])
+        for name, found in told.items()
+        if found
+    }
 
 
 def _remembered(cheap: MetricFunction) -> MetricFunction:

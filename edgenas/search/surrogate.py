@@ -12,8 +12,8 @@ All of it is a function of the finished trials, so a killed search goes on as it
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,8 @@ from edgenas.objectives import Objective, directed, total_violation
 from edgenas.pareto import improvements
 from edgenas.search.gaussian import GaussianProcess, Inputs
 from edgenas.search.moves import Params, crossed, drawn, mutated, spread, untried
-from edgenas.search.nsga2 import offspring, survivors
-from edgenas.search.problem import History, Problem, Trial, repair
+from edgenas.search.nsga2 import offspring, ranks, survivors
+from edgenas.search.problem import History, Problem, Trial, params_of, repair
 from edgenas.spaces import Architecture, Choice, descriptors
 
 Values = npt.NDArray[np.float64]
@@ -46,20 +46,43 @@ NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
 def propose(problem: Problem, history: History, rng: random.Random) -> Mapping[str, Choice]:
     """The next architecture's genes: of the first design, then of the present batch."""
     known = problem.evaluated(history)
+    tried = {trial.architecture for trial in history}
     if len(known) < FIRST:
-        i = len(history) % FIRST
-        return untried(problem, history, lambda: spread(problem, rng, i, FIRST), rng)
+        i = len(history)
+        hints = hinted(problem) if i % 2 == 0 else []
+        for params in hints[i // 2 :]:
+            if problem.space.architecture(params) not in tried:
+                return params
+        return untried(problem, history, lambda: spread(problem, rng, i % FIRST, FIRST), rng)
     start, size = present_batch(len(known))
     known = known[:start]
     key = ("surrogate", tuple(trial.number for trial in known))
     if key not in problem.memory:
         problem.memory[key] = batch(problem, known, 2 * size)
-    tried = {trial.architecture for trial in history}
     for params in problem.memory[key]:
         if problem.space.architecture(params) not in tried:
             return dict(params)
     ranked = survivors(known, problem.objectives)
     return untried(problem, history, lambda: offspring(problem.space, ranked, rng), rng)
+
+
+def hinted(problem: Problem) -> list[Params]:
+    """Half a first design of what was best elsewhere, spread over its front."""
+    key = "surrogate hints"
+    if key not in problem.memory:
+        rng = random.Random(key)
+        elsewhere = [
+            Trial(-1, arch, params_of(problem.space, arch, rng), {**metrics, **problem.cheap(arch)})
+            for arch, metrics in problem.prior.items()
+        ]
+        front = next(ranks(problem.evaluated(elsewhere), problem.objectives), ([], []))[0]
+        axis = directed(problem.objectives)[-1]
+        front.sort(key=lambda trial: axis.loss(trial.metrics))
+        n = min(FIRST // 2, len(front))
+        places = [round(i * (len(front) - 1) / max(1, n - 1)) for i in range(n)]
+        problem.memory[key] = [dict(front[i].params) for i in places]
+    found: list[Params] = problem.memory[key]
+    return found
 
 
 def present_batch(n: int) -> tuple[int, int]:
@@ -96,6 +119,8 @@ def batch(problem: Problem, known: Sequence[Trial], n: int) -> list[Params]:
         new = drawn(problem.space, rng, lean=rng.random()) if i % 5 == 0 else None
         add(new or _child(problem, best, rng))
     for _ in range(GENERATIONS - 1):
+        if not pool:
+            return []
         gains = believed.gains(list(pool))
         ranked = [list(pool.items())[i] for i in np.argsort(-gains, kind="stable")[:PARENTS]]
         parents = [Trial(-1, arch, params, {}) for arch, params in ranked]
@@ -141,12 +166,14 @@ class _Believed:
         self.axes = directed(problem.objectives)
         free = problem.cheap(known[0].architecture)
         self.costly = [o for o in problem.objectives if o.name not in free]
-        self.reader = _Reader(problem, [trial.architecture for trial in known])
-        inputs = self.reader.inputs([trial.architecture for trial in known])
+        learned = _some(known)
+        self.reader = _Reader(problem, [trial.architecture for trial in learned])
+        archs = [trial.architecture for trial in learned]
         self.models: dict[str, tuple[_Scale, GaussianProcess]] = {}
         for objective in self.costly:
-            losses = np.array([_loss(objective, trial.metrics) for trial in known])
+            losses = np.array([_loss(objective, trial.metrics) for trial in learned])
             scale = _Scale.of(losses)
+            inputs = self.inputs(archs, objective)
             self.models[objective.name] = scale, GaussianProcess(inputs, scale.forward(losses))
         feasible = [t for t in known if total_violation(problem.objectives, t.metrics) == 0]
         self.front = np.array([[axis.loss(t.metrics) for axis in self.axes] for t in feasible])
@@ -156,18 +183,23 @@ class _Believed:
         pairs = zip(worst, bounds, strict=True)
         self.reference = np.array([w if bound is None else bound for w, bound in pairs])
 
+    def inputs(self, archs: Sequence[Architecture], objective: Objective) -> Inputs:
+        """With what is expected of the objective from elsewhere, where there is a prior."""
+        inputs = self.reader.inputs(archs)
+        prior = _prior(self.problem, objective)
+        return replace(inputs, expected=prior(archs)) if prior else inputs
+
     def outcomes(self, archs: Sequence[Architecture]) -> tuple[Values, Values]:
         """Losses (nodes, n, axes) at the quadrature's nodes, and (nodes, n) what they weigh.
 
         Costly metrics are taken to be good or bad together. What breaks a bound weighs nothing.
         """
-        inputs = self.reader.inputs(archs)
         losses = np.zeros((len(NODES), len(archs), len(self.axes)))
         weights = np.repeat((WEIGHTS / WEIGHTS.sum())[:, None], len(archs), axis=1)
         values: dict[str, Values] = {}
         for objective in self.costly:
             scale, model = self.models[objective.name]
-            mean, deviation = model.predict(inputs)
+            mean, deviation = model.predict(self.inputs(archs, objective))
             found = scale.back(mean + NODES[:, None] * deviation)
             values[objective.name] = found
             if objective.bound is not None:
@@ -201,6 +233,45 @@ class _Believed:
             found.append(i)
             front = np.vstack([front, middle[i]])
         return found
+
+
+MOST = 300
+"""Trials that a model learns from, as it costs their cube: the last ones and some of the others."""
+
+
+def _some(known: Sequence[Trial]) -> list[Trial]:
+    if len(known) <= MOST:
+        return list(known)
+    old, new = known[: -MOST // 2], known[-MOST // 2 :]
+    places = np.unique(np.linspace(0, len(old) - 1, MOST - len(new)).round().astype(int))
+    return [*(old[i] for i in places), *new]
+
+
+def _prior(
+    problem: Problem, objective: Objective
+) -> Callable[[Sequence[Architecture]], Values] | None:
+    """What the prior's architectures make one expect of others, in its standard deviations."""
+    told = [(arch, m) for arch, m in problem.prior.items() if objective.name in m]
+    if len(told) < 2:
+        return None
+    key = ("prior", objective.name)
+    if key not in problem.memory:
+        places = np.unique(np.linspace(0, len(told) - 1, MOST).round().astype(int))
+        archs = [told[i][0] for i in places]
+        losses = np.array([_loss(objective, told[i][1]) for i in places])
+        scaled = _Scale.of(losses).forward(losses)
+        reader = _Reader(problem, archs)
+        scaled = (scaled - scaled.mean()) / max(float(scaled.std()), 1e-9)
+        problem.memory[key] = reader, GaussianProcess(reader.inputs(archs), scaled), {}
+    reader, model, seen = problem.memory[key]
+
+    def expected(archs: Sequence[Architecture]) -> Values:
+        if new := [arch for arch in archs if arch not in seen]:
+            mean, _ = model.predict(reader.inputs(new))
+            seen.update(zip(new, mean.tolist(), strict=True))
+        return np.array([seen[arch] for arch in archs])
+
+    return expected
 
 
 def _expected(losses: Values, weights: Values, front: Values, reference: Values) -> Values:

@@ -216,8 +216,15 @@ def test_known_accuracies_are_not_evaluated_again() -> None:
         SPACE.architecture(dict(zip(SPACE.genes, row, strict=True))) for row in SPACE.rows
     ]
     known = {arch: {"top1": SPACE.metrics(arch)["top1"]} for arch in everything}
-    assert search(recorder, known=known).candidates == search().candidates
+    result = search(recorder, known=known)
     assert not recorder.evaluated
+    assert result.n_trials == 0
+    assert result.stopped_because == "every architecture of the space was tried"
+    assert len(result.candidates) == SPACE.size
+    some = dict(list(known.items())[::2])
+    search(recorder, known=some)
+    assert recorder.evaluated
+    assert not {*some} & {*recorder.evaluated}
 
 
 def test_origins_reach_the_front() -> None:
@@ -318,14 +325,14 @@ def test_failures_are_survived_up_to_a_fifth(tmp_path: Path) -> None:
         return recorder.costly(arch)
 
     path = tmp_path / "study.db"
-    result = search(costly=sometimes, trials=12, storage=path)
+    result = search(costly=sometimes, trials=12, storage=path, strategy="nsga2")
     assert 0 < result.n_failed <= 2
     assert result.n_trials == 12
     errors = [t[3]["error"] for t in stored(path) if "error" in t[3]]
     assert errors == ["RuntimeError: lost"] * result.n_failed
     again = tmp_path / "again.db"
     for trials in (5, 12):
-        search(costly=sometimes, trials=trials, storage=again, resume=True)
+        search(costly=sometimes, trials=trials, storage=again, resume=True, strategy="nsga2")
     assert stored(again) == stored(path)
 
 
