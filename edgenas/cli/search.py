@@ -27,6 +27,10 @@ def search(
     strategy: Annotated[
         str | None, typer.Option(help="Instead of the file's: surrogate, nsga2, ...")
     ] = None,
+    warm_start: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RUN", help="An earlier run whose trials may be used; repeatable."),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -43,7 +47,13 @@ def search(
 
     with output(json=json, quiet=quiet, resume=again("--resume")) as out:
         run = pipeline.open_run(
-            run_file, runs=runs, name=name, trials=trials, minutes=minutes, strategy=strategy
+            run_file,
+            runs=runs,
+            name=name,
+            trials=trials,
+            minutes=minutes,
+            strategy=strategy,
+            warm_start=warm_start,
         )
         result = pipeline.search(
             run.config, run.folder, resume=resume, fresh=fresh, report=out.report

@@ -75,6 +75,8 @@ class SearchConfig:
     """Images of the search split that accuracy is read from; default: all."""
     recalibration_images: int = 2000
     """Training images that renew the BatchNorm statistics of each candidate."""
+    warm_start: tuple[str, ...] = ()
+    """Earlier runs (names below the folder of runs, or paths) whose trials this search may use."""
     profile_minutes: float = 10.0
     """Time units that a table of this machine lacks, if it takes at most so long; 0: never."""
 
@@ -174,9 +176,10 @@ class _Search(_Strict):
     patience: int | None = Field(None, ge=1)
     images: int | None = Field(None, ge=1)
     recalibration_images: int = Field(2000, ge=1)
+    warm_start: list[str] = []
     profile_minutes: float = Field(10.0, ge=0)
 
-    @field_validator("devices", "objectives")
+    @field_validator("devices", "objectives", "warm_start")
     @classmethod
     def _distinct(cls, values: list[str]) -> list[str]:
         for value in values:
@@ -260,7 +263,10 @@ def read_config(path: Path) -> RunConfig:
 def from_table(table: Mapping[str, Any]) -> RunConfig:
     """The value that a checked table holds; what `write_config` writes."""
     search, export = dict(table["search"]), dict(table.get("export", {}))
-    for section, keys in ((search, ("devices", "objectives")), (export, ("formats",))):
+    for section, keys in (
+        (search, ("devices", "objectives", "warm_start")),
+        (export, ("formats",)),
+    ):
         section.update({key: tuple(section[key]) for key in keys if key in section})
     name = table.get("name")
     return RunConfig(

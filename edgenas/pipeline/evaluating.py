@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from edgenas.supernet import Supernet
 
 
+REVISION = 1
+"""Grows when the same network on the same images would be told another accuracy."""
+
+
 @dataclass(frozen=True)
 class Evaluator:
     """`top1` on (a part of) the search split, inherited weights, BatchNorm recalibrated."""
@@ -46,4 +50,4 @@ def evaluator(supernet: Supernet, data: DataSet, config: RunConfig) -> Evaluator
     inner = SupernetEvaluator(
         supernet, data, n_recalibration=config.search.recalibration_images, seed=seed
     )
-    return Evaluator(inner, n, digest([n, config.search.recalibration_images, seed]))
+    return Evaluator(inner, n, digest([REVISION, n, config.search.recalibration_images, seed]))

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ def open_run(
     trials: int | None = None,
     minutes: float | None = None,
     strategy: str | None = None,
+    warm_start: Sequence[str] | None = None,
 ) -> Run:
     """The run that a run file describes, with settings from the command line in place of its own.
 
@@ -68,6 +69,8 @@ def open_run(
         search = replace(search, trials=trials, minutes=minutes)
     if strategy is not None:
         search = replace(search, strategy=strategy)
+    if warm_start:
+        search = replace(search, warm_start=tuple(warm_start))
     chosen = run_name(name or config.name or run_file.stem)
     return Run(runs / chosen, replace(config, search=search, name=chosen))
 

@@ -19,6 +19,7 @@ from edgenas.hardware import DeviceProfile, load_device
 from edgenas.objectives import Objective, parse_objectives, total_violation
 from edgenas.pareto import Candidate, Metric, ParetoFront
 from edgenas.pipeline.config import SHIPPED, RunConfig, write_config
+from edgenas.pipeline.knowing import CACHE, TRIALS_SCHEMA, Cache, warm_start
 from edgenas.pipeline.metrics import CheapMetrics, check_energy, metric_names
 from edgenas.pipeline.runs import RESULT_SCHEMA, Outcome, clear, locked, seal
 from edgenas.pipeline.selection import choose
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from edgenas.search import SearchResult
     from edgenas.supernet import Supernet, SupernetInfo
 
-TRIALS_SCHEMA = "edgenas.trials/1"
 PROVENANCE_SCHEMA = "edgenas.provenance/1"
 
 
@@ -57,12 +57,19 @@ class Opened:
     cheap: CheapMetrics
 
     @property
-    def parents(self) -> dict[str, str]:
-        """The digests that everything made here rests on."""
+    def rests_on(self) -> dict[str, str]:
+        """The digests that an accuracy rests on."""
         return {
             "supernet": self.info.digest,
             "space": self.supernet.space.digest,
             "data": self.data.digest,
+        }
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """The digests that everything made here rests on."""
+        return {
+            **self.rests_on,
             **{f"table {name}": table.digest for name, table in self.tables.items()},
         }
 
@@ -107,12 +114,18 @@ def search(
         run = open_stages(config, folder, resume=resume, report=report)
         write_config(folder / "run.toml", config)
         evaluate = evaluator(run.supernet, run.data, config)
+        rests_on = {**run.rests_on, "images": evaluate.digest}
+        told = warm_start(
+            config.search.warm_start, run.supernet.space, rests_on, runs=folder.parent
+        )
         patience = config.search.patience
         found = run_search(
             run.supernet.space,
             objectives,
             cheap=run.cheap,
-            costly=evaluate,
+            costly=Cache(folder.parent / CACHE, rests_on).wrapped(evaluate),
+            known=told.known,
+            prior=told.prior,
             strategy=config.search.strategy,
             trials=config.max_trials,
             minutes=config.search.minutes,
@@ -120,13 +133,13 @@ def search(
             seed=config.seed,
             storage=study,
             resume=resume,
-            fingerprint={**run.parents, "images": str(evaluate.digest)},
+            fingerprint={**run.parents, "images": evaluate.digest},
             report=report,
         )
         candidates = tuple(_explained(run, c, n=evaluate.n_images) for c in found.candidates)
         front = ParetoFront(objectives, candidates, run.parents)
         front.write(folder / "front.json")
-        _write_trials(folder / "trials.json", candidates, found, front)
+        _write_trials(folder / "trials.json", candidates, found, front, rests_on)
         chosen = choose(front, config.export.top)
         exported = export_candidates(run, chosen, report=report)
         exported = measure_exports(run, exported, report=report)
@@ -150,7 +163,8 @@ def search(
         write_report(folder)
         seal(folder)
         report(Event("report", 1, 1, str(folder / "report.html")))
-        return Outcome(folder, document, exported.failures, _notes(run), exported.exit_code)
+        notes = (*told.notes, *_notes(run))
+        return Outcome(folder, document, exported.failures, notes, exported.exit_code)
 
 
 def open_stages(
@@ -242,7 +256,11 @@ def _explained(run: Opened, candidate: Candidate, *, n: int) -> Candidate:
 
 
 def _write_trials(
-    path: Path, candidates: Sequence[Candidate], found: SearchResult, front: ParetoFront
+    path: Path,
+    candidates: Sequence[Candidate],
+    found: SearchResult,
+    front: ParetoFront,
+    rests_on: Mapping[str, str],
 ) -> None:
     trials = [
         {
@@ -254,7 +272,13 @@ def _write_trials(
         for number, candidate in enumerate(candidates)
     ]
     write_json(
-        path, {"schema": TRIALS_SCHEMA, "trials": trials, "reference": dict(found.reference)}
+        path,
+        {
+            "schema": TRIALS_SCHEMA,
+            "trials": trials,
+            "reference": dict(found.reference),
+            "parents": dict(rests_on),
+        },
     )
 
 

@@ -1,0 +1,53 @@
+"""A second search on the same supernet: nothing is evaluated twice, and what is known is used."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgenas.cli.main import main
+from edgenas.testing.fakes import INVENTED_DEVICE, tiny_space, write_invented_device, write_tiny_run
+
+
+def searched(capfd: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    capfd.readouterr()
+    code = main(["search", "tiny.toml", "--quiet", "--json", *arguments])
+    told = capfd.readouterr()
+    assert code == 0, told.err
+    found: dict[str, Any] = json.loads(told.out)
+    return found
+
+
+def test_accuracies_are_kept_for_the_next_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_invented_device(tmp_path, tiny_space())
+    write_tiny_run(tmp_path, device=INVENTED_DEVICE, trials=12).rename("tiny.toml")
+    first = searched(capfd, "--name", "first")
+    checkpoint = tmp_path / "runs" / "first" / "supernet" / "supernet.safetensors"
+    text = Path("tiny.toml").read_text("utf-8")
+    Path("tiny.toml").write_text(f'{text}\n[supernet]\ncheckpoint = "{checkpoint}"\n', "utf-8")
+
+    def count() -> int:
+        connection = sqlite3.connect("runs/evaluations.db")
+        try:
+            return int(connection.execute("SELECT COUNT(*) FROM evaluations").fetchone()[0])
+        finally:
+            connection.close()
+
+    assert count() == first["evaluated"]
+    again = searched(capfd, "--name", "again")
+    assert count() == first["evaluated"], "the same seed asks for the same networks"
+    assert again["front"] == first["front"]
+    warm = searched(capfd, "--name", "warm", "--warm-start", "first", "--trials", "4")
+    assert warm["evaluated"] <= 4
+    assert warm["hypervolume"] >= first["hypervolume"] * (1 - 1e-9)
+    tried = json.loads(Path("runs/warm/trials.json").read_text("utf-8"))["trials"]
+    assert len(tried) > 4
+    assert main(["search", "tiny.toml", "--name", "x", "--warm-start", "none", "--quiet"]) == 3
+    assert "no run 'none'" in capfd.readouterr().err
