@@ -271,11 +271,12 @@ def improvements(points: Floats, front: Floats, reference: Floats) -> Floats:
         return np.asarray(room)
     if len(reference) > 2:
         found = np.zeros(len(points))
-        directions: list[Direction] = ["min"] * len(reference)
+        import moocore
+
+        _check([*points.tolist(), *front.tolist()], ["min"] * len(reference))
         for i in np.flatnonzero(room > 0):
             # The part of the point's box that the front has already.
-            box = np.maximum(front, points[i]).tolist()
-            covered = hypervolume(box, directions, reference.tolist())
+            covered = moocore.hypervolume(np.maximum(front, points[i]), ref=reference)
             found[i] = max(0.0, room[i] - covered)
         return found
     if len(reference) == 1:

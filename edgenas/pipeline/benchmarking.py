@@ -45,8 +45,11 @@ def bench_search(
         UsageError: neither or both of `table` and `run_file`, or columns that are not named.
         SpecError: the table or the run file is wrong.
     """
+    from edgenas.report import require_plots
     from edgenas.search.bench import table_problem
 
+    if plots:
+        require_plots()
     if (table is None) == (run_file is None):
         raise UsageError(
             "give either a table of evaluated architectures or a run file",

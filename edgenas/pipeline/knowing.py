@@ -15,15 +15,18 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgenas.artifacts import digest, io_errors, read_json
+from edgenas.artifacts import digest, io_errors
 from edgenas.errors import ArtifactError, ResourceError, SpecError, UsageError
 from edgenas.pipeline.metrics import COSTLY
 from edgenas.pipeline.runs import find_run
 from edgenas.spaces import Architecture, SearchSpace
 
+if TYPE_CHECKING:
+    from edgenas.report.model import Evaluated
+
 CACHE = "evaluations.db"
-TRIALS_SCHEMA = "edgenas.trials/1"
 
 Metrics = Mapping[str, float]
 
@@ -119,6 +122,8 @@ def warm_start(
         SpecError: there is no such run, or it tells nothing of this space.
         ArtifactError: its `trials.json` is damaged.
     """
+    from edgenas.report import read_trials
+
     known: dict[Architecture, Metrics] = {}
     prior: dict[Architecture, Metrics] = {}
     notes = []
@@ -132,38 +137,26 @@ def warm_start(
                 f"search.warm_start: {path.parent} has no finished search",
                 hint="finish it with --resume, or leave it out",
             )
-        told = _trials(path, space)
-        if not told.metrics:
+        trials, rests_on = read_trials(path)
+        told = dict(_of_space(trials, space))
+        if not told:
             raise SpecError(
                 f"search.warm_start: no trial of {path.parent} is an architecture of this space",
                 hint="name a run that searched the same space",
             )
-        same = told.parents == dict(parents)
-        (known if same else prior).update(told.metrics)
+        same = dict(rests_on) == dict(parents)
+        (known if same else prior).update(told)
         what = "known: same supernet and images" if same else "hints: another supernet or images"
-        notes.append(f"warm start from {path.parent}: {len(told.metrics)} trials, {what}")
+        notes.append(f"warm start from {path.parent}: {len(told)} trials, {what}")
     return WarmStart(known, prior, tuple(notes))
 
 
-@dataclass(frozen=True)
-class _Told:
-    parents: Mapping[str, str]
-    metrics: Mapping[Architecture, Metrics]
-
-
-def _trials(path: Path, space: SearchSpace) -> _Told:
-    table = read_json(path, schema=TRIALS_SCHEMA)
-    found: dict[Architecture, Metrics] = {}
-    try:
-        for row in table["trials"]:
-            try:
-                arch = space.parse(row["architecture"])
-            except SpecError:
-                continue  # of another space
-            metrics = {n: float(row["metrics"][n]["value"]) for n in COSTLY if n in row["metrics"]}
-            if metrics and all(map(math.isfinite, metrics.values())):
-                found[arch] = metrics
-        parents = {str(k): str(v) for k, v in table.get("parents", {}).items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ArtifactError(f"{path}: {type(error).__name__}: {error}") from error
-    return _Told(parents, found)
+def _of_space(
+    trials: Sequence[Evaluated], space: SearchSpace
+) -> Iterator[tuple[Architecture, Metrics]]:
+    """The costly metrics of the trials that are architectures of `space`."""
+    for trial in trials:
+        metrics = {name: trial.metrics[name].value for name in COSTLY if name in trial.metrics}
+        with contextlib.suppress(SpecError):  # of another space
+            if metrics:
+                yield space.parse(trial.architecture), metrics

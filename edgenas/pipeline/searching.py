@@ -19,7 +19,7 @@ from edgenas.hardware import DeviceProfile, load_device
 from edgenas.objectives import Objective, parse_objectives, total_violation
 from edgenas.pareto import Candidate, Metric, ParetoFront
 from edgenas.pipeline.config import SHIPPED, RunConfig, write_config
-from edgenas.pipeline.knowing import CACHE, TRIALS_SCHEMA, Cache, warm_start
+from edgenas.pipeline.knowing import CACHE, Cache, warm_start
 from edgenas.pipeline.metrics import CheapMetrics, check_energy, metric_names
 from edgenas.pipeline.runs import RESULT_SCHEMA, Outcome, clear, locked, seal
 from edgenas.pipeline.selection import choose
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from edgenas.search import SearchResult
     from edgenas.supernet import Supernet, SupernetInfo
 
+TRIALS_SCHEMA = "edgenas.trials/1"
 PROVENANCE_SCHEMA = "edgenas.provenance/1"
 
 

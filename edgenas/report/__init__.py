@@ -1,7 +1,7 @@
 """Reports of a run: one HTML page, Markdown, JSON, and the front as a picture."""
 
-from edgenas.report.bench import write_bench_plots
-from edgenas.report.load import load_run
+from edgenas.report.bench import require_plots, write_bench_plots
+from edgenas.report.load import load_run, read_trials
 from edgenas.report.model import RunView
 from edgenas.report.page import html
 from edgenas.report.picture import front_svg
@@ -17,6 +17,8 @@ __all__ = [
     "load_run",
     "markdown",
     "prediction_html",
+    "read_trials",
+    "require_plots",
     "write_bench_plots",
     "write_report",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,21 @@ def write_bench_plots(document: Mapping[str, Any], folder: Path) -> tuple[Path, 
     Raises:
         ResourceError: matplotlib is not installed; the folder cannot be written.
     """
+    require_plots()
     folder.mkdir(parents=True, exist_ok=True)
     page, picture = folder / "search.html", folder / "search.png"
     write_atomic(page, _page(document))
     _draw(document, picture)
     return page, picture
+
+
+def require_plots() -> None:
+    """Raises `ResourceError` where matplotlib is not installed: ask before a long benchmark."""
+    if find_spec("matplotlib") is None:
+        raise ResourceError(
+            "PNG plots need matplotlib, which is not installed",
+            hint="pip install 'edgenas[plots]', or leave out --plots",
+        )
 
 
 def _title(document: Mapping[str, Any]) -> str:
@@ -87,14 +98,9 @@ def _page(document: Mapping[str, Any]) -> str:
 
 
 def _draw(document: Mapping[str, Any], path: Path) -> None:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ResourceError(
-            "PNG plots need matplotlib, which is not installed",
-            hint="pip install 'edgenas[plots]'",
-        ) from None
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 5.5), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()

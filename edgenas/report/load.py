@@ -84,6 +84,7 @@ class _Trial(_Part):
 class _Trials(_Part):
     trials: list[_Trial]
     reference: dict[str, float] = {}
+    parents: dict[str, str] = {}
 
 
 class _Export(_Part):
@@ -251,6 +252,16 @@ def load_run(run: Path) -> RunView:
         notes=_notes(provenance),
         version=edgenas.__version__,
     )
+
+
+def read_trials(path: Path) -> tuple[tuple[Evaluated, ...], Mapping[str, str]]:
+    """The trials in `trials.json`, and by digest what their accuracies rest on.
+
+    Raises:
+        ArtifactError: damaged, or of another version.
+    """
+    trials = _valid(path, read_json(path, schema=TRIALS_SCHEMA), _Trials)
+    return _evaluated(path, trials.trials), trials.parents
 
 
 def _read(path: Path, schema: str, kind: type[_T]) -> _T | None:

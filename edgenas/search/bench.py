@@ -7,7 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from edgenas.events import Event, Report, silent
 from edgenas.objectives import Objective, directed
 from edgenas.pareto import hypervolume, nondominated
 from edgenas.search.problem import MetricFunction
-from edgenas.search.strategies import Strategy
 from edgenas.search.study import SearchResult, run_search
 from edgenas.search.tabulated import read_table
 from edgenas.spaces import Architecture, Choices
@@ -40,8 +39,7 @@ class BenchProblem:
 
     `reference` is the hypervolume's reference point by objective. `front` has the directed
     objectives' values of the exact front, where every architecture is known; else results are
-    relative to the union of all fronts that were found. `strategies` adds some that only this
-    problem has.
+    relative to the union of all fronts that were found.
     """
 
     name: str
@@ -51,7 +49,6 @@ class BenchProblem:
     costly: MetricFunction
     reference: Mapping[str, float]
     front: tuple[tuple[float, ...], ...] | None = None
-    strategies: Mapping[str, Strategy] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +246,6 @@ def run_bench(
             cheap=problem.cheap,
             costly=costly,
             strategy=strategy,
-            injected=problem.strategies,
             trials=max(budgets),
             seed=seed,
             reference=problem.reference,

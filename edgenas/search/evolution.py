@@ -10,11 +10,13 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
-from edgenas.search.moves import Params, mutated, spread, untried
+from edgenas.search.moves import Params, designed, mutated, untried
 from edgenas.search.nsga2 import survivors
 from edgenas.search.problem import History, Problem
 from edgenas.spaces import Choice
 
+FIRST = 20
+"""Trials of the first design."""
 POPULATION = 40
 TOURNAMENT = 10
 """Members of the population that are drawn for one parent."""
@@ -23,12 +25,10 @@ TOURNAMENT = 10
 def propose(problem: Problem, history: History, rng: random.Random) -> Mapping[str, Choice]:
     """The next architecture's genes: of the first population, then a mutated parent."""
     population = problem.evaluated(history)[-POPULATION:]
-    first = len(history) < POPULATION // 2 or not population
+    if len(history) < FIRST or not population:
+        return designed(problem, history, rng, FIRST)
 
     def make() -> Params:
-        if first:
-            i = rng.randrange(2, POPULATION) if history else 0
-            return spread(problem, rng, i, POPULATION)
         drawn = rng.sample(population, min(TOURNAMENT, len(population)))
         return mutated(problem.space, survivors(drawn, problem.objectives)[0].params, rng)
 

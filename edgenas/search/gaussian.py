@@ -108,7 +108,7 @@ class GaussianProcess:
         self.mean, self.scale = float(y.mean()), max(float(y.std()), 1e-9)
         target = (y - self.mean) / self.scale
         pairs = _Pairs.between(inputs, inputs)
-        some = np.unique(np.linspace(0, len(y) - 1, MOST).round().astype(int))
+        some = np.array(evenly(len(y), MOST))
         self.at = _likeliest(pairs.among(some), target[some])
         _, self._inverse, self._spread = _evidence(pairs, target, self.at)
         self._weights = self._inverse @ target
@@ -122,6 +122,12 @@ class GaussianProcess:
         prior = own + told + self.at["expected"] * inputs.hint**2
         variance = np.maximum(prior - ((k @ self._inverse) * k).sum(1), 1e-9) * self._spread
         return self.mean + self.scale * (k @ self._weights), self.scale * np.sqrt(variance)
+
+
+def evenly(n: int, most: int) -> list[int]:
+    """At most `most` of the places 0 to n - 1, first and last among them, evenly spread."""
+    places: list[int] = np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int)).tolist()
+    return places
 
 
 def _likeliest(pairs: _Pairs, target: Values) -> dict[str, float]:

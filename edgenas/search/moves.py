@@ -52,6 +52,12 @@ def spread(problem: Problem, rng: random.Random, i: int, n: int) -> Params:
     return repair(problem, min(found, key=distance), rng)
 
 
+def designed(problem: Problem, history: History, rng: random.Random, n: int) -> Params:
+    """The next member of a first design of `n` that is new and meets the cheap bounds."""
+    i = len(history) % n
+    return untried(problem, history, lambda: spread(problem, rng, i, n), rng)
+
+
 def crossed(space: Choices, mother: Trial, father: Trial, rng: random.Random) -> Params:
     """Each gene of one of the two."""
     return {name: rng.choice((mother, father)).params[name] for name in space.genes}

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from edgenas.objectives import Objective, directed, total_violation
 from edgenas.pareto import nondominated
-from edgenas.search.moves import Params, crossed, drawn, mutated, spread, untried
+from edgenas.search.moves import Params, crossed, designed, mutated, untried
 from edgenas.search.problem import History, Problem, Trial
 from edgenas.spaces import Choice, Choices
 
@@ -24,7 +24,7 @@ CROSSOVER = 0.9
 """Share of offspring with two parents."""
 
 Rank = Callable[[Sequence[Trial], Sequence[Objective]], list[Trial]]
-"""Orders trials, best first."""
+"""The best `POPULATION` trials, best first."""
 
 
 def propose(problem: Problem, history: History, rng: random.Random) -> Mapping[str, Choice]:
@@ -34,27 +34,22 @@ def propose(problem: Problem, history: History, rng: random.Random) -> Mapping[s
 
 def bred(problem: Problem, history: History, rng: random.Random, rank: Rank) -> Params:
     """A member of the first population, then offspring of the best `POPULATION` by `rank`."""
-    space, parents = problem.space, problem.evaluated(history)
+    parents = problem.evaluated(history)
     if len(history) < POPULATION or len(parents) < 2:
-        params = spread(problem, rng, len(history) % POPULATION, POPULATION)
-        new = all(space.architecture(params) != trial.architecture for trial in history)
-        if new and problem.violation(params) == 0:
-            return params
-    ranked = rank(parents, problem.objectives)[:POPULATION]
-
-    def make() -> Params:
-        return offspring(space, ranked, rng) if len(ranked) > 1 else drawn(space, rng)
-
-    return untried(problem, history, make, rng)
+        return designed(problem, history, rng, POPULATION)
+    ranked = rank(parents, problem.objectives)
+    return untried(problem, history, lambda: offspring(problem.space, ranked, rng), rng)
 
 
-def offspring(space: Choices, ranked: Sequence[Trial], rng: random.Random) -> Params:
+def offspring(
+    space: Choices, ranked: Sequence[Trial], rng: random.Random, *, crossover: float = CROSSOVER
+) -> Params:
     """A child of two tournament winners: uniform crossover, then mutation.
 
     `ranked` is best first, so the winner of a tournament is the one that stands earlier.
     """
     mother, father = (ranked[min(rng.randrange(len(ranked)) for _ in range(2))] for _ in "12")
-    if rng.random() >= CROSSOVER:
+    if rng.random() >= crossover:
         father = mother
     return mutated(space, crossed(space, mother, father, rng), rng)
 

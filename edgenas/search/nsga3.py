@@ -6,6 +6,7 @@ spread over all objectives and not by crowding, which is meant for three objecti
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ def survivors(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list[
 def reference_directions(axes: int) -> Iterator[tuple[float, ...]]:
     """At least `POPULATION` points of the unit simplex, evenly spread (Das and Dennis 1998)."""
     parts = 1
-    while _count(axes, parts) < POPULATION and axes > 1:
+    while axes > 1 and math.comb(axes + parts - 1, parts) < POPULATION:
         parts += 1
 
     def split(left: int, n: int) -> Iterator[tuple[int, ...]]:
@@ -55,12 +56,6 @@ def reference_directions(axes: int) -> Iterator[tuple[float, ...]]:
 
     for shares in split(parts, axes):
         yield tuple(share / parts for share in shares)
-
-
-def _count(axes: int, parts: int) -> int:
-    from math import comb
-
-    return comb(axes + parts - 1, parts)
 
 
 def _niched(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from edgenas.errors import InfeasibleError
-from edgenas.objectives import Objective, total_violation
+from edgenas.objectives import Objective, directed, total_violation
 from edgenas.spaces import Architecture, Choice, Choices
 
 MetricFunction = Callable[[Architecture], Mapping[str, float]]
@@ -65,6 +65,17 @@ class Problem:
 Propose = Callable[[Problem, History, random.Random], Mapping[str, Choice]]
 """A strategy of ours: names the next architecture by its genes. All it knows it reads from the
 history; it keeps no state between calls and may call `problem.cheap` freely."""
+
+
+def reference_point(
+    objectives: Sequence[Objective], evaluated: Sequence[Mapping[str, float]]
+) -> dict[str, float]:
+    """By directed objective its bound, or else the worst value among the evaluated metrics."""
+    point = {}
+    for axis in directed(objectives):
+        worst = axis.value(max(evaluated, key=axis.loss)) if evaluated else 0.0
+        point[axis.name] = worst if axis.bound is None else axis.bound
+    return point
 
 
 def params_of(space: Choices, arch: Architecture, rng: random.Random) -> dict[str, Choice]:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgenas.objectives import Objective, directed
-from edgenas.search.moves import Params, spread, untried
+from edgenas.search.moves import Params, designed, untried
 from edgenas.search.problem import History, Problem, Trial
 from edgenas.spaces import Choice
 
@@ -29,7 +29,7 @@ FIRST = 20
 STEPS = 40
 """Gradient steps on the whole history."""
 RATE = 0.5
-ENTROPY = 0.1
+ENTROPY = 0.3
 """Weight of the policy's entropy, which keeps genes open that say nothing."""
 
 
@@ -37,9 +37,7 @@ def propose(problem: Problem, history: History, rng: random.Random) -> Mapping[s
     """The next architecture's genes: of the first design, then drawn from a policy."""
     known = problem.evaluated(history)
     if len(known) < FIRST:
-        return untried(
-            problem, history, lambda: spread(problem, rng, len(history) % FIRST, FIRST), rng
-        )
+        return designed(problem, history, rng, FIRST)
     policy = learned(problem, known, rewards(problem.objectives, known, problem, rng))
 
     def make() -> Params:
@@ -91,12 +89,11 @@ def learned(problem: Problem, known: Sequence[Trial], reward: Values) -> dict[st
             if gene in active_genes:
                 taken[row, values.index(active_genes[gene])] = 1.0
         active = taken.sum(1)
-        n = max(1.0, float(active.sum()))
         logits = np.zeros(len(values))
         for _ in range(STEPS):
             p = np.exp(logits - logits.max())
             p /= p.sum()
-            gradient = (advantage @ taken - (advantage @ active) * p) / n
+            gradient = (advantage @ taken - (advantage @ active) * p) / len(known)
             surprise = np.log(np.maximum(p, 1e-12))
             gradient -= ENTROPY * p * (surprise - p @ surprise)
             logits += RATE * len(values) * gradient

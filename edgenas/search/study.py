@@ -42,14 +42,13 @@ from edgenas.search.problem import (
     check_reachable,
     infeasible,
     params_of,
+    reference_point,
 )
 from edgenas.search.storage import open_study, quiet_optuna
 from edgenas.spaces import Architecture, Choices
 
 if TYPE_CHECKING:
     import optuna
-
-    from edgenas.search.strategies import Strategy
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +130,6 @@ def run_search(
     known: Mapping[Architecture, Mapping[str, float]] = MappingProxyType({}),
     prior: Mapping[Architecture, Mapping[str, float]] = MappingProxyType({}),
     origins: Mapping[str, str] = MappingProxyType({}),
-    injected: Mapping[str, Strategy] = MappingProxyType({}),
     report: Report = silent,
 ) -> SearchResult:
     """The feasible, undominated architectures that `strategy` finds within the budget.
@@ -157,7 +155,6 @@ def run_search(
         prior: costly metrics of architectures on other images or another supernet; the surrogate
             finds out what they are worth here.
         origins: the word for where each metric comes from (`predicted`, `supernet`, ...).
-        injected: further strategies by name, such as one that reads the supernet's weights.
         report: receives an event a trial.
 
     Raises:
@@ -175,7 +172,7 @@ def run_search(
         raise UsageError("a search needs a budget", hint="set trials, minutes or both")
     if (trials is not None and trials < 1) or (minutes is not None and not 0 < minutes < math.inf):
         raise UsageError(f"a search needs a positive budget: {trials=}, {minutes=}")
-    make_sampler = injected.get(strategy) or find_strategy(strategy)
+    make_sampler = find_strategy(strategy)
     cheap = _remembered(cheap)
     earlier = _earlier(space, objectives, cheap, known, seed)
     problem = Problem(space, tuple(objectives), cheap, earlier, prior)
@@ -399,13 +396,8 @@ class _Search:
 
     def reference_point(self) -> dict[str, float]:
         """The given reference, else an objective's bound, else the worst value evaluated."""
-        point = {}
-        for axis in directed(self.problem.objectives):
-            values = [f.metrics for f in self.everything if f.evaluated]
-            worst = axis.value(max(values, key=axis.loss)) if values else 0.0
-            bound = worst if axis.bound is None else axis.bound
-            point[axis.name] = self.reference.get(axis.name, bound)
-        return point
+        evaluated = [f.metrics for f in self.everything if f.evaluated]
+        return {**reference_point(self.problem.objectives, evaluated), **self.reference}
 
     def _hypervolume(self, n: int, reference: Mapping[str, float]) -> float:
         axes = directed(self.problem.objectives)

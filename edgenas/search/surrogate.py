@@ -20,10 +20,10 @@ import numpy.typing as npt
 
 from edgenas.objectives import Objective, directed, total_violation
 from edgenas.pareto import improvements
-from edgenas.search.gaussian import GaussianProcess, Inputs
-from edgenas.search.moves import Params, crossed, drawn, mutated, spread, untried
+from edgenas.search.gaussian import GaussianProcess, Inputs, evenly
+from edgenas.search.moves import Params, designed, drawn, untried
 from edgenas.search.nsga2 import offspring, ranks, survivors
-from edgenas.search.problem import History, Problem, Trial, params_of, repair
+from edgenas.search.problem import History, Problem, Trial, params_of, reference_point, repair
 from edgenas.spaces import Architecture, Choice, descriptors
 
 Values = npt.NDArray[np.float64]
@@ -39,6 +39,8 @@ OFFSPRING = 150
 """Candidates of each inner generation."""
 PARENTS = 30
 """Candidates that the next inner generation is bred from."""
+CROSSOVER = 0.5
+"""Share of candidates with two parents."""
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
 """Of the quadrature over what a costly metric may be."""
 
@@ -53,7 +55,7 @@ def propose(problem: Problem, history: History, rng: random.Random) -> Mapping[s
         for params in hints[i // 2 :]:
             if problem.space.architecture(params) not in tried:
                 return params
-        return untried(problem, history, lambda: spread(problem, rng, i % FIRST, FIRST), rng)
+        return designed(problem, history, rng, FIRST)
     start, size = present_batch(len(known))
     known = known[:start]
     key = ("surrogate", tuple(trial.number for trial in known))
@@ -78,9 +80,7 @@ def hinted(problem: Problem) -> list[Params]:
         front = next(ranks(problem.evaluated(elsewhere), problem.objectives), ([], []))[0]
         axis = directed(problem.objectives)[-1]
         front.sort(key=lambda trial: axis.loss(trial.metrics))
-        n = min(FIRST // 2, len(front))
-        places = [round(i * (len(front) - 1) / max(1, n - 1)) for i in range(n)]
-        problem.memory[key] = [dict(front[i].params) for i in places]
+        problem.memory[key] = [dict(front[i].params) for i in evenly(len(front), FIRST // 2)]
     found: list[Params] = problem.memory[key]
     return found
 
@@ -99,25 +99,20 @@ def batch(problem: Problem, known: Sequence[Trial], n: int) -> list[Params]:
     More than are needed: those that another worker tries meanwhile or that fail are passed over.
     """
     rng = random.Random(f"{len(known)} {known[-1].architecture.digest}")
-    believed = _Believed(problem, known)
+    space, believed = problem.space, _Believed(problem, known)
     tried = {trial.architecture for trial in known}
     pool: dict[Architecture, Params] = {}
 
     def add(params: Params) -> None:
-        arch = problem.space.architecture(params)
-        if arch in tried or arch in pool:
-            return
-        if problem.violation(params) > 0:
-            params = repair(problem, params, rng)
-            arch = problem.space.architecture(params)
-            if arch in tried or problem.violation(params) > 0:
-                return
-        pool[arch] = params
+        params = repair(problem, params, rng)
+        arch = space.architecture(params)
+        if arch not in tried and problem.violation(params) == 0:
+            pool.setdefault(arch, params)
 
     best = survivors(known, problem.objectives)
     for i in range(OFFSPRING):
-        new = drawn(problem.space, rng, lean=rng.random()) if i % 5 == 0 else None
-        add(new or _child(problem, best, rng))
+        new = drawn(space, rng, lean=rng.random()) if i % 5 == 0 else None
+        add(new or offspring(space, best, rng, crossover=CROSSOVER))
     for _ in range(GENERATIONS - 1):
         if not pool:
             return []
@@ -125,15 +120,9 @@ def batch(problem: Problem, known: Sequence[Trial], n: int) -> list[Params]:
         ranked = [list(pool.items())[i] for i in np.argsort(-gains, kind="stable")[:PARENTS]]
         parents = [Trial(-1, arch, params, {}) for arch, params in ranked]
         for _ in range(OFFSPRING):
-            add(_child(problem, parents, rng))
+            add(offspring(space, parents, rng, crossover=CROSSOVER))
     archs = list(pool)
     return [pool[archs[i]] for i in believed.chosen(archs, n)]
-
-
-def _child(problem: Problem, parents: Sequence[Trial], rng: random.Random) -> Params:
-    mother, father = (parents[min(rng.randrange(len(parents)) for _ in "12")] for _ in "12")
-    child = crossed(problem.space, mother, father, rng) if rng.random() < 0.5 else mother.params
-    return mutated(problem.space, child, rng)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +167,8 @@ class _Believed:
         feasible = [t for t in known if total_violation(problem.objectives, t.metrics) == 0]
         self.front = np.array([[axis.loss(t.metrics) for axis in self.axes] for t in feasible])
         self.front = self.front.reshape(-1, len(self.axes))
-        worst = np.array([[axis.loss(t.metrics) for axis in self.axes] for t in known]).max(0)
-        bounds = [None if o.bound is None else _sign(o) * o.bound for o in self.axes]
-        pairs = zip(worst, bounds, strict=True)
-        self.reference = np.array([w if bound is None else bound for w, bound in pairs])
+        reference = reference_point(self.axes, [trial.metrics for trial in known])
+        self.reference = np.array([axis.loss(reference) for axis in self.axes])
 
     def inputs(self, archs: Sequence[Architecture], objective: Objective) -> Inputs:
         """With what is expected of the objective from elsewhere, where there is a prior."""
@@ -243,8 +230,7 @@ def _some(known: Sequence[Trial]) -> list[Trial]:
     if len(known) <= MOST:
         return list(known)
     old, new = known[: -MOST // 2], known[-MOST // 2 :]
-    places = np.unique(np.linspace(0, len(old) - 1, MOST - len(new)).round().astype(int))
-    return [*(old[i] for i in places), *new]
+    return [*(old[i] for i in evenly(len(old), MOST - len(new))), *new]
 
 
 def _prior(
@@ -256,9 +242,9 @@ def _prior(
         return None
     key = ("prior", objective.name)
     if key not in problem.memory:
-        places = np.unique(np.linspace(0, len(told) - 1, MOST).round().astype(int))
-        archs = [told[i][0] for i in places]
-        losses = np.array([_loss(objective, told[i][1]) for i in places])
+        told = [told[i] for i in evenly(len(told), MOST)]
+        archs = [arch for arch, _ in told]
+        losses = np.array([_loss(objective, metrics) for _, metrics in told])
         scaled = _Scale.of(losses).forward(losses)
         reader = _Reader(problem, archs)
         scaled = (scaled - scaled.mean()) / max(float(scaled.std()), 1e-9)

@@ -6,12 +6,12 @@ import math
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgenas.artifacts import digest, read_csv
 from edgenas.errors import SpecError, nearest
-from edgenas.search.cells import describe, read_edges
+from edgenas.search.cells import Edges, describe, read_edges
 from edgenas.spaces import Architecture, Choice
 from edgenas.spaces.architecture import split_line
 from edgenas.spaces.space import read_choice
@@ -33,6 +33,11 @@ class TabulatedSpace:
     genes: Mapping[str, tuple[Choice, ...]]
     rows: Mapping[Row, Mapping[str, float]]
     """Metrics by the row's values, in the order of `genes`."""
+    edges: Edges | None = field(init=False, repr=False)
+    """Where rows are cells (see `edgenas.search.cells`)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "edges", read_edges(self.genes))
 
     @property
     def name(self) -> str:
@@ -88,8 +93,9 @@ class TabulatedSpace:
 
     def descriptors(self, arch: Architecture) -> Mapping[str, float]:
         """Where rows are cells, what they compute (see `edgenas.search.cells`); else nothing."""
-        edges = read_edges(self.genes)
-        return describe(edges, [value for _, value in arch.choices]) if edges else {}
+        if self.edges is None:
+            return {}
+        return describe(self.edges, [value for _, value in arch.choices])
 
     def _nearest(self, wanted: Row) -> Row:
         return min(self.rows, key=lambda row: sum(a != b for a, b in zip(row, wanted, strict=True)))

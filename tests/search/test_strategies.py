@@ -230,7 +230,8 @@ def test_a_policy_learns_which_values_pay() -> None:
     kinds = SPACE.genes["s1.kind"]
     assert policy["s1.kind"][kinds.index("fused")] > 0.9
     assert all(p.sum() == pytest.approx(1) for p in policy.values())
-    assert policy["r"].max() < 0.9, "what says nothing stays open"
+    others = [p.max() * len(p) for gene, p in policy.items() if gene != "s1.kind"]
+    assert np.mean(others) < 1.5, "what says nothing stays open: 1 is uniform"
 
 
 def test_rewards_are_for_accuracy_within_an_aim() -> None:
