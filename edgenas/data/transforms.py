@@ -75,6 +75,7 @@ class Policy:
 POLICIES = {
     "none": Policy(),
     "light": Policy(flip=0.5, crop=2),
+    "erase": Policy(flip=0.5, crop=2, erase=0.25),
     "strong": Policy(flip=0.5, crop=2, erase=0.25, brightness=0.2, contrast=0.2),
 }
 """Policies by name, for images of 28 pixels that may be mirrored."""
