@@ -3,7 +3,7 @@
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 VENV=$ROOT/.venv
-EXTRAS=tflite,micro,digits,test
+EXTRAS=tflite,micro,digits,postgres,test
 FASHION_MNIST=/usr/share/datasets/fashion-mnist
 
 say() { printf '%s\n' "edgenas: $*" >&2; }
@@ -78,7 +78,8 @@ install_data() { # whether to try
     fi
 }
 
-# What tests reach devices with: a server on loopback, and adb; the tests skip themselves without.
+# What tests reach devices and databases with: servers on loopback, and adb; they skip themselves
+# without.
 # Where systemd runs, the package would open a port to the world: there it is left to the user.
 install_servers() { # whether to try
     local missing=() server=$1
@@ -86,6 +87,10 @@ install_servers() { # whether to try
     if ! command -v sshd >/dev/null && [ ! -x /usr/sbin/sshd ] &&
         ! install_debian openssh-server "$server"; then
         missing+=(openssh-server)
+    fi
+    if ! command -v postgres >/dev/null && ! compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null &&
+        ! install_debian postgresql "$server"; then
+        missing+=(postgresql)
     fi
     if ! command -v adb >/dev/null && ! install_debian adb "$1"; then
         missing+=(adb)

@@ -31,6 +31,24 @@ def search(
         list[str] | None,
         typer.Option(metavar="RUN", help="An earlier run whose trials may be used; repeatable."),
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Processes of this machine to evaluate with.")
+    ] = 1,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            envvar="EDGENAS_STORAGE",
+            help="postgresql://USER@HOST/DATABASE: the study is kept there, and all hosts that "
+            "search the same run file with it work on it together.",
+        ),
+    ] = None,
+    worker: Annotated[
+        bool,
+        typer.Option(
+            "--worker", help="With --storage: evaluate for a search that another host leads."
+        ),
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -41,6 +59,10 @@ def search(
     gate, after all else was written.
 
     Example: edgenas search run.toml --trials 200
+
+    On many hosts: edgenas search run.toml --workers 4 --storage postgresql://nas@db.lan/nas
+
+    and on the others the same with --worker.
     """
     from edgenas import pipeline
     from edgenas.cli.results import run_text
@@ -55,8 +77,26 @@ def search(
             strategy=strategy,
             warm_start=warm_start,
         )
+        if worker:
+            told = pipeline.join_search(
+                run.config,
+                run.folder,
+                storage=storage,
+                study=run.study,
+                workers=workers,
+                report=out.report,
+            )
+            out.result(told, f"{told['study']}: {told['trials']} trials, {told['stopped_because']}")
+            return
         result = pipeline.search(
-            run.config, run.folder, resume=resume, fresh=fresh, report=out.report
+            run.config,
+            run.folder,
+            resume=resume,
+            fresh=fresh,
+            workers=workers,
+            storage=storage,
+            study=run.study,
+            report=out.report,
         )
         out.result(result.document, run_text(result))
     if result.exit_code:

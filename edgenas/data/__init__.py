@@ -1,6 +1,6 @@
 """Data sets in three splits (train, search, test), held as uint8, and how images are prepared."""
 
-from edgenas.data.devices import device
+from edgenas.data.devices import device, threads
 from edgenas.data.images import DataSet, Images, class_weights, data_set, imbalance
 from edgenas.data.load import SOURCES, assemble, estimate, load_data
 from edgenas.data.memory import Estimate
@@ -39,4 +39,5 @@ __all__ = [
     "policy_for",
     "prepare",
     "resize",
+    "threads",
 ]

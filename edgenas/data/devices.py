@@ -1,6 +1,9 @@
-"""The device that torch computes on, chosen by name."""
+"""What torch computes on: a device chosen by name, a number of threads."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
 
@@ -27,3 +30,14 @@ def device(name: str = "auto") -> torch.device:
                 hint="use the device auto or cpu",
             )
     return torch.device(name)
+
+
+@contextlib.contextmanager
+def threads(n: int) -> Iterator[None]:
+    """On the CPU, torch computes with `n` threads while the block runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

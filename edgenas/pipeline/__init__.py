@@ -35,7 +35,7 @@ from edgenas.pipeline.predicting import predict
 from edgenas.pipeline.profiling import bench_latency, profile, profile_kit, validate_table
 from edgenas.pipeline.quickstart import run_quickstart
 from edgenas.pipeline.runs import Outcome, Run, find_run, open_run, report
-from edgenas.pipeline.searching import search
+from edgenas.pipeline.searching import join_search, search
 from edgenas.pipeline.starting import write_run_file
 from edgenas.pipeline.training import train
 
@@ -56,6 +56,7 @@ __all__ = [
     "examine",
     "export",
     "find_run",
+    "join_search",
     "list_devices",
     "open_run",
     "predict",

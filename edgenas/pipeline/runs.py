@@ -24,10 +24,14 @@ SESSIONS = ".sessions"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run's settings and the folder that holds its files."""
+    """A run's settings and the folder that holds its files.
+
+    `study` names it in a database, whatever the folder is called on this host.
+    """
 
     folder: Path
     config: RunConfig
+    study: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,9 @@ def open_run(
         search = replace(search, strategy=strategy)
     if warm_start:
         search = replace(search, warm_start=tuple(warm_start))
-    chosen = run_name(name or config.name or run_file.stem)
-    return Run(runs / chosen, replace(config, search=search, name=chosen))
+    own = run_name(config.name or run_file.stem)
+    chosen = run_name(name) if name else own
+    return Run(runs / chosen, replace(config, search=search, name=chosen), own)
 
 
 def find_run(text: str, *, runs: Path = Path("runs")) -> Run:

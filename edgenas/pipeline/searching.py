@@ -19,7 +19,7 @@ from edgenas.hardware import DeviceProfile, load_device
 from edgenas.objectives import Objective, parse_objectives, total_violation
 from edgenas.pareto import Candidate, Metric, ParetoFront
 from edgenas.pipeline.config import SHIPPED, RunConfig, write_config
-from edgenas.pipeline.knowing import CACHE, Cache, warm_start
+from edgenas.pipeline.knowing import CACHE, Cache, WarmStart, warm_start
 from edgenas.pipeline.metrics import CheapMetrics, check_energy, metric_names
 from edgenas.pipeline.runs import RESULT_SCHEMA, Outcome, clear, locked, seal
 from edgenas.pipeline.selection import choose
@@ -36,10 +36,13 @@ from edgenas.pipeline.training import (
 if TYPE_CHECKING:
     from edgenas.data import DataSet
     from edgenas.latency import LatencyTable
-    from edgenas.search import SearchResult
+    from edgenas.pipeline.evaluating import Evaluator
+    from edgenas.search import SearchResult, Sharing
     from edgenas.supernet import Supernet, SupernetInfo
 
+STUDY = "study.db"
 TRIALS_SCHEMA = "edgenas.trials/1"
+WORKER_SCHEMA = "edgenas.search-worker/1"
 PROVENANCE_SCHEMA = "edgenas.provenance/1"
 
 
@@ -81,31 +84,33 @@ def search(
     *,
     resume: bool = False,
     fresh: bool = False,
+    workers: int = 1,
+    storage: str | None = None,
+    study: str = "",
     report: Report = silent,
 ) -> Outcome:
     """Searches, exports, verifies, measures and reports into `folder`; see the module's text.
 
     With `resume`, finished trials and exported models with a valid certificate are not repeated.
-    With `fresh`, all but a trained supernet is deleted first.
+    With `fresh`, all but a trained supernet is deleted first. `workers` processes evaluate side by
+    side. The study is in the folder, or under the name `study` in the PostgreSQL database that the
+    URL `storage` names: all who search with these two, on whatever host, work on one search.
 
     Raises:
         UsageError: a study is there, and neither `resume` nor `fresh` is set.
         SpecError: the run file, the data, a table or the checkpoint is wrong.
         InfeasibleError: no architecture meets the bounds.
-        ResourceError: disk, memory, or another process at work in the folder.
+        ResourceError: disk, memory, the database, or another process at work in the folder.
         Interrupted: stopped; `resume` goes on.
     """
-    from edgenas.pipeline.evaluating import evaluator
     from edgenas.pipeline.exporting import export_candidates, measure_exports
     from edgenas.report import write_report
-    from edgenas.search import Stagnation, run_search
 
     objectives = objectives_of(config)
     with locked(folder):
         if fresh:
             clear(folder, "supernet")
-        study = folder / "study.db"
-        if study.exists() and not resume:
+        if (folder / STUDY).exists() and not resume:
             raise UsageError(
                 f"{folder} holds a search already",
                 hint="--resume goes on with it, --fresh begins anew, --name keeps both",
@@ -114,33 +119,13 @@ def search(
             write_config(folder / "run.toml", config)
         run = open_stages(config, folder, resume=resume, report=report)
         write_config(folder / "run.toml", config)
-        evaluate = evaluator(run.supernet, run.data, config)
-        rests_on = {**run.rests_on, "images": evaluate.digest}
-        told = warm_start(
-            config.search.warm_start, run.supernet.space, rests_on, runs=folder.parent
-        )
-        patience = config.search.patience
-        found = run_search(
-            run.supernet.space,
-            objectives,
-            cheap=run.cheap,
-            costly=Cache(folder.parent / CACHE, rests_on).wrapped(evaluate),
-            known=told.known,
-            prior=told.prior,
-            strategy=config.search.strategy,
-            trials=config.max_trials,
-            minutes=config.search.minutes,
-            stagnation=None if patience is None else Stagnation(patience, minimum=2 * patience),
-            seed=config.seed,
-            storage=study,
-            resume=resume,
-            fingerprint={**run.parents, "images": evaluate.digest},
-            report=report,
-        )
-        candidates = tuple(_explained(run, c, n=evaluate.n_images) for c in found.candidates)
+        searched = _Search.of(run)
+        found = searched.lead(workers, storage, study, resume=resume, report=report)
+        n_images = searched.evaluate.n_images
+        candidates = tuple(_explained(run, c, n=n_images) for c in found.candidates)
         front = ParetoFront(objectives, candidates, run.parents)
         front.write(folder / "front.json")
-        _write_trials(folder / "trials.json", candidates, found, front, rests_on)
+        _write_trials(folder / "trials.json", candidates, found, front, searched.rests_on)
         chosen = choose(front, config.export.top)
         exported = export_candidates(run, chosen, report=report)
         exported = measure_exports(run, exported, report=report)
@@ -164,8 +149,114 @@ def search(
         write_report(folder)
         seal(folder)
         report(Event("report", 1, 1, str(folder / "report.html")))
-        notes = (*told.notes, *_notes(run))
+        notes = (*searched.told.notes, *_notes(run))
         return Outcome(folder, document, exported.failures, notes, exported.exit_code)
+
+
+def join_search(
+    config: RunConfig,
+    folder: Path,
+    *,
+    storage: str | None,
+    study: str,
+    workers: int = 1,
+    report: Report = silent,
+) -> dict[str, Any]:
+    """Evaluates for a search that another host leads, until it is at its end; returns its state.
+
+    Nothing but tables is written into `folder`. See `search` for the rest.
+    """
+    if storage is None:
+        raise UsageError(
+            "a worker needs the database that the search is kept in",
+            hint="--storage postgresql://USER@HOST/DATABASE; on one machine: --workers N",
+        )
+    with locked(folder):
+        if not (folder / "run.toml").exists():
+            write_config(folder / "run.toml", config)
+        run = open_stages(config, folder, resume=True, may_train=False, report=report)
+        found = _Search.of(run).lead(workers, storage, study, resume=True, report=report)
+    return {
+        "schema": WORKER_SCHEMA,
+        "study": study,
+        "trials": found.n_trials,
+        "evaluated": found.n_evaluated,
+        "stopped_because": found.stopped_because,
+        "hypervolume": found.hypervolume,
+    }
+
+
+def help_search(config: RunConfig, folder: Path, *, storage: str | None, study: str) -> None:
+    """What a process that the leader of a search on this machine has started does."""
+    from edgenas.search import Sharing
+
+    run = open_stages(config, folder, resume=True, may_train=False)
+    _Search.of(run).run_study(storage, Sharing(study, "helper"), resume=True, report=silent)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What the workers of a search have in common."""
+
+    run: Opened
+    evaluate: Evaluator
+    told: WarmStart
+
+    @classmethod
+    def of(cls, run: Opened) -> _Search:
+        from edgenas.pipeline.evaluating import evaluator
+
+        evaluate = evaluator(run.supernet, run.data, run.config)
+        rests_on = {**run.rests_on, "images": evaluate.digest}
+        names, space = run.config.search.warm_start, run.supernet.space
+        return cls(run, evaluate, warm_start(names, space, rests_on, runs=run.folder.parent))
+
+    @property
+    def rests_on(self) -> dict[str, str]:
+        """The digests that an accuracy of this search rests on."""
+        return {**self.run.rests_on, "images": self.evaluate.digest}
+
+    def lead(
+        self, workers: int, storage: str | None, study: str, *, resume: bool, report: Report
+    ) -> SearchResult:
+        """Works on the study with `workers` - 1 helpers."""
+        from edgenas.data import threads
+        from edgenas.pipeline.helping import Task, helpers, threads_each
+        from edgenas.search import Sharing
+
+        if workers == 1:
+            return self.run_study(storage, Sharing(study), resume=resume, report=report)
+        task = Task(str(self.run.folder.absolute()), threads_each(workers), storage, study)
+        with threads(task.threads), helpers(task, workers - 1, report=report) as tend:
+            sharing = Sharing(study, "leader", tend)
+            return self.run_study(storage, sharing, resume=resume, report=report)
+
+    def run_study(
+        self, storage: str | None, sharing: Sharing, *, resume: bool, report: Report
+    ) -> SearchResult:
+        """Works on the study; see `edgenas.search.run_search`."""
+        from edgenas.search import Stagnation, run_search
+
+        run, settings = self.run, self.run.config.search
+        patience = settings.patience
+        return run_search(
+            run.supernet.space,
+            objectives_of(run.config),
+            cheap=run.cheap,
+            costly=Cache(run.folder.parent / CACHE, self.rests_on).wrapped(self.evaluate),
+            known=self.told.known,
+            prior=self.told.prior,
+            strategy=settings.strategy,
+            trials=run.config.max_trials,
+            minutes=settings.minutes,
+            stagnation=None if patience is None else Stagnation(patience, minimum=2 * patience),
+            seed=run.config.seed,
+            storage=storage or run.folder / STUDY,
+            resume=resume,
+            sharing=sharing,
+            fingerprint={**run.parents, "images": self.evaluate.digest},
+            report=report,
+        )
 
 
 def open_stages(
@@ -199,6 +290,12 @@ def open_stages(
         case path:
             checkpoint = Path(path)
     trains = checkpoint == own and may_train
+    if checkpoint == own and not trains and not own.is_file():
+        raise SpecError(
+            f"{own}: there is no supernet",
+            hint="copy the run's folder supernet/ from where it was trained, or name a checkpoint "
+            "in [supernet]",
+        )
     loaded = None if trains else load_supernet(checkpoint)
     if loaded is not None:
         check_fits(loaded[1], loaded[0], data, checkpoint)

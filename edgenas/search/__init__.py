@@ -3,6 +3,7 @@
 It knows neither torch nor latency tables: it receives functions from architectures to metrics.
 """
 
+from edgenas.search.ledger import FinishedTrial
 from edgenas.search.problem import (
     History,
     MetricFunction,
@@ -10,7 +11,7 @@ from edgenas.search.problem import (
     Propose,
     Trial,
 )
-from edgenas.search.study import FinishedTrial, SearchResult, Stagnation, run_search
+from edgenas.search.study import SearchResult, Sharing, Stagnation, run_search
 
 __all__ = [
     "FinishedTrial",
@@ -19,6 +20,7 @@ __all__ = [
     "Problem",
     "Propose",
     "SearchResult",
+    "Sharing",
     "Stagnation",
     "Trial",
     "run_search",

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edgenas.data import device
+from edgenas.data import device, threads
 from edgenas.errors import ResourceError, UsageError
 
 
@@ -32,3 +32,10 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
     assert device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(ResourceError, match="sees 2 CUDA devices"):
         device("cuda:2")
+
+
+def test_threads_are_as_before_after_the_block() -> None:
+    before = torch.get_num_threads()
+    with threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before

@@ -88,7 +88,7 @@ def stored(path: Path) -> list[tuple[Any, ...]]:
             t.params,
             t.values,
             t.constraints,
-            {k: v for k, v in t.user_attrs.items() if k != "seconds"},
+            {k: v for k, v in t.user_attrs.items() if k not in {"seconds", "worker"}},
         )
         for t in trials
         if t.state == optuna.trial.TrialState.COMPLETE or "error" in t.user_attrs
@@ -290,7 +290,7 @@ def test_resume_continues_and_costs_nothing_twice(tmp_path: Path) -> None:
     assert search(third, trials=9, storage=path, resume=True).front == resumed.front
     assert not third.evaluated
     names = {p.name for p in path.parent.iterdir()}
-    assert names <= {"study.db", ".study.db.lock"}
+    assert names <= {"study.db", ".study.db.lock", ".study.db.turn.lock"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,179 @@
+"""Processes that help with a search on this machine: `python -m edgenas.pipeline.helping`.
+
+A helper is told on its standard input, in one line of JSON, which run it is to work on; it reads
+all else from the run's folder, as the process that leads the search wrote it. That input stays
+open as long as the leader lives: when it closes, the helper gives up its trial and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO
+
+from edgenas.errors import EdgenasError, Interrupted
+from edgenas.events import Event, Report
+from edgenas.pipeline.runs import SESSIONS
+
+MAX_ERRORS = 3
+"""A helper that ended so often with an error is not started again."""
+MAX_KILLS = 100
+"""Nor one that something has killed so often, such as the system for want of memory."""
+_GRACE_S = 20.0
+"""From asking a helper to end until it is killed: a step of torch cannot be interrupted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a helper is told."""
+
+    folder: str
+    threads: int
+    storage: str | None
+    study: str
+
+
+def threads_each(workers: int) -> int:
+    """Threads for each of `workers` processes that share this machine's cores."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:  # where a process cannot be pinned
+        cores = os.cpu_count() or 1
+    return max(1, cores // workers)
+
+
+@contextlib.contextmanager
+def helpers(task: Task, n: int, *, report: Report) -> Iterator[Callable[[], None]]:
+    """`n` helpers while the block runs; the function given starts those again that were killed."""
+    crew = [_Helper(k + 2, task, report) for k in range(n)]  # the leader is worker 1
+
+    def tend() -> None:
+        for helper in crew:
+            helper.tend()
+
+    try:
+        for helper in crew:
+            helper.start()
+        yield tend
+    finally:
+        for helper in crew:
+            helper.ask_to_end()
+        for helper in crew:
+            helper.end()
+
+
+class _Helper:
+    def __init__(self, number: int, task: Task, report: Report) -> None:
+        self._number = number
+        self._task = task
+        self._report = report
+        self._log = Path(task.folder) / SESSIONS / f"worker-{number}.log"
+        self._errors = self._kills = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        import edgenas
+
+        root = str(Path(edgenas.__file__).parent.parent)
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "edgenas.pipeline.helping"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a Ctrl-C is for the leader, who ends the helpers
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(
+                        [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+                    ),
+                    "OMP_NUM_THREADS": str(self._task.threads),
+                },
+            )
+        if process.stdin is not None:
+            with contextlib.suppress(OSError):  # dead already: `tend` sees to it
+                process.stdin.write(json.dumps(asdict(self._task)).encode() + b"\n")
+                process.stdin.flush()
+        self._process = process
+
+    def tend(self) -> None:
+        if self._process is None or not (code := self._process.poll()):
+            return
+        self._process = None
+        if code < 0:
+            self._kills += 1
+            what = f"was killed by signal {-code}"
+        else:
+            self._errors += 1
+            what = f"failed: {self._last_words()}"
+        again = self._errors < MAX_ERRORS and self._kills < MAX_KILLS
+        told = "it is started again" if again else f"the search goes on without it; {self._log}"
+        self._report(Event("workers", message=f"worker {self._number} {what}; {told}"))
+        if again:
+            self.start()
+
+    def ask_to_end(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+
+    def end(self) -> None:
+        if self._process is None:
+            return
+        try:
+            self._process.wait(_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _last_words(self) -> str:
+        with contextlib.suppress(OSError):
+            if lines := self._log.read_text("utf-8", "replace").split("\n")[-20:]:
+                return next((line for line in reversed(lines) if line.strip()), "")
+        return ""
+
+
+def main() -> int:
+    """Works on the run that standard input names until its search is at an end."""
+    signal.signal(signal.SIGTERM, _stop)
+    task = Task(**json.loads(sys.stdin.buffer.readline()))
+    threading.Thread(target=_end_with, args=(sys.stdin.buffer,), daemon=True).start()
+    try:
+        from edgenas.data import threads
+        from edgenas.pipeline.config import read_config
+        from edgenas.pipeline.searching import help_search
+
+        folder = Path(task.folder)
+        config = read_config(folder / "run.toml")
+        with threads(task.threads):
+            help_search(config, folder, storage=task.storage, study=task.study)
+    except EdgenasError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return error.exit_code
+    except (KeyboardInterrupt, Interrupted):
+        return 128 + signal.SIGTERM
+    return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _end_with(leader: BinaryIO) -> None:
+    """Ends this process when its leader is gone."""
+    leader.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

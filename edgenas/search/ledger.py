@@ -1,0 +1,304 @@
+"""The trials of a search: asked from Optuna, evaluated, told; read back by whoever works on them.
+
+A candidate whose *cheap* metrics violate a bound is never evaluated at a cost. Its trial is told
+as infeasible: each bound is a constraint of Optuna (<= 0 is feasible), and an objective that was
+not evaluated gets the worst finite value seen so far (0 before there is one). Samplers order
+infeasible trials by their constraints, so this placeholder decides nothing; it is not among the
+trial's `metrics`, which alone are read back.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from edgenas.artifacts import derive_seed
+from edgenas.errors import EdgenasError, Interrupted, ResourceError, SpecError
+from edgenas.objectives import directed, total_violation
+from edgenas.search.problem import MetricFunction, Problem
+from edgenas.search.storage import OpenStudy
+from edgenas.search.workers import Watch, my_mark
+from edgenas.spaces import Architecture
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+logger = logging.getLogger(__name__)
+
+FAILED_SHARE = 0.2
+"""A search stops when more than this share of its trials (of at least 10) failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedTrial:
+    """A trial that came to its end.
+
+    `evaluated`: it has every objective's metric, since no cheap bound was violated. `seconds` is
+    what it took in all: the strategy, the metrics (nothing, where they were known) and storage.
+    """
+
+    number: int
+    architecture: Architecture
+    metrics: Mapping[str, float]
+    evaluated: bool
+    feasible: bool
+    seconds: float
+    error: str
+
+
+@dataclass(slots=True)
+class Ledger:
+    """One session over a study; everything it counts is read from the study's trials."""
+
+    problem: Problem
+    costly: MetricFunction
+    opened: OpenStudy
+    alone: bool
+    """Whether no other process works on the study, so that its running trials are orphans."""
+    known: dict[Architecture, Mapping[str, float]]
+    """Costly metrics of what was evaluated, here or in an earlier search."""
+    finished: list[FinishedTrial] = field(default_factory=list)
+    first_error: Exception | None = None
+    started: float = field(default_factory=time.monotonic)
+    own_s: float = 0.0
+    """What the trials of this session took."""
+    asked_at: float = field(default_factory=time.monotonic)
+    """When the last trial of this session ended: the next one takes from then on."""
+    mark: Mapping[str, str] = field(default_factory=my_mark)
+    watch: Watch = field(default_factory=Watch)
+    read: set[int] = field(default_factory=set)
+    """Numbers of the trials that ended, one way or another."""
+    n_running: int = 0
+    """Trials that other workers are at."""
+
+    @property
+    def study(self) -> optuna.Study:
+        """The study whose trials these are."""
+        return self.opened.study
+
+    def sync(self) -> None:
+        """Reads what has ended since, and reaps trials whose worker is gone.
+
+        A reaped trial counts for nothing. Alone, the same is proposed again, since the history is
+        the same; in company, what it was to try is queued. To be called in one's own turn.
+        """
+        from optuna.trial import TrialState
+
+        self.n_running = 0
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.number in self.read or trial.state == TrialState.WAITING:
+                continue
+            if trial.state == TrialState.RUNNING:
+                if not self._orphaned(trial):
+                    self.n_running += 1
+                    continue
+                self.study.tell(trial.number, state=TrialState.FAIL)
+                if not self.alone and len(trial.params) == len(self.problem.space.genes):
+                    self.study.enqueue_trial(trial.params)
+                logger.info("trial %d: its worker is gone; it is tried again", trial.number)
+            self.read.add(trial.number)
+            if "metrics" in trial.user_attrs:  # evaluated, even if killed before it was told
+                arch = self.problem.space.parse(trial.user_attrs["architecture"])
+                self._remember(arch, trial.user_attrs["metrics"])
+            if trial.state == TrialState.COMPLETE or "error" in trial.user_attrs:
+                self._finish(trial.number, trial.user_attrs)
+
+    def _orphaned(self, trial: FrozenTrial) -> bool:
+        """Whether nobody works on a running trial; without a mark, its worker died as it asked."""
+        mark = trial.user_attrs.get("worker")
+        if self.alone or mark is None:
+            return True
+        return self.watch.gone(mark, self.study.user_attrs)
+
+    def is_full(self, trials: int | None) -> bool:
+        """Whether the trials that are running elsewhere use up the budget."""
+        return trials is not None and self.n_finished + self.n_running >= trials
+
+    def seed(self, root: int) -> int:
+        """Of the next trial: alone a function of what is finished, in company unique."""
+        parts = [] if self.alone else [len(self.read) + self.n_running]
+        return derive_seed(root, "trial", self.n_finished, *parts)
+
+    @property
+    def earlier(self) -> list[FinishedTrial]:
+        """What other studies evaluated, as if it had been tried here."""
+        objectives = self.problem.objectives
+        return [
+            FinishedTrial(
+                trial.number,
+                trial.architecture,
+                trial.metrics,
+                evaluated=True,
+                feasible=total_violation(objectives, trial.metrics) == 0,
+                seconds=0.0,
+                error="",
+            )
+            for trial in self.problem.earlier
+        ]
+
+    @property
+    def everything(self) -> list[FinishedTrial]:
+        """Earlier trials and this study's finished ones."""
+        return [*self.earlier, *self.finished]
+
+    @property
+    def elapsed_s(self) -> float:
+        """Time spent in this session; where nobody else does, also on earlier sessions' trials."""
+        others_s = sum(f.seconds for f in self.finished) - self.own_s if self.alone else 0.0
+        return others_s + time.monotonic() - self.started
+
+    @property
+    def n_finished(self) -> int:
+        """Complete and failed trials, without those that were cut off: the seeds' numbering."""
+        return len(self.finished)
+
+    @property
+    def n_failed(self) -> int:
+        """Trials whose evaluation raised."""
+        return sum(bool(f.error) for f in self.finished)
+
+    def ask(self) -> optuna.Trial:
+        """A new trial, marked as ours."""
+        from edgenas.search.strategies import distributions
+
+        trial = self.study.ask(distributions(self.problem.space))
+        trial.set_user_attr("worker", dict(self.mark))
+        arch = self.problem.space.architecture(trial.params)
+        trial.set_user_attr("architecture", str(arch))
+        return trial
+
+    def evaluate(self, trial: optuna.Trial) -> None:
+        """Evaluates and tells a trial.
+
+        One that was taken from us, since we seemed to be gone, counts where it was tried again.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        with contextlib.suppress(UpdateFinishedTrialError):
+            self._evaluate_and_tell(trial)
+
+    def _evaluate_and_tell(self, trial: optuna.Trial) -> None:
+        from optuna.trial import TrialState
+
+        arch = self.problem.space.architecture(trial.params)
+        try:
+            metrics = self._evaluate(arch)
+        except Exception as error:  # whatever a metric raises fails its trial only
+            if isinstance(error, _FATAL):
+                raise
+            self.first_error = self.first_error or error
+            trial.set_user_attr("seconds", self._lap_s())
+            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+            self.study.tell(trial, state=TrialState.FAIL)
+            self._told(trial)
+            logger.info("trial %d failed: %s", trial.number, error)
+            self._stop_if_failing()
+            return
+        for objective in self.problem.objectives:
+            if objective.bound is not None and objective.name in metrics:
+                trial.set_constraint(objective.name, objective.violation(metrics))
+        trial.set_user_attr("seconds", self._lap_s())
+        # Last: from here on the evaluation is kept, whatever happens to the trial.
+        trial.set_user_attr("metrics", dict(metrics))
+        self.study.tell(trial, self._values(metrics))
+        self._remember(arch, metrics)
+        self._told(trial)
+        logger.info("trial %d: %s: %s", trial.number, arch.digest, metrics)
+
+    def _lap_s(self) -> float:
+        """Seconds since the last trial of this session ended."""
+        now = time.monotonic()
+        lap, self.asked_at = now - self.asked_at, now
+        self.own_s += lap
+        return lap
+
+    def _told(self, trial: optuna.Trial) -> None:
+        self.read.add(trial.number)
+        self._finish(trial.number, trial.user_attrs)
+
+    def _evaluate(self, arch: Architecture) -> Mapping[str, float]:
+        """Cheap metrics, and the costly ones too unless a cheap bound is violated."""
+        metrics = dict(self.problem.cheap(arch))
+        if total_violation(self.problem.objectives, metrics) == 0:
+            if arch not in self.known:
+                self.known[arch] = dict(self.costly(arch))
+            metrics = {**self.known[arch], **metrics}
+            for objective in self.problem.objectives:
+                if objective.name not in metrics:
+                    raise _MissingMetricError(
+                        f"objective '{objective}': neither the cheap nor the costly metrics "
+                        f"have {objective.name!r}; they have {', '.join(sorted(metrics))}"
+                    )
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise SpecError(f"{name} of {arch} is {value}, not a finite number")
+        return {name: float(value) for name, value in metrics.items()}
+
+    def _remember(self, arch: Architecture, metrics: Mapping[str, float]) -> None:
+        cheap = self.problem.cheap(arch)
+        if costly := {n: v for n, v in metrics.items() if n not in cheap}:
+            self.known.setdefault(arch, costly)
+
+    def _finish(self, number: int, attributes: Mapping[str, Any]) -> None:
+        arch = self.problem.space.parse(attributes["architecture"])
+        metrics = attributes.get("metrics", {})
+        evaluated = all(o.name in metrics for o in self.problem.objectives)
+        bisect.insort(
+            self.finished,
+            FinishedTrial(
+                number,
+                arch,
+                metrics,
+                evaluated=evaluated,
+                feasible=evaluated and total_violation(self.problem.objectives, metrics) == 0,
+                seconds=attributes.get("seconds", 0.0),
+                error=attributes.get("error", ""),
+            ),
+            key=lambda f: f.number,
+        )
+
+    def _values(self, metrics: Mapping[str, float]) -> list[float]:
+        """The directed objectives' values for Optuna, with placeholders (see the module's text)."""
+        values = []
+        for axis in directed(self.problem.objectives):
+            seen = [f.metrics for f in self.finished if axis.name in f.metrics]
+            worst = max(seen, key=axis.loss, default={axis.name: 0.0})
+            values.append(metrics.get(axis.name, worst[axis.name]))
+        return values
+
+    def _stop_if_failing(self) -> None:
+        if self.n_failed <= FAILED_SHARE * max(10, self.n_finished):
+            return
+        first = next(f for f in self.finished if f.error)
+        error = EdgenasError(
+            f"{self.n_failed} of {self.n_finished} trials failed, so the search stopped; "
+            f"the first error, of {first.architecture}: {first.error}",
+            hint=getattr(self.first_error, "hint", ""),
+        )
+        error.exit_code = getattr(self.first_error, "exit_code", error.exit_code)
+        raise error from self.first_error
+
+    def abandon(self) -> None:
+        """Tells the trial that was cut off as failed; it counts for nothing."""
+        from optuna.trial import TrialState
+
+        # A second Ctrl-C or a storage that fails too: the next session reaps the trial.
+        with contextlib.suppress(Exception, KeyboardInterrupt):
+            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if self.alone or trial.user_attrs.get("worker") == self.mark:
+                    self.study.tell(trial.number, state=TrialState.FAIL)
+
+
+class _MissingMetricError(SpecError):
+    """An objective that no metric function knows: wrong for every trial, so it ends the search."""
+
+
+_FATAL = (Interrupted, ResourceError, MemoryError, _MissingMetricError)
+"""What ends a search at once rather than failing a trial."""

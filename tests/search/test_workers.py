@@ -1,0 +1,245 @@
+"""Several processes on one study: counts, kills, heartbeats; in a file and in a real PostgreSQL."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import sqlalchemy
+from optuna.trial import TrialState
+
+from edgenas.errors import ResourceError, SpecError, UsageError
+from edgenas.objectives import parse_objectives
+from edgenas.search import SearchResult, Sharing, run_search, workers
+from edgenas.search.tabulated import TabulatedSpace
+from edgenas.search.workers import Watch, beat_name, my_mark
+from edgenas.spaces import Architecture
+from edgenas.testing.postgres_server import POSTGRES, database
+from tests.search.test_study import table
+
+SPACE = table(6, 3)
+OBJECTIVES = parse_objectives(["max top1", "min latency_ms"])
+REFERENCE = {"top1": 0.0, "latency_ms": 20.0}
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    if POSTGRES is None:
+        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+    with database() as found:
+        yield found
+
+
+def search(
+    space: TabulatedSpace = SPACE, *, seconds: float = 0.0, log: Path | None = None, **settings: Any
+) -> SearchResult:
+    def cheap(arch: Architecture) -> Mapping[str, float]:
+        return {"latency_ms": space.metrics(arch)["latency_ms"]}
+
+    def costly(arch: Architecture) -> Mapping[str, float]:
+        if log is not None:
+            with log.open("a") as file:
+                file.write(f"{os.getpid()} {arch}\n")
+        time.sleep(seconds)
+        return {"top1": space.metrics(arch)["top1"]}
+
+    settings = {"trials": 40, "cheap": cheap, "costly": costly, "reference": REFERENCE} | settings
+    return run_search(space, OBJECTIVES, **settings)
+
+
+def worker(**settings: Any) -> Any:
+    """A search in a process of its own; forked, since importing would take seconds each time."""
+    child = multiprocessing.get_context("fork").Process(target=search, kwargs=settings)
+    with warnings.catch_warnings():  # Python 3.12 warns of other threads; the child uses none
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child.start()
+    return child
+
+
+def trials_in(storage: Path | str, name: str = "edgenas") -> list[optuna.trial.FrozenTrial]:
+    address = f"sqlite:///{storage}" if isinstance(storage, Path) else storage
+    url = sqlalchemy.make_url(address)
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    opened = optuna.storages.RDBStorage(url.render_as_string(hide_password=False))
+    try:
+        return optuna.load_study(study_name=name, storage=opened).get_trials()
+    finally:
+        opened.remove_session()
+        opened.engine.dispose()
+
+
+def check_accounts(trials: list[optuna.trial.FrozenTrial], wanted: int) -> None:
+    """Every trial is complete, or was cut off and counts for nothing."""
+    states = Counter(t.state for t in trials)
+    assert states[TrialState.COMPLETE] == wanted
+    assert not states[TrialState.RUNNING]
+    assert not states[TrialState.WAITING]
+    assert not any("error" in t.user_attrs for t in trials)
+
+
+@pytest.mark.parametrize("strategy", ["surrogate", "nsga2", "tpe"])
+def test_a_leader_and_its_helpers_make_the_trials_together(tmp_path: Path, strategy: str) -> None:
+    path, log = tmp_path / "study.db", tmp_path / "log"
+    shared: dict[str, Any] = {"seconds": 0.05, "log": log, "storage": path, "strategy": strategy}
+    crew: list[Any] = []
+
+    def tend() -> None:
+        if not crew:
+            helper = Sharing(role="helper")
+            crew.extend(worker(**shared, resume=True, sharing=helper) for _ in range(2))
+
+    found = search(**shared, sharing=Sharing(role="leader", tend=tend))
+    for child in crew:
+        child.join(30)
+    assert [child.exitcode for child in crew] == [0, 0]
+    assert found.n_trials == 40
+    trials = trials_in(path)
+    check_accounts(trials, 40)
+    by = Counter(t.user_attrs["worker"]["pid"] for t in trials)
+    assert len(by) == 3, "one of the workers had nothing to do"
+    if strategy != "tpe":
+        assert len(log.read_text().split("\n")) - 1 == found.n_evaluated == 40
+
+
+def killed_and_restarted(storage: Path | str, log: Path, rng: random.Random, n: int) -> int:
+    """Four workers, three of which are killed with -9 and started again, `n` times in all."""
+    settings: dict[str, Any] = {"storage": storage, "seconds": 0.1, "log": log, "trials": 60}
+    crew: list[Any] = []
+    if isinstance(storage, str):
+        crew = [worker(**settings) for _ in range(4)]
+        log.touch()
+    else:
+        crew = [worker(**settings, sharing=Sharing(role="leader"))]
+        while not log.exists():
+            time.sleep(0.01)
+        settings |= {"resume": True, "sharing": Sharing(role="helper")}
+        crew += [worker(**settings) for _ in range(3)]
+    hits = 0
+    for i in range(n):
+        k = 1 + i % 3
+        while crew[k].is_alive() and f"{crew[k].pid} " not in log.read_text():
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.2))
+        hits += crew[k].is_alive()
+        crew[k].kill()
+        crew[k].join()
+        crew[k] = worker(**settings)
+    for child in crew:
+        child.join(60)
+    assert [child.exitcode for child in crew] == [0] * 4
+    return hits
+
+
+def check_killed(storage: Path | str, log: Path) -> None:
+    trials = trials_in(storage)
+    check_accounts(trials, 60)
+    architectures = [t.user_attrs["architecture"] for t in trials if t.state == TrialState.COMPLETE]
+    assert len(set(architectures)) == 60, "an architecture was tried twice"
+    lost = [t for t in trials if t.state == TrialState.FAIL]
+    assert lost, "no kill hit a trial"
+    again = {a for t in lost if (a := t.user_attrs.get("architecture"))}
+    assert again <= set(architectures), "what a killed worker was at was not tried again"
+    evaluated = Counter(line.split(maxsplit=1)[1] for line in log.read_text().splitlines())
+    assert sum(evaluated.values()) <= 60 + len(lost)
+    reader = search(storage=storage, trials=60, resume=True)
+    assert len(reader.front.candidates) == len({c.architecture for c in reader.front.candidates})
+    # Four at once know less of each other's trials than one knows of his own: a little is lost.
+    alone = [search(trials=60, seed=seed).hypervolume for seed in range(3)]
+    chance = [search(trials=60, seed=s, strategy="random").hypervolume for s in range(3)]
+    assert reader.hypervolume >= 0.99 * min(alone) > max(chance)
+
+
+def test_killed_helpers_lose_nothing(tmp_path: Path) -> None:
+    path, log = tmp_path / "study.db", tmp_path / "log"
+    assert killed_and_restarted(path, log, random.Random(0), 9) >= 6
+    check_killed(path, log)
+
+
+def test_killed_workers_lose_nothing_on_postgresql(tmp_path: Path, url: str) -> None:
+    log = tmp_path / "log"
+    assert killed_and_restarted(url, log, random.Random(1), 9) >= 6
+    check_killed(url, log)
+
+
+def test_hosts_that_name_the_same_study_share_it(url: str) -> None:
+    first = search(storage=url, trials=8, sharing=Sharing("shared"))
+    second = search(storage=url, trials=8, sharing=Sharing("shared"))
+    assert second.candidates == first.candidates
+    assert search(storage=url, trials=8, sharing=Sharing("of its own"), seed=1).n_trials == 8
+    with pytest.raises(SpecError, match="seed is '1', the study's '0'") as caught:
+        search(storage=url, trials=8, sharing=Sharing("shared"), seed=1)
+    assert "tables/" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("storage", "error", "message"),
+    [
+        ("mysql://user@host/name", UsageError, "is no URL of a PostgreSQL database"),
+        ("study.db", UsageError, "is no URL of a PostgreSQL database"),
+        ("postgresql://u:secret@127.0.0.1:1/d", ResourceError, r"u:\*\*\*@127.*refused"),
+    ],
+)
+def test_a_database_that_is_none(storage: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        search(storage=storage)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_server_that_goes_away_is_told_with_a_remedy() -> None:
+    if POSTGRES is None:
+        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+    with database() as found:
+        child = worker(storage=found, seconds=0.05, trials=500)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and child.is_alive():
+            try:
+                if len(trials_in(found)) > 3:
+                    break
+            except (KeyError, sqlalchemy.exc.SQLAlchemyError):
+                time.sleep(0.05)
+    child.join(60)
+    assert child.exitcode == 1  # the error that the parent would have told
+
+
+def test_a_worker_elsewhere_is_gone_when_its_beat_stands_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(workers.time, "monotonic", lambda: now[0])
+    mark = {"host": "elsewhere", "pid": "7", "started": "1.0"}
+    watch = Watch()
+    for beat in range(5):
+        now[0] += 0.9 * workers.SILENT_S
+        assert not watch.gone(mark, {beat_name(mark): beat})
+    now[0] += 0.9 * workers.SILENT_S
+    assert not watch.gone(mark, {beat_name(mark): 4})
+    now[0] += 0.2 * workers.SILENT_S
+    assert watch.gone(mark, {beat_name(mark): 4})
+    assert not watch.gone(mark, {beat_name(mark): 5}), "it is heard of again"
+    silent = {**mark, "pid": "8"}
+    assert not watch.gone(silent, {})
+    now[0] += 1.1 * workers.SILENT_S
+    assert watch.gone(silent, {}), "it never beat"
+
+
+def test_a_process_of_this_host_is_known_by_its_start() -> None:
+    mine = my_mark()
+    watch = Watch()
+    assert not watch.gone(mine, {})
+    assert watch.gone({**mine, "started": "12.00"}, {}), "another process has that number now"
+    assert watch.gone({**mine, "pid": str(2**22 + 1)}, {})
+    child = multiprocessing.get_context("fork").Process(target=os.getpid)
+    child.start()
+    assert child.pid is not None
+    child.join()
+    assert watch.gone({**mine, "pid": str(child.pid)}, {})
