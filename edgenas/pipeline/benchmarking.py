@@ -145,7 +145,7 @@ def _supernet_problem(
 ) -> BenchProblem:
     """The search of a run file; its reference point is the worse of the two extreme networks."""
     from edgenas.pipeline.evaluating import evaluator
-    from edgenas.pipeline.searching import open_stages
+    from edgenas.pipeline.searching import gradients_of, open_stages
     from edgenas.search.bench import BenchProblem
 
     run = open_stages(replace(config, name=None), folder, resume=False, report=report)
@@ -157,4 +157,6 @@ def _supernet_problem(
     ends = [{**run.cheap(a), **evaluate(a)} for a in (space.smallest(), space.largest())]
     reference = {axis.name: axis.value(max(ends, key=axis.loss)) for axis in directed(objectives)}
     name = f"{run_file.name}: {run.data.name}, {', '.join(run.tables)}"
-    return BenchProblem(name, space, objectives, run.cheap, evaluate, reference)
+    return BenchProblem(
+        name, space, objectives, run.cheap, evaluate, reference, gradients=gradients_of(run)
+    )

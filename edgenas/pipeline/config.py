@@ -62,8 +62,8 @@ class SearchConfig:
     objectives: tuple[str, ...] = ("max top1", "min latency_ms")
     """Such as `max top1`, `min latency_ms <= 2.0`, or a bound alone, `size_bytes <= 500000`."""
     strategy: str = "surrogate"
-    """Who proposes architectures: `surrogate`, `nsga2`, `nsga3`, `evolution`, `reinforce`, `tpe`,
-    `gp` or `random`."""
+    """Who proposes architectures: `surrogate`, `nsga2`, `nsga3`, `evolution`, `reinforce`,
+    `gradient`, `tpe`, `gp` or `random`."""
     trials: int | None = None
     """Stop after so many trials; 200 where neither `trials` nor `minutes` is given."""
     minutes: float | None = None
@@ -77,6 +77,13 @@ class SearchConfig:
     """Training images that renew the BatchNorm statistics of each candidate."""
     warm_start: tuple[str, ...] = ()
     """Earlier runs (names below the folder of runs, or paths) whose trials this search may use."""
+    gradient_steps: int = 8
+    """Of the strategy `gradient`: gradients a proposal."""
+    gradient_partial_channels: float = 1.0
+    """Of the strategy `gradient`: share of hidden channels that an expansion is judged by."""
+    gradient_progressive_depth: bool = False
+    """Of the strategy `gradient`: whether deeper stages become possible in the course of a proposal
+    only."""
     profile_minutes: float = 10.0
     """Time units that a table of this machine lacks, if it takes at most so long; 0: never."""
 
@@ -177,6 +184,9 @@ class _Search(_Strict):
     images: int | None = Field(None, ge=1)
     recalibration_images: int = Field(2000, ge=1)
     warm_start: list[str] = []
+    gradient_steps: int = Field(8, ge=1)
+    gradient_partial_channels: float = Field(1.0, gt=0, le=1)
+    gradient_progressive_depth: bool = False
     profile_minutes: float = Field(10.0, ge=0)
 
     @field_validator("devices", "objectives", "warm_start")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from edgenas.data import DataSet
     from edgenas.latency import LatencyTable
     from edgenas.pipeline.evaluating import Evaluator
-    from edgenas.search import SearchResult, Sharing
+    from edgenas.search import Gradients, SearchResult, Sharing
     from edgenas.supernet import Supernet, SupernetInfo
 
 STUDY = "study.db"
@@ -255,6 +255,7 @@ class _Search:
             resume=resume,
             sharing=sharing,
             fingerprint={**run.parents, "images": self.evaluate.digest},
+            gradients=gradients_of(run),
             report=report,
         )
 
@@ -342,6 +343,16 @@ def devices_of(config: RunConfig) -> tuple[DeviceProfile, ...]:
         except UsageError as error:
             raise SpecError(f"search.devices: {error}", hint=error.hint) from error
     return tuple(devices)
+
+
+def gradients_of(run: Opened) -> Gradients:
+    """What the strategy `gradient` learns from in this run."""
+    from edgenas.search import Gradients
+    from edgenas.supernet import LossGradient
+
+    settings = run.config.search
+    of = LossGradient(run.supernet, run.data, partial_channels=settings.gradient_partial_channels)
+    return Gradients(of, settings.gradient_steps, settings.gradient_progressive_depth)
 
 
 def _explained(run: Opened, candidate: Candidate, *, n: int) -> Candidate:

@@ -38,7 +38,7 @@ devices = $devices
 # metrics: top1, latency_ms, size_bytes, peak_memory_bytes, macs, params; a bound may follow, as in
 # "min latency_ms <= 2.0", or stand alone, as in "size_bytes <= 500000"
 objectives = $objectives
-strategy = "surrogate"       # or "nsga2", "nsga3", "evolution", "reinforce", "tpe", "random"
+strategy = "surrogate"       # or "nsga2", "nsga3", "evolution", "reinforce", "gradient", "tpe"
 trials = 200                 # and / or minutes = 30; patience = 60 stops when so many add nothing
 
 [train]

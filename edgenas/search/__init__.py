@@ -5,6 +5,7 @@ It knows neither torch nor latency tables: it receives functions from architectu
 
 from edgenas.search.ledger import FinishedTrial
 from edgenas.search.problem import (
+    Gradients,
     History,
     MetricFunction,
     Problem,
@@ -15,6 +16,7 @@ from edgenas.search.study import SearchResult, Sharing, Stagnation, run_search
 
 __all__ = [
     "FinishedTrial",
+    "Gradients",
     "History",
     "MetricFunction",
     "Problem",

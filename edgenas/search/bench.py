@@ -19,7 +19,7 @@ from edgenas.errors import SpecError, UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.objectives import Objective, directed
 from edgenas.pareto import hypervolume, nondominated
-from edgenas.search.problem import MetricFunction
+from edgenas.search.problem import Gradients, MetricFunction
 from edgenas.search.study import SearchResult, run_search
 from edgenas.search.tabulated import read_table
 from edgenas.spaces import Architecture, Choices
@@ -49,6 +49,8 @@ class BenchProblem:
     costly: MetricFunction
     reference: Mapping[str, float]
     front: tuple[tuple[float, ...], ...] | None = None
+    gradients: Gradients | None = None
+    """For the strategy `gradient`, where a supernet gives them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +251,7 @@ def run_bench(
             trials=max(budgets),
             seed=seed,
             reference=problem.reference,
+            gradients=problem.gradients,
         )
         runs.append(_Run.of(strategy, seed, result, problem, before, spent_s))
     report(Event("bench", len(todo), len(todo)))

@@ -14,6 +14,11 @@ from edgenas.spaces import Architecture, Choice, Choices
 MetricFunction = Callable[[Architecture], Mapping[str, float]]
 """Metrics of an architecture by name, such as `{"latency_ms": 1.9, "size_bytes": 83000}`."""
 
+Slopes = Mapping[str, Mapping[Choice, float]]
+LossGradient = Callable[[Mapping[str, Choice], int], Slopes]
+"""(a value for every gene, seed) -> by gene and value, the loss's gradient: differences between the
+values of a gene count."""
+
 SAMPLES = 64
 """Random architectures that the check of the bounds begins with."""
 
@@ -37,6 +42,18 @@ History = Sequence[Trial]
 
 
 @dataclass(frozen=True, slots=True)
+class Gradients:
+    """The supernet's gradients, and how they are used."""
+
+    of: LossGradient
+    steps: int = 8
+    """Gradients a proposal."""
+    progressive_depth: bool = False
+    """Whether deeper stages become possible only in the course of the steps (after P-DARTS,
+    arXiv:1904.12760)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """A space with what is to be optimised over it; `cheap` is remembered, so calls are free."""
 
@@ -49,6 +66,8 @@ class Problem:
     prior: Mapping[Architecture, Mapping[str, float]] = field(default_factory=dict)
     """Costly metrics of architectures elsewhere (other images, another supernet): a hint, whose
     worth is for the strategy to find out."""
+    gradients: Gradients | None = field(default=None, compare=False)
+    """What the strategy `gradient` learns from."""
     memory: dict[Any, Any] = field(default_factory=dict, compare=False)
     """What was computed from finished trials, which never change, kept so that the time of a trial
     does not grow with their number. Nothing depends on what is in it."""

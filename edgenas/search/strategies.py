@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from edgenas.errors import SpecError
 from edgenas.plugins import lookup, names
 from edgenas.search import evolution as evolution_
+from edgenas.search import gradient as gradient_
 from edgenas.search import nsga2 as nsga2_
 from edgenas.search import nsga3 as nsga3_
 from edgenas.search import reinforce as reinforce_
@@ -29,7 +30,17 @@ Strategy = Callable[[Problem, int], BaseSampler]
 
 BUILTIN: Mapping[str, str] = {
     name: f"edgenas.search.strategies:{name}"
-    for name in ("surrogate", "nsga2", "nsga3", "evolution", "reinforce", "tpe", "gp", "random")
+    for name in (
+        "surrogate",
+        "nsga2",
+        "nsga3",
+        "evolution",
+        "reinforce",
+        "gradient",
+        "tpe",
+        "gp",
+        "random",
+    )
 }
 
 
@@ -94,6 +105,11 @@ def evolution(problem: Problem, seed: int) -> BaseSampler:
 def reinforce(problem: Problem, seed: int) -> BaseSampler:
     """A policy-gradient controller; see `edgenas.search.reinforce`."""
     return StrategySampler(reinforce_.propose, problem, seed)
+
+
+def gradient(problem: Problem, seed: int) -> BaseSampler:
+    """Gradients of the supernet by its choices; see `edgenas.search.gradient`."""
+    return StrategySampler(gradient_.propose, problem, seed)
 
 
 def tpe(problem: Problem, seed: int) -> BaseSampler:

@@ -26,6 +26,7 @@ from edgenas.objectives import Objective, check_objectives, directed
 from edgenas.pareto import Candidate, Metric, ParetoFront, hypervolume
 from edgenas.search.ledger import FinishedTrial, Ledger
 from edgenas.search.problem import (
+    Gradients,
     MetricFunction,
     Problem,
     Trial,
@@ -114,6 +115,7 @@ def run_search(
     known: Mapping[Architecture, Mapping[str, float]] = MappingProxyType({}),
     prior: Mapping[Architecture, Mapping[str, float]] = MappingProxyType({}),
     origins: Mapping[str, str] = MappingProxyType({}),
+    gradients: Gradients | None = None,
     report: Report = silent,
 ) -> SearchResult:
     """The feasible, undominated architectures that `strategy` finds within the budget.
@@ -142,6 +144,7 @@ def run_search(
         prior: costly metrics of architectures on other images or another supernet; the surrogate
             finds out what they are worth here.
         origins: the word for where each metric comes from (`predicted`, `supernet`, ...).
+        gradients: of a supernet's loss, for the strategy `gradient`.
         report: receives an event a trial.
 
     Raises:
@@ -162,7 +165,7 @@ def run_search(
     make_sampler = find_strategy(strategy)
     cheap = _remembered(cheap)
     earlier = _earlier(space, objectives, cheap, known, seed)
-    problem = Problem(space, tuple(objectives), cheap, earlier, prior)
+    problem = Problem(space, tuple(objectives), cheap, earlier, prior, gradients)
     check_reachable(problem, random.Random(derive_seed(seed, "reachable")))
     marks = {
         **fingerprint,

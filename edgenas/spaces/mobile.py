@@ -242,7 +242,7 @@ class MobileSpace:
             w=w,
             k=kernel,
             s=stride,
-            se=_squeezed(hidden) if self.squeeze_excite else 0,
+            se=squeezed(hidden) if self.squeeze_excite else 0,
             skip=int(stride == 1 and cin == width),
         )
 
@@ -351,7 +351,7 @@ def _reduced(size: int, strides: Sequence[int]) -> int:
     return size
 
 
-def _squeezed(hidden: int) -> int:
+def squeezed(hidden: int) -> int:
     """Bottleneck of squeeze-excite: a quarter, a multiple of 8, at least 8 (arXiv:1905.02244)."""
     return max(8, math.ceil(hidden / 32) * 8)
 

@@ -27,7 +27,7 @@ class Supernet(nn.Module):
         super().__init__()
         self.space = space
         self.slots = nn.ModuleDict(
-            {_slot(node): _ElasticUnit(node.op) for node in _widest_units(space)}
+            {slot_of(node): ElasticUnit(node.op) for node in widest_units(space)}
         )
         self._initialise(torch.Generator().manual_seed(seed))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # stubs lack it
@@ -46,9 +46,9 @@ class Supernet(nn.Module):
             x = self._unit(node)(x, node.op)
         return x
 
-    def _unit(self, node: Node) -> _ElasticUnit:
-        unit = self.slots[_slot(node)]
-        assert isinstance(unit, _ElasticUnit)  # noqa: S101  # for the type only
+    def _unit(self, node: Node) -> ElasticUnit:
+        unit = self.slots[slot_of(node)]
+        assert isinstance(unit, ElasticUnit)  # noqa: S101  # for the type only
         return unit
 
     def weights(self, arch: Architecture) -> dict[str, Tensor]:
@@ -81,12 +81,12 @@ class Supernet(nn.Module):
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def _slot(node: Node) -> str:
+def slot_of(node: Node) -> str:
     """Where a unit's weights live; inverted and fused blocks in one place have their own."""
     return node.name.replace(".", "_") + (f"_{node.op.kind}" if node.op.is_block else "")
 
 
-def _widest_units(space: MobileSpace) -> Iterator[Node]:
+def widest_units(space: MobileSpace) -> Iterator[Node]:
     """For every slot the unit with the most channels and the largest kernel."""
     genes = space.genes
     dearest = {name: values[-1] for name, values in genes.items()}
@@ -95,12 +95,12 @@ def _widest_units(space: MobileSpace) -> Iterator[Node]:
     for kind in sorted(kinds):
         params = dearest | {n: kind for n, v in genes.items() if n.endswith(".kind") and kind in v}
         for node in space.lower(space.architecture(params)).nodes:
-            if _slot(node) not in seen:
-                seen.add(_slot(node))
+            if slot_of(node) not in seen:
+                seen.add(slot_of(node))
                 yield node
 
 
-class _ElasticUnit(nn.Module):
+class ElasticUnit(nn.Module):
     """The primitives of the widest unit; runs any narrower one."""
 
     def __init__(self, widest: OpSpec) -> None:
@@ -114,6 +114,7 @@ class _ElasticUnit(nn.Module):
         )
 
     def forward(self, x: Tensor, op: OpSpec) -> Tensor:
+        """The output of `op`, a unit of this place, on `x` (n, c, h, w)."""
         outputs: list[Tensor] = []
         for node in op.primitives():
             inputs = [x if j < 0 else outputs[j] for j in node.inputs]
@@ -122,16 +123,18 @@ class _ElasticUnit(nn.Module):
             elif node.op.kind == "pool":
                 outputs.append(inputs[0].mean((2, 3), keepdim=True))
             else:
-                outputs.append(self._part(node)(inputs[0], node.op))
+                outputs.append(self.part(node)(inputs[0], node.op))
         return outputs[-1]
 
     def weights(self, op: OpSpec) -> Iterator[tuple[int, str, Tensor]]:
+        """What `op` uses of the weights: position of the primitive, name, tensor."""
         for j, node in enumerate(op.primitives()):
             if node.op.weights:
-                for name, tensor in self._part(node).weights(node.op).items():
+                for name, tensor in self.part(node).weights(node.op).items():
                     yield j, name, tensor
 
-    def _part(self, node: Node) -> _Elastic:
+    def part(self, node: Node) -> _Elastic:
+        """The primitive of that name."""
         part = self.parts[node.name or "conv"]
         assert isinstance(part, _Elastic)  # noqa: S101  # for the type only
         return part
@@ -151,9 +154,9 @@ class _Elastic(nn.Module):
 def _elastic(op: OpSpec) -> _Elastic:
     match op.kind:
         case "conv":
-            return _ElasticConv(op)
+            return ElasticConv(op)
         case "squeeze_excite":
-            return _ElasticSqueezeExcite(op)
+            return ElasticSqueezeExcite(op)
         case "linear":
             return _ElasticLinear(op)
         case kind:
@@ -170,7 +173,7 @@ _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class _ElasticConv(_Elastic):
+class ElasticConv(_Elastic):
     """Convolution, batch normalisation, activation; sliced to what the operator asks for."""
 
     def __init__(self, op: OpSpec) -> None:
@@ -181,7 +184,11 @@ class _ElasticConv(_Elastic):
         self.norm = _Weight(torch.ones(op["cout"]), torch.zeros(op["cout"]))
 
     def forward(self, x: Tensor, op: OpSpec) -> Tensor:
-        w = self.weights(op)
+        """(n, cout, h', w') of `x` (n, cin, h, w)."""
+        return self.run(x, op, self.weights(op))
+
+    def run(self, x: Tensor, op: OpSpec, w: Mapping[str, Tensor]) -> Tensor:
+        """The same with weights `w`."""
         y = functional.conv2d(
             x, w["conv.weight"], None, op["s"], padding=op["k"] // 2, groups=op["g"]
         )
@@ -191,6 +198,7 @@ class _ElasticConv(_Elastic):
         return _ACTIVATIONS[op.act](y)
 
     def weights(self, op: OpSpec) -> dict[str, Tensor]:
+        """See `_Elastic`."""
         cout, k = op["cout"], op["k"]
         a = (self.kernel - k) // 2
         return {
@@ -200,21 +208,25 @@ class _ElasticConv(_Elastic):
         }
 
 
-class _ElasticSqueezeExcite(_Elastic):
+class ElasticSqueezeExcite(_Elastic):
+    """Channel attention, sliced to the operator's channels and bottleneck."""
+
     def __init__(self, op: OpSpec) -> None:
         super().__init__()
         c, r = op["c"], op["r"]
         self.reduce = _Weight(torch.zeros(r, c, 1, 1), torch.zeros(r))
         self.expand = _Weight(torch.zeros(c, r, 1, 1), torch.zeros(c))
 
-    def forward(self, x: Tensor, op: OpSpec) -> Tensor:
+    def forward(self, x: Tensor, op: OpSpec, keep: Tensor | float = 1.0) -> Tensor:
+        """`keep` (1, r, 1, 1) multiplies the bottleneck's channels."""
         w = self.weights(op)
         squeezed = x.mean((2, 3), keepdim=True)
-        squeezed = functional.conv2d(squeezed, w["reduce.weight"], w["reduce.bias"]).relu()
+        squeezed = functional.conv2d(squeezed, w["reduce.weight"], w["reduce.bias"]).relu() * keep
         gate = functional.conv2d(squeezed, w["expand.weight"], w["expand.bias"])
         return x * functional.hardsigmoid(gate)
 
     def weights(self, op: OpSpec) -> dict[str, Tensor]:
+        """See `_Elastic`."""
         c, r = op["c"], op["r"]
         return {
             "reduce.weight": self.reduce.weight[:r, :c],

@@ -1,0 +1,253 @@
+"""The supernet with its choices as numbers: how the loss changes with each, by one gradient.
+
+Every choice is a vector of gates, one a value, of which one is 1 and the others 0. The widest
+network runs, its channels and the rings of its kernels multiplied by the gates that hold them, its
+depths and kinds of block as sums over gates (DARTS, arXiv:1806.09055; channels by masks,
+FBNetV2, arXiv:2004.05565). The output is exactly that of the chosen architecture, as the supernet's
+own, and the gradient by a gate says to first order what a little of that value would do. Weights
+stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from edgenas.artifacts import derive_seed
+from edgenas.data import DataSet, prepare
+from edgenas.spaces import Choice, OpSpec
+from edgenas.spaces.mobile import MobileSpace, Stage, squeezed
+from edgenas.supernet.elastic import (
+    ElasticConv,
+    ElasticSqueezeExcite,
+    ElasticUnit,
+    Supernet,
+    slot_of,
+    widest_units,
+)
+
+Gates = Mapping[str, Tensor]
+Options = Sequence[tuple[int, Tensor]]
+"""Values of a choice, each with its gate."""
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """Gradients of a supernet's loss by the gates of its choices."""
+
+    supernet: Supernet
+
+    @property
+    def space(self) -> MobileSpace:
+        """The supernet's."""
+        return self.supernet.space
+
+    def gradients(
+        self,
+        params: Mapping[str, Choice],
+        images_at: Callable[[int], Tensor],
+        labels: Tensor,
+        *,
+        partial: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[float, dict[str, dict[Choice, float]]]:
+        """The cross entropy of the architecture `params`, and its gradient by every gate.
+
+        The input resolution is no gate: where it is elastic, its entries are the losses themselves.
+
+        Args:
+            params: a value for every gene; those of inactive genes matter for the gradient only.
+            images_at: normalised images (n, c, r, r) at a resolution r.
+            labels: int64 (n,).
+            partial: the share of hidden channels, drawn at random, that gates of the expansion are
+                judged by (partial channels: PC-DARTS, arXiv:1907.05737).
+            generator: of that draw.
+        """
+        gates = {
+            name: torch.tensor([float(v == params[name]) for v in values], requires_grad=True)
+            for name, values in self.space.genes.items()
+            if name != "r"
+        }
+        run = _Run(self.supernet, gates, partial, generator)
+        resolution = self.space.resolution(self.space.architecture(params))
+        loss = functional.cross_entropy(run.logits(images_at(resolution)), labels)
+        found = torch.autograd.grad(loss, list(gates.values()), allow_unused=True)
+        slopes: dict[str, dict[Choice, float]] = {
+            name: dict(
+                zip(values, [0.0] * len(values) if slope is None else slope.tolist(), strict=True)
+            )
+            for (name, slope), values in zip(
+                zip(gates, found, strict=True),
+                (self.space.genes[name] for name in gates),
+                strict=True,
+            )
+        }
+        if "r" in self.space.genes:
+            slopes["r"] = {resolution: float(loss.detach())}
+            with torch.no_grad():
+                for r in self.space.resolutions:
+                    if r != resolution:
+                        arch = self.space.architecture({**params, "r": r})
+                        logits = self.supernet(images_at(r), arch)
+                        slopes["r"][r] = float(functional.cross_entropy(logits, labels))
+        return float(loss.detach()), slopes
+
+
+@dataclass(frozen=True)
+class LossGradient:
+    """`gradient(params, seed)`: by gene and value, on images of the train split drawn by `seed`.
+
+    See `Relaxed.gradients`, also for `partial_channels`.
+    """
+
+    supernet: Supernet
+    data: DataSet
+    batch: int = 64
+    """Images of one gradient."""
+    partial_channels: float = 1.0
+
+    def __call__(self, params: Mapping[str, Choice], seed: int) -> dict[str, dict[Choice, float]]:
+        """Differences between the values of a gene count; in nats."""
+        generator = torch.Generator().manual_seed(derive_seed(seed, "gradient"))
+        count = len(self.data.train)
+        index = torch.randperm(count, generator=generator)[: min(self.batch, count)]
+        images = self.data.train.take(index)
+        device = next(self.supernet.parameters()).device
+
+        def images_at(r: int) -> Tensor:
+            pixels = images.pixels.to(device)
+            return prepare(pixels, resolution=r, mean=self.data.mean, std=self.data.std)
+
+        _, slopes = Relaxed(self.supernet).gradients(
+            params,
+            images_at,
+            images.labels.to(device),
+            partial=self.partial_channels,
+            generator=generator,
+        )
+        return slopes
+
+
+class _Run:
+    """One pass of the widest network through the gates."""
+
+    def __init__(
+        self, supernet: Supernet, gates: Gates, partial: float, generator: torch.Generator | None
+    ) -> None:
+        self._space = supernet.space
+        self._slots = supernet.slots
+        self._widest = {slot_of(node): node.op for node in widest_units(supernet.space)}
+        self._gates = gates
+        self._partial = partial
+        self._generator = generator
+
+    def logits(self, images: Tensor) -> Tensor:
+        space = self._space
+        stem, *_, head = space.lower(space.largest()).nodes
+        x: Tensor = self._unit(slot_of(stem))(images, stem.op)
+        before: Options = [(space.stem_width, torch.ones(()))]
+        for i, stage in enumerate(space.stages, 1):
+            widths = self._options(f"s{i}.width", stage.widths)
+            kinds = self._gates.get(f"s{i}.kind", torch.ones(1))
+            x = torch.stack(
+                [
+                    gate * self._stage(x, i, stage, kind, before, widths)
+                    for kind, gate in zip(stage.kinds, kinds, strict=True)
+                ]
+            ).sum(0)
+            before = widths
+        logits: Tensor = self._unit(slot_of(head))(x, head.op)
+        return logits
+
+    def _stage(
+        self, x: Tensor, i: int, stage: Stage, kind: str, before: Options, widths: Options
+    ) -> Tensor:
+        depths = self._options(f"s{i}.depth", stage.depths)
+        out: Tensor | float = 0.0
+        for j in range(1, stage.depths[-1] + 1):
+            x = self._block(x, (i, j), stage, kind, before if j == 1 else widths, widths)
+            for depth, gate in depths:
+                if depth == j:
+                    out = out + gate * x
+        assert isinstance(out, Tensor)  # noqa: S101  # the deepest block is one of the depths
+        return out
+
+    def _block(
+        self,
+        x: Tensor,
+        place: tuple[int, int],
+        stage: Stage,
+        kind: str,
+        before: Options,
+        widths: Options,
+    ) -> Tensor:
+        i, j = place
+        slot = f"s{i}_{j}_{kind}"
+        unit, op = self._unit(slot), self._widest[slot]
+        expands = self._options(f"s{i}.{j}.expand", stage.expands)
+        hidden = self._hidden(op, before, expands)
+        y = x
+        for node in op.primitives():
+            if node.name == "add":
+                continue
+            part = unit.part(node)
+            if node.name == "depthwise" and isinstance(part, ElasticConv):
+                weights = part.weights(node.op)
+                kernels = self._options(f"s{i}.{j}.kernel", stage.kernels)
+                weights["conv.weight"] = weights["conv.weight"] * _rings(node.op["k"], kernels)
+                y = part.run(y, node.op, weights)
+            elif isinstance(part, ElasticSqueezeExcite):
+                sizes = [(squeezed(w * e), g * h) for w, g in before for e, h in expands]
+                y = part(y, node.op, _channels(node.op["r"], sizes))
+            else:
+                y = part(y, node.op)
+            if node.name == "expand" and 1 in stage.expands and kind == "inverted":
+                # an expansion of 1 has no such convolution: its channels are the input's own
+                one = next(gate for value, gate in expands if value == 1)
+                own = functional.pad(x, (0, 0, 0, 0, 0, y.shape[1] - x.shape[1]))
+                y = one * own + (1 - one) * y
+            if node.name in ("expand", "depthwise"):
+                y = y * hidden
+        y = y * _channels(op["cout"], widths)
+        same = [g * h for w, g in before for v, h in widths if w == v]
+        if (stage.stride == 1 or j > 1) and same:
+            n = min(x.shape[1], y.shape[1])  # beyond it, whichever is wider is 0 where they match
+            skip = functional.pad(x[:, :n], (0, 0, 0, 0, 0, y.shape[1] - n))
+            y = y + torch.stack(same).sum() * skip if j == 1 else y + skip
+        return y
+
+    def _hidden(self, op: OpSpec, before: Options, expands: Options) -> Tensor:
+        """The gates of the hidden channels; some, drawn at random, pass on no gradient."""
+        sizes = [(w * e, g * h) for w, g in before for e, h in expands]
+        mask = _channels(op["hidden"], sizes)
+        if self._partial < 1:
+            draw = torch.rand(mask.shape, generator=self._generator) < self._partial
+            mask = torch.where(draw, mask, mask.detach())
+        return mask
+
+    def _options(self, gene: str, values: tuple[int, ...]) -> Options:
+        gates = self._gates.get(gene, torch.ones(1))
+        return list(zip(values, gates, strict=True))
+
+    def _unit(self, slot: str) -> ElasticUnit:
+        unit = self._slots[slot]
+        assert isinstance(unit, ElasticUnit)  # noqa: S101  # for the type only
+        return unit
+
+
+def _channels(n: int, sizes: Options) -> Tensor:
+    """(1, n, 1, 1): each channel's sum of the gates of the sizes that include it."""
+    index = torch.arange(n)
+    parts = [gate * (index < size) for size, gate in sizes]
+    return torch.stack(parts).sum(0).view(1, n, 1, 1)
+
+
+def _rings(k: int, kernels: Options) -> Tensor:
+    """(k, k): each tap's sum of the gates of the kernels, centred in k x k, that include it."""
+    away = (torch.arange(k) - k // 2).abs()
+    ring = torch.maximum(away.view(-1, 1), away.view(1, -1))
+    return torch.stack([gate * (ring <= kernel // 2) for kernel, gate in kernels]).sum(0)
