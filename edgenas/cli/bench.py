@@ -67,6 +67,20 @@ def search(
     run: Annotated[
         Path | None, typer.Option(help="A run file whose supernet and table are searched.")
     ] = None,
+    accuracy_model: Annotated[
+        Path | None,
+        typer.Option(help="A model of accuracy (JSON) that is searched with --device's table."),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="With --accuracy-model: whose latency; `edgenas devices` lists.")
+    ] = "",
+    front: Annotated[
+        int,
+        typer.Option(
+            min=100,
+            help="With --accuracy-model: evaluations of the front that results are relative to.",
+        ),
+    ] = 50_000,
     budget: Annotated[
         str, typer.Option(help="Trials of each search; several, with commas, to read it off at.")
     ] = "200",
@@ -93,6 +107,9 @@ def search(
             accuracy=accuracy,
             latency=latency,
             run_file=run,
+            model=accuracy_model,
+            device=device,
+            front=front,
             budgets=_counts([budget], "--budget"),
             seeds=seeds,
             strategies=tuple(filter(None, strategies.split(","))),

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from edgenas.errors import UsageError
 from edgenas.events import Report, silent
-from edgenas.objectives import directed, parse_objectives
+from edgenas.objectives import Objective, directed, parse_objectives
 from edgenas.pipeline.config import RunConfig, read_config
-from edgenas.pipeline.metrics import metric_names
+from edgenas.pipeline.metrics import CheapMetrics, metric_names
+from edgenas.spaces import SearchSpace
 
 DEFAULT_STRATEGIES = ("surrogate", "nsga2", "random")
+FRONT_EVALUATIONS = 50_000
+"""Of the evolution whose front results on a model of accuracy are relative to."""
 
 if TYPE_CHECKING:
+    from edgenas.search import MetricFunction
     from edgenas.search.bench import BenchProblem
 
 
@@ -28,6 +32,9 @@ def bench_search(
     accuracy: str = "",
     latency: str = "",
     run_file: Path | None = None,
+    model: Path | None = None,
+    device: str = "",
+    front: int = FRONT_EVALUATIONS,
     budgets: Sequence[int] = (200,),
     seeds: int = 5,
     strategies: Sequence[str] = DEFAULT_STRATEGIES,
@@ -36,25 +43,28 @@ def bench_search(
 ) -> dict[str, Any]:
     """The hypervolume of each strategy's front after each of the `budgets` (trials), for `seeds`.
 
-    Either on the rows of a CSV `table` (with the columns that make up an architecture, and those
-    of accuracy and latency), whose front is known exactly, or on the supernet, search split and
-    latency table of a run file, relative to the union of all fronts found. With `plots`, pictures
-    are written to that folder.
+    On one of three problems. The rows of a CSV `table` (with the columns that make up an
+    architecture, and those of accuracy and latency), whose front is known exactly. The supernet,
+    search split and latency table of a run file, relative to the union of all fronts found. Or a
+    `model` of accuracy (a file, see `edgenas.evaluation.model`) and the table of `device`, relative
+    to the front of an evolution with `front` evaluations. With `plots`, pictures are written to
+    that folder.
 
     Raises:
-        UsageError: neither or both of `table` and `run_file`, or columns that are not named.
-        SpecError: the table or the run file is wrong.
+        UsageError: none or several of `table`, `run_file` and `model`; columns or a device that
+            are not named.
+        SpecError: the table, the run file or the model is wrong.
     """
     from edgenas.report import require_plots
     from edgenas.search.bench import table_problem
 
     if plots:
         require_plots()
-    if (table is None) == (run_file is None):
+    if sum(given is not None for given in (table, run_file, model)) != 1:
         raise UsageError(
-            "give either a table of evaluated architectures or a run file",
-            hint="edgenas bench search --run run.toml, or --table CSV --architecture A,B "
-            "--accuracy COLUMN --latency COLUMN",
+            "give either a table of evaluated architectures, a run file or a model of accuracy",
+            hint="edgenas bench search --run run.toml; --table CSV --architecture A,B "
+            "--accuracy COLUMN --latency COLUMN; or --accuracy-model FILE --device NAME",
         )
     told = ",".join(map(str, budgets))
     words = f"--budget {told} --seeds {seeds} --strategies {','.join(strategies)}"
@@ -70,7 +80,11 @@ def bench_search(
         columns = f"--architecture {','.join(architecture)} --accuracy {accuracy}"
         command = f"edgenas bench search --table {table.name} {columns} --latency {latency} {words}"
         return _run(problem, strategies, budgets, seeds, command, plots, report)
-    assert run_file is not None  # noqa: S101  # one of the two is set: checked above
+    if model is not None:
+        problem = _model_problem(model, device, front, report)
+        command = f"edgenas bench search --accuracy-model {model.name} --device {device} {words}"
+        return _run(problem, strategies, budgets, seeds, command, plots, report)
+    assert run_file is not None  # noqa: S101  # one of the three is set: checked above
     command = f"edgenas bench search --run {run_file.name} {words}"
     with tempfile.TemporaryDirectory(prefix="edgenas-bench-") as name:
         problem = _supernet_problem(read_config(run_file), run_file, Path(name), report)
@@ -154,9 +168,45 @@ def _supernet_problem(
     )
     evaluate = evaluator(run.supernet, run.data, config)
     space = run.supernet.space
-    ends = [{**run.cheap(a), **evaluate(a)} for a in (space.smallest(), space.largest())]
-    reference = {axis.name: axis.value(max(ends, key=axis.loss)) for axis in directed(objectives)}
-    name = f"{run_file.name}: {run.data.name}, {', '.join(run.tables)}"
     return BenchProblem(
-        name, space, objectives, run.cheap, evaluate, reference, gradients=gradients_of(run)
+        f"{run_file.name}: {run.data.name}, {', '.join(run.tables)}",
+        space,
+        objectives,
+        run.cheap,
+        evaluate,
+        _worse_end(space, objectives, run.cheap, evaluate),
+        gradients=gradients_of(run),
     )
+
+
+def _model_problem(path: Path, device_name: str, n_front: int, report: Report) -> BenchProblem:
+    """Accuracy by a model against latency by a device's table, both from files."""
+    from edgenas.evaluation.model import read_model
+    from edgenas.hardware import load_device
+    from edgenas.latency import Predictor, table_for
+    from edgenas.search.bench import BenchProblem, evolved_front
+
+    if not device_name:
+        raise UsageError(
+            "a model of accuracy needs a device to be fast on",
+            hint="--device NAME; `edgenas devices` lists them",
+        )
+    model = read_model(path)
+    device = load_device(device_name)
+    cheap = CheapMetrics(model.space, (device,), {device.name: Predictor(table_for(device))})
+    objectives = parse_objectives(("max top1", "min latency_ms"))
+    reference = _worse_end(model.space, objectives, cheap, model)
+    name = f"{path.name}, {device.name}"
+    problem = BenchProblem(name, model.space, objectives, cheap, model, reference)
+    return evolved_front(problem, n_front, report=report)
+
+
+def _worse_end(
+    space: SearchSpace,
+    objectives: Sequence[Objective],
+    cheap: MetricFunction,
+    costly: MetricFunction,
+) -> dict[str, float]:
+    """Of each objective the worse of the values of the smallest and the largest network."""
+    ends = [{**cheap(a), **costly(a)} for a in (space.smallest(), space.largest())]
+    return {axis.name: axis.value(max(ends, key=axis.loss)) for axis in directed(objectives)}

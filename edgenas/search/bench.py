@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import platform
+import random
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,9 @@ from edgenas.errors import SpecError, UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.objectives import Objective, directed
 from edgenas.pareto import hypervolume, nondominated
-from edgenas.search.problem import Gradients, MetricFunction
+from edgenas.search.moves import drawn, spread
+from edgenas.search.nsga2 import offspring, ranks
+from edgenas.search.problem import Gradients, MetricFunction, Problem, Trial
 from edgenas.search.study import SearchResult, run_search
 from edgenas.search.tabulated import read_table
 from edgenas.spaces import Architecture, Choices
@@ -29,6 +33,8 @@ BENCH_SCHEMA = "edgenas.bench-search/1"
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 """Shares of the best hypervolume of which it is told how many evaluations they need."""
+GENERATION = 500
+"""Architectures between two selections of `evolved_front`."""
 CURVE_POINTS = 60
 """Of each strategy's curve, at most."""
 
@@ -51,6 +57,8 @@ class BenchProblem:
     front: tuple[tuple[float, ...], ...] | None = None
     gradients: Gradients | None = None
     """For the strategy `gradient`, where a supernet gives them."""
+    relative_to: str = "the union of all fronts found"
+    """Where `front` is from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +212,46 @@ def table_problem(
         costly,
         {"accuracy": reference[0], "log_latency": reference[1]},
         tuple(front),
+        relative_to="the exact front",
     )
+
+
+def evolved_front(
+    problem: BenchProblem, n: int, *, seed: int = 0, report: Report = silent
+) -> BenchProblem:
+    """`problem` with the front of an evolution that evaluates `n` architectures, each once.
+
+    The parents are all undominated architectures so far and the best of the rest, thousands of
+    times more than a search of a supernet can afford: for problems whose metrics cost nothing.
+    """
+    task = Problem(problem.space, problem.objectives, problem.cheap)
+    rng = random.Random(f"evolved front {seed}")
+    axes = directed(problem.objectives)
+    best: dict[Architecture, Trial] = {}
+    tried: set[Architecture] = set()
+    while len(tried) < min(n, problem.space.size):
+        young: dict[Architecture, Trial] = {}
+        parents = list(best.values())
+        for i in range(min(GENERATION, n - len(tried))):
+            if not parents:
+                params = spread(task, rng, i, GENERATION)
+            elif i % 20 == 0:
+                params = drawn(problem.space, rng)
+            else:
+                params = offspring(problem.space, parents, rng)
+            arch = problem.space.architecture(params)
+            if arch not in tried:
+                tried.add(arch)
+                metrics = {**problem.cheap(arch), **problem.costly(arch)}
+                young[arch] = Trial(len(tried), arch, params, metrics)
+        together = {**best, **young}
+        fronts = itertools.islice(ranks(list(together.values()), problem.objectives), 3)
+        best = {trial.architecture: trial for front, _ in fronts for trial in front}
+        report(Event("front", len(tried), n, f"{len(best)} parents"))
+    front, _ = next(ranks(list(best.values()), problem.objectives))
+    points = sorted({tuple(axis.value(t.metrics) for axis in axes) for t in front})
+    told = f"the front of an evolution with {len(tried)} evaluations"
+    return replace(problem, front=tuple(points), relative_to=told)
 
 
 def run_bench(
@@ -364,7 +411,7 @@ class _Comparison:
         )
         return BenchResult(
             self.problem.name,
-            "the exact front" if self.problem.front else "the union of all fronts found",
+            self.problem.relative_to,
             self.problem.reference,
             rows,
             tuple(self.summary(rows, s, b) for s in strategies for b in self.budgets),
