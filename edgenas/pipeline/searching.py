@@ -1,8 +1,8 @@
 """The stage `search`: from a run file to verified models, each step resumable by itself.
 
 data -> supernet (shipped, a path, or trained first) -> latency tables -> study -> front.json,
-trials.json -> the chosen networks -> models/<digest>/ -> measured on this machine -> result.json,
-provenance.json -> report -> manifest.json
+trials.json -> the chosen networks -> explanation.json, models/<digest>/ -> measured on this machine
+-> result.json, provenance.json -> report -> manifest.json
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from edgenas.hardware import DeviceProfile, load_device
 from edgenas.objectives import Objective, parse_objectives, total_violation
 from edgenas.pareto import Candidate, Metric, ParetoFront
 from edgenas.pipeline.config import SHIPPED, RunConfig, write_config
+from edgenas.pipeline.explaining import EXPLANATION, explanation
 from edgenas.pipeline.knowing import CACHE, Cache, WarmStart, warm_start
 from edgenas.pipeline.metrics import CheapMetrics, check_energy, metric_names
 from edgenas.pipeline.runs import RESULT_SCHEMA, Outcome, clear, locked, seal
@@ -127,6 +128,12 @@ def search(
         front.write(folder / "front.json")
         _write_trials(folder / "trials.json", candidates, found, front, searched.rests_on)
         chosen = choose(front, config.export.top)
+        report(Event("explain", message="what each choice matters"))
+        networks = [candidate for _, candidate in chosen]
+        why = explanation(
+            run.cheap, objectives, found.trials, candidates, networks, seed=config.seed
+        )
+        write_json(folder / EXPLANATION, why)
         exported = export_candidates(run, chosen, report=report)
         exported = measure_exports(run, exported, report=report)
         document = {

@@ -14,6 +14,8 @@
     provenance.json               optional, edgenas.provenance/1: "tables" [{"device", "source",
                                   "digest", "date", "error_median", "error_within_10",
                                   "n_validation"}]; every other key is a section, shown as it is
+    explanation.json              optional, edgenas.explanation/1: what each choice matters, what
+                                  the bounds keep out, single changes of the exported networks
     models/<digest>/latency.json  optional, edgenas.model-latency/1: {"latencies": [{"device",
                                   "origin", "latency_ms", "low_ms", "high_ms", "units": [{"name",
                                   "key", "ms", "origin", "inputs"}]}]}; or one such device at the
@@ -27,6 +29,7 @@ Files may hold more than is read here: a report shows what it knows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -38,10 +41,14 @@ from edgenas.errors import ArtifactError, SpecError
 from edgenas.objectives import Objective, directed
 from edgenas.pareto import Metric, ParetoFront, hypervolume
 from edgenas.report.model import (
+    Change,
+    Cut,
     DeviceLatency,
+    Estimate,
     Evaluated,
     ExportedFile,
     ExportedModel,
+    Importance,
     RunView,
     Table,
     Unit,
@@ -54,6 +61,7 @@ EXPORT_SCHEMA = "edgenas.export/1"
 TRIALS_SCHEMA = "edgenas.trials/1"
 LATENCY_SCHEMA = "edgenas.model-latency/1"
 PROVENANCE_SCHEMA = "edgenas.provenance/1"
+EXPLANATION_SCHEMA = "edgenas.explanation/1"
 
 
 class _Part(BaseModel):
@@ -198,6 +206,48 @@ class _Tables(_Part):
     tables: list[_Table] = []
 
 
+class _Importance(_Part):
+    metric: str
+    n: int
+    top: float
+    genes: dict[str, float]
+    chance: float
+    problem: str = ""
+
+
+class _Estimate(_Part):
+    metric: str
+    n: int
+    error: float
+    problem: str = ""
+
+
+class _Cut(_Part):
+    objective: str
+    trials: int
+    trials_outside: int
+    trials_only: int
+    drawn: int
+    drawn_outside: int
+    drawn_only: int
+
+
+class _Change(_Part):
+    gene: str
+    value: str
+    new: str
+    digest: str
+    differences: dict[str, _Metric]
+    outside: list[str] = []
+
+
+class _Explanation(_Part):
+    importances: list[_Importance] = []
+    estimates: list[_Estimate] = []
+    bounds: list[_Cut] = []
+    changes: dict[str, list[_Change]] = {}
+
+
 def load_run(run: Path) -> RunView:
     """The view of the run in folder `run`.
 
@@ -216,6 +266,8 @@ def load_run(run: Path) -> RunView:
     facts = run / "provenance.json"
     found = _read(facts, PROVENANCE_SCHEMA, _Tables)
     tables = found.tables if found else []
+    why = run / "explanation.json"
+    told = _read(why, EXPLANATION_SCHEMA, _Explanation) or _Explanation()
     provenance = read_json(facts, schema=PROVENANCE_SCHEMA) if found else {}
     evaluated = _evaluated(run / "trials.json", trials.trials) if trials else ()
     numbers = {c.digest: c.number for c in reversed(evaluated)}
@@ -243,7 +295,10 @@ def load_run(run: Path) -> RunView:
             for c in front.candidates
         ),
         trials=evaluated,
-        models=_models(run, front, result.exports, certificates, tables),
+        models=tuple(
+            replace(model, changes=_changes(why, told.changes.get(model.digest, ())))
+            for model in _models(run, front, result.exports, certificates, tables)
+        ),
         tables=tuple(Table(**t.model_dump()) for t in tables),
         hypervolume=_course(evaluated, front.objectives, trials.reference if trials else {}),
         n_trials=len(trials.trials) if result.trials is None and trials else result.trials,
@@ -251,6 +306,9 @@ def load_run(run: Path) -> RunView:
         provenance=tuple(sections),
         notes=_notes(provenance),
         version=edgenas.__version__,
+        importances=tuple(map(_importance, told.importances)),
+        estimates=tuple(Estimate(**e.model_dump()) for e in told.estimates),
+        cuts=_cuts(why, told.bounds),
     )
 
 
@@ -293,6 +351,37 @@ def _evaluated(path: Path, trials: Sequence[_Trial]) -> tuple[Evaluated, ...]:
             )
             for t in sorted(trials, key=lambda t: t.number)
             if t.state.lower() == "complete"
+        )
+    except SpecError as error:  # an interval that does not hold its value
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+def _importance(found: _Importance) -> Importance:
+    genes = sorted(found.genes.items(), key=lambda pair: (-pair[1], pair[0]))
+    return Importance(found.metric, found.n, found.top, tuple(genes), found.chance, found.problem)
+
+
+def _cuts(path: Path, bounds: Sequence[_Cut]) -> tuple[Cut, ...]:
+    try:
+        return tuple(
+            Cut(Objective.parse(b.objective), **b.model_dump(exclude={"objective"})) for b in bounds
+        )
+    except SpecError as error:
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+def _changes(path: Path, changes: Sequence[_Change]) -> tuple[Change, ...]:
+    try:
+        return tuple(
+            Change(
+                c.gene,
+                c.value,
+                c.new,
+                c.digest,
+                {name: Metric(**metric.model_dump()) for name, metric in c.differences.items()},
+                tuple(c.outside),
+            )
+            for c in changes
         )
     except SpecError as error:  # an interval that does not hold its value
         raise ArtifactError(f"{path}: {error}") from error

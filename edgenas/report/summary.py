@@ -8,8 +8,8 @@ from typing import Any
 
 from edgenas.pareto import Metric
 from edgenas.report.model import DeviceLatency, Evaluated, ExportedFile, ExportedModel, RunView
-from edgenas.report.numbers import ms, percent, points, reading
-from edgenas.report.page import counted, duration, is_inside, roles, warnings
+from edgenas.report.numbers import counted, duration, ms, percent, points, reading
+from edgenas.report.page import is_inside, roles, warnings
 
 REPORT_SCHEMA = "edgenas.report/1"
 _LONGEST_TABLE = 20

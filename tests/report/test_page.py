@@ -17,7 +17,7 @@ from edgenas.pareto import Metric
 from edgenas.report import RunView, document, front_svg, html, markdown
 from edgenas.report.charts import pareto_figure
 from edgenas.report.model import Evaluated, ExportedFile, ExportedModel, Table
-from edgenas.report.page import duration, roles, warnings
+from edgenas.report.page import roles, warnings
 
 EVIL = "<script>alert('x')</script>\"'&|`</title>"
 VOID = {"meta", "link", "br", "img", "input", "hr"}
