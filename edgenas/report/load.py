@@ -2,7 +2,8 @@
 
     run.toml                      the run file
     front.json                    edgenas.front/1
-    result.json                   edgenas.search-result/1: trials, elapsed_s, exports [{"path",
+    result.json                   edgenas.search-result/1: trials, elapsed_s, optional
+                                  stopped_because and gains {"n", "k", "chance"}, exports [{"path",
                                   "format", "sha256", "size_bytes", "verified", "top1", "top1_drop",
                                   "agreement", "predicted_ms", "measured_ms"}]; optional in each:
                                   "n_images", "device", "predicted_origin", "low_ms", "high_ms",
@@ -48,6 +49,7 @@ from edgenas.report.model import (
     Evaluated,
     ExportedFile,
     ExportedModel,
+    Gains,
     Importance,
     RunView,
     Table,
@@ -165,8 +167,16 @@ class _Certificate(_Part):
     tools: dict[str, str] = {}
 
 
+class _Gains(_Part):
+    n: int
+    k: int
+    chance: float
+
+
 class _Result(_Part):
     trials: int | None = None
+    stopped_because: str = ""
+    gains: _Gains | None = None
     elapsed_s: float | None = None
     exports: list[_Export] = []
 
@@ -307,6 +317,8 @@ def load_run(run: Path) -> RunView:
         notes=_notes(provenance),
         version=edgenas.__version__,
         importances=tuple(map(_importance, told.importances)),
+        stopped_because=result.stopped_because,
+        gains=None if result.gains is None else Gains(**result.gains.model_dump()),
         estimates=tuple(Estimate(**e.model_dump()) for e in told.estimates),
         cuts=_cuts(why, told.bounds),
     )

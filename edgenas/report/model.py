@@ -168,6 +168,15 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class Gains:
+    """Of the last `n` trials `k` raised the hypervolume; a further one does with <= `chance`."""
+
+    n: int
+    k: int
+    chance: float
+
+
+@dataclass(frozen=True, slots=True)
 class Cut:
     """What a bound keeps out: of the networks tried, and of random ones of the space.
 
@@ -208,6 +217,8 @@ class RunView:
     importances: tuple[Importance, ...] = ()
     estimates: tuple[Estimate, ...] = ()
     cuts: tuple[Cut, ...] = ()
+    gains: Gains | None = None
+    stopped_because: str = ""
 
     @property
     def objectives(self) -> tuple[Objective, ...]:

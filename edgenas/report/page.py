@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from edgenas.objectives import Objective
 from edgenas.pareto import Metric
+from edgenas.report import why
 from edgenas.report.charts import Figure, hypervolume_figure, model_bars, pareto_figure, unit_figure
 from edgenas.report.drawing import architecture_svg
 from edgenas.report.explained import bounds_html, changes_html, importances_html, sentences_html
@@ -221,7 +222,7 @@ def _search(view: RunView, figures: dict[str, Figure]) -> str:
     caption = (
         "The hypervolume that the trials so far dominate, as a share of that at the end "
         f"({significant(last, 4)} in the product of the objectives' units). A long flat end says "
-        "that more trials would have found little."
+        f"that more trials would have found little. {escape(why.ended(view))}"
     )
     plot = chart("hypervolume", hypervolume_figure(view), figures, caption)
     return f'<section id="search"><h2>Search</h2>{plot}</section>'

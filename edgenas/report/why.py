@@ -227,6 +227,18 @@ def importance(found: Importance) -> str:
     return f"For {label} more than chance explains: {names} ({basis})."
 
 
+def ended(view: RunView) -> str:
+    """Why the search stopped, and what going on would be likely to give."""
+    told = [f"It stopped after {view.stopped_because}."] if view.stopped_because else []
+    if (gains := view.gains) and gains.n >= 10:
+        told.append(
+            f"Of the last {gains.n} trials {gains.k} raised it: as long as later ones are no "
+            f"better than these, a further one does with a chance of at most "
+            f"{percent(gains.chance, 0)} (with a confidence of 95 %)."
+        )
+    return " ".join(told)
+
+
 def excluded(view: RunView, cut: Cut) -> list[str]:
     """What a bound keeps out, as far as that is known."""
     goal, told = cut.goal, []
@@ -240,7 +252,8 @@ def excluded(view: RunView, cut: Cut) -> list[str]:
     told.append(
         f"Of {tried} it kept out {cut.trials_outside:,}, {cut.trials_only:,} by itself alone."
         if cut.trials_outside
-        else f"None of {tried} lies outside: it keeps to bounds that cost nothing to check."
+        else f"None of {tried} lies outside"
+        + (": it keeps to bounds that cost nothing to check." if cut.drawn else ".")
     )
     axis = next((g for g in view.objectives if g.name != goal.name), None)
     if axis is None:
@@ -263,9 +276,9 @@ def excluded(view: RunView, cut: Cut) -> list[str]:
     ]
     if steps:
         model, change = min(steps, key=lambda pair: _loss(axis, pair[1]))
-        hope = "is expected to gain" if _loss(axis, change) < 0 else "would gain nothing"
+        hope = "is expected to gain" if _loss(axis, change) < 0 else "is not expected to gain"
         told.append(
-            f"A single step across it {hope} in {label}; the best, {model.digest} with "
+            f"A single step across it {hope} {label}; the best, {model.digest} with "
             f"{step(view, change)}."
         )
     return told
