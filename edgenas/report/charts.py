@@ -193,6 +193,7 @@ def importance_figure(found: Importance, *, most: int = 12) -> Figure:
         {
             "type": "bar",
             "orientation": "h",
+            "name": "importance",
             "y": [escape(gene, quote=False) for gene, _ in shown],
             "x": [100 * share for _, share in shown],
             "marker": {
@@ -241,6 +242,7 @@ def changes_figure(model: ExportedModel, x: Objective, y: Objective, *, most: in
         trace: Figure = {
             "type": "bar",
             "orientation": "h",
+            "name": escape(reading(goal.name).label, quote=False),
             "y": names,
             "x": [m.value * scale for m in metrics],
             "xaxis": axis,

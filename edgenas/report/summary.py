@@ -30,7 +30,11 @@ def markdown(view: RunView, *, picture: str = "front.svg") -> str:
     if view.cuts:
         parts += ["## What the bounds keep out", _bounds(view)]
     parts += ["## Exported models", _files(view)]
-    parts += [f"### Model {_code(m.digest)}\n\n{_why(view, m)}" for m in view.models]
+    parts += [
+        f"### Model {_code(m.digest)}\n\n{_bullets(why.sentences(view, m))}" for m in view.models
+    ]
+    if view.estimates:
+        parts.append(" ".join(map(_plain, why.rests_on(view))))
     if view.tables:
         parts += ["## Latency tables", _tables(view)]
     return "\n\n".join(parts) + "\n"
@@ -103,7 +107,7 @@ def _importances(view: RunView) -> str:
     """In words, then the first few choices for each objective; bold where chance is passed."""
     rows = [
         [
-            reading(found.metric).label,
+            _plain(reading(found.metric).label),
             *(
                 f"{_code(gene)} {_bold(percent(share, 0), yes=share > found.chance)}"
                 for gene, share in found.genes[:5]
@@ -129,11 +133,6 @@ def _bounds(view: RunView) -> str:
     return "\n\n".join(
         f"{_code(str(cut.goal))}\n\n{_bullets(why.excluded(view, cut))}" for cut in view.cuts
     )
-
-
-def _why(view: RunView, model: ExportedModel) -> str:
-    told = why.sentences(view, model)
-    return _bullets([*told, *(why.rests_on(view) if model.changes else ())])
 
 
 def _bullets(texts: Iterable[str]) -> str:

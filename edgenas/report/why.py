@@ -151,18 +151,18 @@ def best_steps(view: RunView, model: ExportedModel) -> list[str]:
         saving = [c for c in inside if _loss(x, c) < 0]
         if saving:
             best = min(saving, key=lambda c: _loss(x, c))
-            told.append(f"The single change that saves the most, {step(view, best)}.")
+            told.append(f"The single change that saves the most, {step(view, best, first=x)}.")
         known = [c for c in inside if y.name in c.differences]
         if known:
             best = min(known, key=lambda c: _loss(y, c))
             found = best.differences[y.name]
             sure = found.low is None or found.high is None or not found.low <= 0 <= found.high
             if _loss(y, best) < 0 and sure:
-                told.append(f"The one that gains the most, {step(view, best)}.")
+                told.append(f"The one that gains the most, {step(view, best, first=y)}.")
             else:
                 told.append(
                     f"No single change is known to gain {reading(y.name).label}; the most "
-                    f"promising, {step(view, best)}."
+                    f"promising, {step(view, best, first=y)}."
                 )
     return told
 
@@ -172,10 +172,10 @@ def _loss(goal: Objective, change: Change) -> float:
     return -value if goal.direction == "max" else value
 
 
-def step(view: RunView, change: Change) -> str:
+def step(view: RunView, change: Change, *, first: Objective) -> str:
     """A single change with what it does to each goal; what is estimated has its interval."""
     told = []
-    for goal in view.goals:
+    for goal in sorted(view.goals, key=lambda goal: goal.name != first.name):
         if (metric := change.differences.get(goal.name)) is None:
             continue
         text = f"{moved(goal, metric.value)} of {reading(goal.name).label}"
@@ -224,7 +224,7 @@ def importance(found: Importance) -> str:
     many = found.told[:6]
     more = len(found.told) - len(many)
     names = ", ".join(many) + (f" and {more} more" if more else "")
-    return f"For {label} more than chance explains: {names} ({basis})."
+    return f"For {label} these matter more than chance explains: {names} ({basis})."
 
 
 def ended(view: RunView) -> str:
@@ -279,7 +279,7 @@ def excluded(view: RunView, cut: Cut) -> list[str]:
         hope = "is expected to gain" if _loss(axis, change) < 0 else "is not expected to gain"
         told.append(
             f"A single step across it {hope} {label}; the best, {model.digest} with "
-            f"{step(view, change)}."
+            f"{step(view, change, first=axis)}."
         )
     return told
 
