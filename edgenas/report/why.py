@@ -60,16 +60,19 @@ def time_spent(latency: DeviceLatency, model: ExportedModel) -> str:
 
 
 def neighbours(view: RunView, model: ExportedModel) -> list[str]:
-    """The next cheaper and the next better network of the front, and what they cost or save."""
+    """The next cheaper and the next better network of the front, and what they cost or save.
+
+    The first objective is weighed against each of the others.
+    """
     told = []
     for x, y in view.pairs():
-        if not {x.name, y.name} <= model.metrics.keys():
+        if view.objectives[0] not in (x, y) or not {x.name, y.name} <= model.metrics.keys():
             continue
         others = [c for c in view.front if c.digest != model.digest]
         others = [c for c in others if {x.name, y.name} <= c.metrics.keys()]
         own = {goal.name: goal.loss(_values(model)) for goal in (x, y)}
         for goal, other in ((x, y), (y, x)):
-            word = "cheaper" if goal is x and x.direction == "min" else "better"
+            word = "cheaper" if goal.direction == "min" else "better"
             ahead = [c for c in others if goal.loss(_values(c)) < own[goal.name]]
             label = reading(goal.name).label
             if not ahead:
@@ -176,7 +179,8 @@ def step(view: RunView, change: Change, *, first: Objective) -> str:
     """A single change with what it does to each goal; what is estimated has its interval."""
     told = []
     for goal in sorted(view.goals, key=lambda goal: goal.name != first.name):
-        if (metric := change.differences.get(goal.name)) is None:
+        metric = change.differences.get(goal.name)
+        if metric is None or (metric.value == 0 and metric.low is None):
             continue
         text = f"{moved(goal, metric.value)} of {reading(goal.name).label}"
         if metric.low is not None and metric.high is not None:

@@ -89,7 +89,7 @@ def dashboard(where: Path | str, name: str = STUDY, *, port: int = 0) -> Iterato
     hint = "see that it is there and can be read"
     told = str(where) if isinstance(where, Path) else "the database"
     with quiet_optuna(), storage_errors(told, hint, verb="read"), _opened(where) as storage:
-        studies = {study.study_name: study._study_id for study in storage.get_all_studies()}
+        studies = [study.study_name for study in storage.get_all_studies()]
         if isinstance(where, Path):
             if STUDY not in studies:
                 raise ArtifactError(f"{where} holds no study of edgenas")
@@ -104,7 +104,7 @@ def dashboard(where: Path | str, name: str = STUDY, *, port: int = 0) -> Iterato
         with _listening(port) as server:
             hosts = {f"{host}:{server.server_port}" for host in (HOST, "localhost")}
             server.set_app(_guarded(app, hosts))
-            yield Dashboard(server, studies[name])
+            yield Dashboard(server, storage.get_study_id_from_name(name))
 
 
 class Dashboard:

@@ -24,9 +24,11 @@ import pytest
 from edgenas.cli.main import main
 from edgenas.errors import ArtifactError, ResourceError, SpecError, UsageError
 from edgenas.objectives import parse_objectives
-from edgenas.search import run_search
+from edgenas.search import Sharing, run_search
 from edgenas.search.tabulated import TabulatedSpace
+from edgenas.spaces import Architecture
 from edgenas.testing.fakes import write_tiny_run
+from edgenas.testing.postgres_server import POSTGRES, database
 
 GOALS = parse_objectives(["max top1 >= 0.3", "min latency_ms <= 5", "size_bytes <= 6"])
 GENES = {"a": (0, 1, 2, 3), "b": (0, 1, 2, 3)}
@@ -42,23 +44,28 @@ SPACE = TabulatedSpace(
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 
 
+def costs(arch: Architecture) -> Mapping[str, float]:
+    return {name: SPACE.metrics(arch)[name] for name in ("latency_ms", "size_bytes")}
+
+
+def accuracy(arch: Architecture) -> Mapping[str, float]:
+    return {"top1": SPACE.metrics(arch)["top1"]}
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trials inside and outside of each bound."""
     path = tmp_path_factory.mktemp("run") / "study.db"
 
-    def metrics(*names: str) -> Any:
-        return lambda arch: {name: SPACE.metrics(arch)[name] for name in names}
-
     run_search(
-        SPACE, GOALS, cheap=metrics("latency_ms", "size_bytes"), costly=metrics("top1"),
+        SPACE, GOALS, cheap=costs, costly=accuracy,
         strategy="random", trials=30, seed=1, storage=path,
     )  # fmt: skip
     return path
 
 
 @contextlib.contextmanager
-def served(where: Path, **settings: Any) -> Iterator[str]:
+def served(where: Path | str, **settings: Any) -> Iterator[str]:
     from edgenas.search.dashboard import dashboard
 
     with dashboard(where, **settings) as shown:
@@ -270,3 +277,39 @@ def test_the_page_draws_infeasible_trials_in_grey(study: Path, tmp_path: Path) -
         )
     assert "Pareto Front" in done.stdout
     assert ">Infeasible<" in done.stdout, "in the legend of the timeline"
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_study_in_postgresql() -> None:
+    if POSTGRES is None:
+        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+    with database() as url:
+        run_search(
+            SPACE, GOALS[:2], cheap=costs, costly=accuracy, strategy="random", trials=5,
+            storage=url, sharing=Sharing("night"),
+        )  # fmt: skip
+        with served(url, name="night") as page:
+            trials = get(api(page))["trials"]
+            assert len(trials) == 5
+            assert all(len(trial["constraints"]) >= 1 for trial in trials)
+        from edgenas.search.dashboard import _opened
+
+        with (
+            _opened(url) as storage,
+            pytest.raises(optuna.exceptions.StorageInternalError) as caught,
+        ):
+            storage.set_study_user_attr(1, "x", 1)
+        assert "read-only transaction" in str(caught.value.__cause__)
+        with (
+            pytest.raises(UsageError, match="did you mean 'night'") as wrong,
+            served(url, name="nigth"),
+        ):
+            pass
+        assert "--study" in wrong.value.hint
+
+
+def test_a_database_that_does_not_answer_shows_no_password() -> None:
+    pytest.importorskip("optuna_dashboard")
+    with pytest.raises(ResourceError) as caught, served("postgresql://u:secret@127.0.0.1:1/d"):
+        pass
+    assert "secret" not in f"{caught.value} {caught.value.hint}"
