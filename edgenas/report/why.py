@@ -142,6 +142,7 @@ def _timed(view: RunView, name: str, metric: Metric) -> str:
         words.append(
             f"its table ({table.source}) misses whole networks by "
             f"{percent(table.error_median, 1)} (median{of})"
+            + (", so it ranks networks at best" if table.rough else "")
         )
     return "; ".join(words)
 

@@ -77,7 +77,8 @@ def dashboard(where: Path | str, name: str = STUDY, *, port: int = 0) -> Iterato
 
     Raises:
         UsageError: no URL of PostgreSQL, no such study in it, or the port is taken.
-        ArtifactError: the file holds no study.
+        SpecError: there is no such file.
+        ArtifactError: it holds no study.
         ResourceError: optuna-dashboard or a driver is not installed, the database does not answer.
     """
     try:
