@@ -3,7 +3,7 @@
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 VENV=$ROOT/.venv
-EXTRAS=tflite,micro,digits,postgres,test
+EXTRAS=tflite,micro,digits,postgres,dashboard,test
 FASHION_MNIST=/usr/share/datasets/fashion-mnist
 
 say() { printf '%s\n' "edgenas: $*" >&2; }

@@ -24,6 +24,7 @@ import typer
 from edgenas import __version__
 from edgenas.cli import (
     bench,
+    dashboard,
     devices,
     doctor,
     export,
@@ -89,6 +90,7 @@ app.command()(search.search)
 app.command()(export.export)
 app.command()(verify.verify)
 app.command()(report.report)
+app.command()(dashboard.dashboard)
 app.add_typer(bench.app, name="bench")
 
 

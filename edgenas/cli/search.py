@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgenas.cli.console import Fresh, Json, Quiet, Resume, again, output, positive
-from edgenas.cli.options import Name, RunFile, Runs
+from edgenas.cli.options import Name, RunFile, Runs, Storage
 
 
 def search(
@@ -34,15 +34,7 @@ def search(
     workers: Annotated[
         int, typer.Option(min=1, metavar="N", help="Processes of this machine to evaluate with.")
     ] = 1,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            envvar="EDGENAS_STORAGE",
-            help="postgresql://USER@HOST/DATABASE: the study is kept there, and all hosts that "
-            "search the same run file with it work on it together.",
-        ),
-    ] = None,
+    storage: Storage = None,
     worker: Annotated[
         bool,
         typer.Option(

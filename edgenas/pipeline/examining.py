@@ -21,6 +21,10 @@ _PACKAGES = {
     "litert_torch": ("litert-torch", "pip install 'edgenas[tflite]' (TFLite export)"),
     "ai_edge_quantizer": ("ai-edge-quantizer", "pip install 'edgenas[tflite]' (TFLite int8)"),
     "tflite_micro": ("tflite-micro", "pip install 'edgenas[micro]' (microcontroller check)"),
+    "optuna_dashboard": (
+        "optuna-dashboard",
+        "pip install 'edgenas[dashboard]' (edgenas dashboard)",
+    ),
     "sklearn": ("scikit-learn", "pip install 'edgenas[digits]' (the digits data set)"),
 }
 

@@ -1,14 +1,15 @@
 """The stage `search`: from a run file to verified models, each step resumable by itself.
 
 data -> supernet (shipped, a path, or trained first) -> latency tables -> study -> front.json,
-trials.json -> the chosen networks -> models/<digest>/ -> measured on this machine -> result.json,
-provenance.json -> report -> manifest.json
+trials.json -> the chosen networks -> explanation.json, models/<digest>/ -> measured on this machine
+-> result.json, provenance.json -> report -> manifest.json
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,10 @@ from edgenas.hardware import DeviceProfile, load_device
 from edgenas.objectives import Objective, parse_objectives, total_violation
 from edgenas.pareto import Candidate, Metric, ParetoFront
 from edgenas.pipeline.config import SHIPPED, RunConfig, write_config
+from edgenas.pipeline.explaining import EXPLANATION, explanation
 from edgenas.pipeline.knowing import CACHE, Cache, WarmStart, warm_start
 from edgenas.pipeline.metrics import CheapMetrics, check_energy, metric_names
-from edgenas.pipeline.runs import RESULT_SCHEMA, Outcome, clear, locked, seal
+from edgenas.pipeline.runs import RESULT_SCHEMA, Outcome, Run, clear, locked, seal
 from edgenas.pipeline.selection import choose
 from edgenas.pipeline.shipped import supernet_path
 from edgenas.pipeline.tables import tables_for
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from edgenas.latency import LatencyTable
     from edgenas.pipeline.evaluating import Evaluator
     from edgenas.search import Gradients, SearchResult, Sharing
+    from edgenas.search.dashboard import Dashboard
     from edgenas.supernet import Supernet, SupernetInfo
 
 STUDY = "study.db"
@@ -127,6 +130,12 @@ def search(
         front.write(folder / "front.json")
         _write_trials(folder / "trials.json", candidates, found, front, searched.rests_on)
         chosen = choose(front, config.export.top)
+        report(Event("explain", message="what each choice matters"))
+        networks = [candidate for _, candidate in chosen]
+        why = explanation(
+            run.cheap, objectives, found.trials, candidates, networks, seed=config.seed
+        )
+        write_json(folder / EXPLANATION, why)
         exported = export_candidates(run, chosen, report=report)
         exported = measure_exports(run, exported, report=report)
         document = {
@@ -137,6 +146,7 @@ def search(
             "stopped_because": found.stopped_because,
             "elapsed_s": round(found.elapsed_s, 2),
             "hypervolume": found.hypervolume,
+            "gains": asdict(found.gains),
             "reference": dict(found.reference),
             "front": [c.to_table() for c in front.candidates],
             "exports": exported.rows(folder),
@@ -192,6 +202,22 @@ def help_search(config: RunConfig, folder: Path, *, storage: str | None, study: 
 
     run = open_stages(config, folder, resume=True, may_train=False)
     _Search.of(run).run_study(storage, Sharing(study, "helper"), resume=True, report=silent)
+
+
+@contextlib.contextmanager
+def dashboard(
+    run: Run, *, storage: str | None = None, study: str | None = None, port: int = 0
+) -> Iterator[Dashboard]:
+    """The run's study in optuna-dashboard; see `edgenas.search.dashboard`.
+
+    `storage` is the URL of the database that the search is kept in, if it is not in the run's
+    folder; the study's name there is `study`, or the run's.
+    """
+    from edgenas.search.dashboard import dashboard as shown
+
+    name = study or run.config.name or run.folder.name
+    with shown(storage or run.folder / STUDY, name, port=port) as found:
+        yield found
 
 
 @dataclass(frozen=True)

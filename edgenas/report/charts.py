@@ -13,7 +13,15 @@ from typing import Any
 
 from edgenas.objectives import Objective
 from edgenas.pareto import Metric
-from edgenas.report.model import DeviceLatency, Evaluated, ExportedModel, RunView, undominated
+from edgenas.report.model import (
+    Change,
+    DeviceLatency,
+    Evaluated,
+    ExportedModel,
+    Importance,
+    RunView,
+    undominated,
+)
 from edgenas.report.numbers import ms, reading, significant
 from edgenas.report.picture import axis_title
 
@@ -178,6 +186,134 @@ def unit_figure(bars: Sequence[Bar]) -> Figure:
     return {"data": data, "layout": layout}
 
 
+def importance_figure(found: Importance, *, most: int = 12) -> Figure:
+    """A bar for each of the `most` important choices, with what chance alone would show."""
+    shown = found.genes[:most]
+    data = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": "importance",
+            "y": [escape(gene, quote=False) for gene, _ in shown],
+            "x": [100 * share for _, share in shown],
+            "marker": {
+                "color": [
+                    "var(--accent)" if share > found.chance else "var(--faint)"
+                    for _, share in shown
+                ]
+            },
+            "hovertemplate": "%{y}: %{x:.1f} %<extra></extra>",
+        }
+    ]
+    layout = _layout(f"share of what matters for {reading(found.metric).label} (%)", "")
+    layout |= {"height": 120 + 24 * len(shown), "bargap": 0.25, "showlegend": False}
+    layout["yaxis"] |= {"autorange": "reversed", "type": "category", "showgrid": False}
+    layout["shapes"] = [_limit("x", 100 * found.chance)]
+    layout["annotations"] = [
+        {
+            "text": "chance",
+            "x": 100 * found.chance,
+            "y": 1,
+            "yref": "y domain",
+            "showarrow": False,
+            "font": {"color": "var(--limit)", "size": 12},
+            "yanchor": "bottom",
+        }
+    ]
+    return {"data": data, "layout": layout}
+
+
+def changes_figure(model: ExportedModel, x: Objective, y: Objective, *, most: int = 16) -> Figure:
+    """What single changes add in `x` and `y`, side by side: the `most` that change the most."""
+    both = [c for c in model.changes if {x.name, y.name} <= c.differences.keys()]
+
+    def sizes(goal: Objective) -> list[float]:
+        found = [abs(c.differences[goal.name].value) for c in both]
+        return [size / (max(found) or 1.0) for size in found]
+
+    ranked = sorted(zip(map(max, sizes(x), sizes(y)), both, strict=True), key=lambda p: -p[0])
+    shown = [change for _, change in ranked[:most]]
+    shown.sort(key=lambda c: c.differences[x.name].value)
+    names = [escape(f"{c.gene} {c.value} to {c.new}", quote=False) for c in shown]
+    data = []
+    for axis, goal, colour in (("x", x, "var(--accent)"), ("x2", y, "var(--accent3)")):
+        scale = reading(goal.name).scale
+        metrics = [c.differences[goal.name] for c in shown]
+        trace: Figure = {
+            "type": "bar",
+            "orientation": "h",
+            "name": escape(reading(goal.name).label, quote=False),
+            "y": names,
+            "x": [m.value * scale for m in metrics],
+            "xaxis": axis,
+            "marker": {
+                "color": ["rgba(0,0,0,0)" if c.outside else colour for c in shown],
+                "line": {"color": colour, "width": 1},
+            },
+            "hoverinfo": "text",
+            "hovertext": [_change_hover(c) for c in shown],
+        }
+        if any(m.low is not None and m.high is not None for m in metrics):
+            ends = [
+                (m.value if m.low is None else m.low, m.value if m.high is None else m.high)
+                for m in metrics
+            ]
+            trace["error_x"] = {
+                "type": "data",
+                "symmetric": False,
+                "array": [
+                    (high - m.value) * scale for m, (_, high) in zip(metrics, ends, strict=True)
+                ],
+                "arrayminus": [
+                    (m.value - low) * scale for m, (low, _) in zip(metrics, ends, strict=True)
+                ],
+                "color": "var(--faint)",
+                "thickness": 1,
+                "width": 3,
+            }
+        data.append(trace)
+    layout = _layout(_added_title(x), "")
+    layout["xaxis2"] = _layout(_added_title(y), "")["xaxis"] | {"domain": [0.54, 1]}
+    for axis in ("xaxis", "xaxis2"):
+        layout[axis] |= {"zeroline": True, "zerolinecolor": "var(--faint)", "nticks": 6}
+    layout["xaxis"] |= {"domain": [0, 0.46]}
+    layout["yaxis"] |= {"autorange": "reversed", "type": "category", "showgrid": False}
+    layout |= {"height": 110 + 24 * len(shown), "bargap": 0.3, "showlegend": False}
+    return {"data": data, "layout": layout}
+
+
+def _added_title(goal: Objective) -> str:
+    read = reading(goal.name)
+    unit = "points" if read.unit == "%" else read.unit
+    return f"{read.label}, added ({unit})" if unit else f"{read.label}, added"
+
+
+def _change_hover(change: Change) -> str:
+    lines = [f"{change.gene} {change.value} to {change.new}"]
+    lines += [
+        f"{reading(name).label}: {reading(name).difference(metric.value)}, {metric.origin}"
+        for name, metric in change.differences.items()
+    ]
+    head, *rest = (escape(line, quote=False) for line in lines)
+    return "<br>".join([f"<b>{head}</b>", *rest])
+
+
+def _limit(axis: str, at: float) -> Figure:
+    """A dashed line across the chart where `axis` is `at`."""
+    other = "y" if axis == "x" else "x"
+    return {
+        "type": "line",
+        f"{axis}0": at,
+        f"{axis}1": at,
+        f"{axis}ref": axis,
+        f"{other}0": 0,
+        f"{other}1": 1,
+        f"{other}ref": f"{other} domain",
+        "line": {"color": "var(--limit)", "width": 1.5, "dash": "dash"},
+        "layer": "above",
+    }
+
+
 def _interval(bar: Bar) -> str:
     if bar.low_ms is None or bar.high_ms is None:
         return ""
@@ -265,19 +401,7 @@ def _bounds(x: Objective, y: Objective) -> tuple[list[Figure], list[Figure]]:
             continue
         at = goal.bound * reading(goal.name).scale
         other = "y" if axis == "x" else "x"
-        shapes.append(
-            {
-                "type": "line",
-                f"{axis}0": at,
-                f"{axis}1": at,
-                f"{axis}ref": axis,
-                f"{other}0": 0,
-                f"{other}1": 1,
-                f"{other}ref": f"{other} domain",
-                "line": {"color": "var(--limit)", "width": 1.5, "dash": "dash"},
-                "layer": "above",
-            }
-        )
+        shapes.append(_limit(axis, at))
         sign = "≤" if goal.relation == "<=" else "≥"
         notes.append(
             {

@@ -2,7 +2,8 @@
 
     run.toml                      the run file
     front.json                    edgenas.front/1
-    result.json                   edgenas.search-result/1: trials, elapsed_s, exports [{"path",
+    result.json                   edgenas.search-result/1: trials, elapsed_s, optional
+                                  stopped_because and gains {"n", "k", "chance"}, exports [{"path",
                                   "format", "sha256", "size_bytes", "verified", "top1", "top1_drop",
                                   "agreement", "predicted_ms", "measured_ms"}]; optional in each:
                                   "n_images", "device", "predicted_origin", "low_ms", "high_ms",
@@ -14,6 +15,8 @@
     provenance.json               optional, edgenas.provenance/1: "tables" [{"device", "source",
                                   "digest", "date", "error_median", "error_within_10",
                                   "n_validation"}]; every other key is a section, shown as it is
+    explanation.json              optional, edgenas.explanation/1: what each choice matters, what
+                                  the bounds keep out, single changes of the exported networks
     models/<digest>/latency.json  optional, edgenas.model-latency/1: {"latencies": [{"device",
                                   "origin", "latency_ms", "low_ms", "high_ms", "units": [{"name",
                                   "key", "ms", "origin", "inputs"}]}]}; or one such device at the
@@ -27,6 +30,7 @@ Files may hold more than is read here: a report shows what it knows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -38,10 +42,15 @@ from edgenas.errors import ArtifactError, SpecError
 from edgenas.objectives import Objective, directed
 from edgenas.pareto import Metric, ParetoFront, hypervolume
 from edgenas.report.model import (
+    Change,
+    Cut,
     DeviceLatency,
+    Estimate,
     Evaluated,
     ExportedFile,
     ExportedModel,
+    Gains,
+    Importance,
     RunView,
     Table,
     Unit,
@@ -54,6 +63,7 @@ EXPORT_SCHEMA = "edgenas.export/1"
 TRIALS_SCHEMA = "edgenas.trials/1"
 LATENCY_SCHEMA = "edgenas.model-latency/1"
 PROVENANCE_SCHEMA = "edgenas.provenance/1"
+EXPLANATION_SCHEMA = "edgenas.explanation/1"
 
 
 class _Part(BaseModel):
@@ -157,8 +167,16 @@ class _Certificate(_Part):
     tools: dict[str, str] = {}
 
 
+class _Gains(_Part):
+    n: int
+    k: int
+    chance: float
+
+
 class _Result(_Part):
     trials: int | None = None
+    stopped_because: str = ""
+    gains: _Gains | None = None
     elapsed_s: float | None = None
     exports: list[_Export] = []
 
@@ -198,6 +216,48 @@ class _Tables(_Part):
     tables: list[_Table] = []
 
 
+class _Importance(_Part):
+    metric: str
+    n: int
+    top: float
+    genes: dict[str, float]
+    chance: float
+    problem: str = ""
+
+
+class _Estimate(_Part):
+    metric: str
+    n: int
+    error: float
+    problem: str = ""
+
+
+class _Cut(_Part):
+    objective: str
+    trials: int
+    trials_outside: int
+    trials_only: int
+    drawn: int
+    drawn_outside: int
+    drawn_only: int
+
+
+class _Change(_Part):
+    gene: str
+    value: str
+    new: str
+    digest: str
+    differences: dict[str, _Metric]
+    outside: list[str] = []
+
+
+class _Explanation(_Part):
+    importances: list[_Importance] = []
+    estimates: list[_Estimate] = []
+    bounds: list[_Cut] = []
+    changes: dict[str, list[_Change]] = {}
+
+
 def load_run(run: Path) -> RunView:
     """The view of the run in folder `run`.
 
@@ -216,6 +276,8 @@ def load_run(run: Path) -> RunView:
     facts = run / "provenance.json"
     found = _read(facts, PROVENANCE_SCHEMA, _Tables)
     tables = found.tables if found else []
+    why = run / "explanation.json"
+    told = _read(why, EXPLANATION_SCHEMA, _Explanation) or _Explanation()
     provenance = read_json(facts, schema=PROVENANCE_SCHEMA) if found else {}
     evaluated = _evaluated(run / "trials.json", trials.trials) if trials else ()
     numbers = {c.digest: c.number for c in reversed(evaluated)}
@@ -243,7 +305,10 @@ def load_run(run: Path) -> RunView:
             for c in front.candidates
         ),
         trials=evaluated,
-        models=_models(run, front, result.exports, certificates, tables),
+        models=tuple(
+            replace(model, changes=_changes(why, told.changes.get(model.digest, ())))
+            for model in _models(run, front, result.exports, certificates, tables)
+        ),
         tables=tuple(Table(**t.model_dump()) for t in tables),
         hypervolume=_course(evaluated, front.objectives, trials.reference if trials else {}),
         n_trials=len(trials.trials) if result.trials is None and trials else result.trials,
@@ -251,6 +316,11 @@ def load_run(run: Path) -> RunView:
         provenance=tuple(sections),
         notes=_notes(provenance),
         version=edgenas.__version__,
+        importances=tuple(map(_importance, told.importances)),
+        stopped_because=result.stopped_because,
+        gains=None if result.gains is None else Gains(**result.gains.model_dump()),
+        estimates=tuple(Estimate(**e.model_dump()) for e in told.estimates),
+        cuts=_cuts(why, told.bounds),
     )
 
 
@@ -293,6 +363,37 @@ def _evaluated(path: Path, trials: Sequence[_Trial]) -> tuple[Evaluated, ...]:
             )
             for t in sorted(trials, key=lambda t: t.number)
             if t.state.lower() == "complete"
+        )
+    except SpecError as error:  # an interval that does not hold its value
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+def _importance(found: _Importance) -> Importance:
+    genes = sorted(found.genes.items(), key=lambda pair: (-pair[1], pair[0]))
+    return Importance(found.metric, found.n, found.top, tuple(genes), found.chance, found.problem)
+
+
+def _cuts(path: Path, bounds: Sequence[_Cut]) -> tuple[Cut, ...]:
+    try:
+        return tuple(
+            Cut(Objective.parse(b.objective), **b.model_dump(exclude={"objective"})) for b in bounds
+        )
+    except SpecError as error:
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+def _changes(path: Path, changes: Sequence[_Change]) -> tuple[Change, ...]:
+    try:
+        return tuple(
+            Change(
+                c.gene,
+                c.value,
+                c.new,
+                c.digest,
+                {name: Metric(**metric.model_dump()) for name, metric in c.differences.items()},
+                tuple(c.outside),
+            )
+            for c in changes
         )
     except SpecError as error:  # an interval that does not hold its value
         raise ArtifactError(f"{path}: {error}") from error

@@ -81,6 +81,22 @@ class DeviceLatency:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """A network's `gene` brought from `value` to `new`: what that adds to its metrics.
+
+    A difference's origin says what it rests on; `estimated` ones have an interval. `outside` names
+    the bounds that the changed network breaks.
+    """
+
+    gene: str
+    value: str
+    new: str
+    digest: str
+    differences: Mapping[str, Metric]
+    outside: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ExportedModel:
     """An architecture whose files were written; `why` says what it was chosen for.
 
@@ -95,6 +111,7 @@ class ExportedModel:
     latencies: tuple[DeviceLatency, ...] = ()
     why: str = ""
     failures: tuple[tuple[str, str], ...] = ()
+    changes: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +130,66 @@ class Table:
     def rough(self) -> bool:
         """Whether its latencies are too far off to choose by a small difference."""
         return self.error_median is not None and self.error_median > ROUGH_ERROR
+
+
+@dataclass(frozen=True, slots=True)
+class Importance:
+    """How much each choice matters for the best values of `metric`: `genes` with their shares.
+
+    The greatest comes first. A share above `chance` is more than what no choice at all would show
+    in 95 % of searches. It rests on `n` networks, of which the share `top` counts as best.
+    A `problem` says why there are no shares.
+    """
+
+    metric: str
+    n: int
+    top: float
+    genes: tuple[tuple[str, float], ...]
+    chance: float
+    problem: str = ""
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The choices that matter more than chance explains."""
+        return tuple(gene for gene, share in self.genes if share > self.chance)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What the estimates of a costly metric rest on: `n` networks, each missed by about `error`.
+
+    A `problem` says why there are none.
+    """
+
+    metric: str
+    n: int
+    error: float
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gains:
+    """Of the last `n` trials `k` raised the hypervolume; a further one does with <= `chance`."""
+
+    n: int
+    k: int
+    chance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What a bound keeps out: of the networks tried, and of random ones of the space.
+
+    `only`: those that no other bound keeps out as well.
+    """
+
+    goal: Objective
+    trials: int
+    trials_outside: int
+    trials_only: int
+    drawn: int
+    drawn_outside: int
+    drawn_only: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +214,11 @@ class RunView:
     provenance: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
     notes: tuple[str, ...] = ()
     version: str = ""
+    importances: tuple[Importance, ...] = ()
+    estimates: tuple[Estimate, ...] = ()
+    cuts: tuple[Cut, ...] = ()
+    gains: Gains | None = None
+    stopped_because: str = ""
 
     @property
     def objectives(self) -> tuple[Objective, ...]:

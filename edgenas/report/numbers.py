@@ -28,6 +28,16 @@ class Reading:
         """The value with its unit."""
         return f"{self.bare(value)} {self.unit}".rstrip()
 
+    def difference(self, value: float) -> str:
+        """A signed difference of two values with its unit; of percentages in points.
+
+        >>> reading("top1").difference(0.0032), reading("latency_ms").difference(-0.02)
+        ('+0.32 points', '-0.0200 ms')
+        """
+        if self.unit == "%":
+            return f"{points(value)} points"
+        return f"{'+' if value > 0 else ''}{self.text(value)}"
+
     def bare(self, value: float) -> str:
         """The value without its unit."""
         scaled = value * self.scale
@@ -94,6 +104,33 @@ def points(fraction: float) -> str:
 def ms(value: float) -> str:
     """Milliseconds with three significant digits."""
     return f"{significant(value)} ms"
+
+
+def duration(seconds: float) -> str:
+    """Hours and minutes, minutes and seconds, or seconds.
+
+    >>> duration(4000), duration(150), duration(3.21)
+    ('1 h 6 min', '2 min 30 s', '3.2 s')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds) // 60} min {int(seconds) % 60} s"
+    return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60} min"
+
+
+def capital(text: str) -> str:
+    """The text with a capital in front; the rest, names included, stays as it is."""
+    return text[:1].upper() + text[1:]
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "model"), counted(2, "model")
+    ('1 model', '2 models')
+    """
+    return f"{n} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
 def ticks(low: float, high: float, n: int = 6) -> list[float]:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
-from importlib import resources
 from urllib.parse import quote
 
 from edgenas.objectives import Objective
 from edgenas.pareto import Metric
+from edgenas.report import why
 from edgenas.report.charts import Figure, hypervolume_figure, model_bars, pareto_figure, unit_figure
 from edgenas.report.drawing import architecture_svg
+from edgenas.report.explained import bounds_html, changes_html, importances_html, sentences_html
+from edgenas.report.frame import chart, page
 from edgenas.report.model import DeviceLatency, Evaluated, ExportedFile, ExportedModel, RunView
-from edgenas.report.numbers import ms, percent, points, reading, significant
-from edgenas.report.picture import front_svg
-
-_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+from edgenas.report.numbers import (
+    capital,
+    counted,
+    duration,
+    ms,
+    percent,
+    points,
+    reading,
+    significant,
 )
-"""What the page may load: only what it carries, so that it cannot call anywhere."""
+from edgenas.report.picture import front_svg
 
 
 def html(view: RunView) -> str:
@@ -35,6 +40,8 @@ def html(view: RunView) -> str:
             _warnings(view),
             _front(view, figures),
             _search(view, figures),
+            importances_html(view, figures),
+            bounds_html(view),
             _files(view),
             *(_model(view, model, figures) for model in view.models),
             _provenance(view),
@@ -42,23 +49,6 @@ def html(view: RunView) -> str:
         ]
     )
     return page(view.name, body, figures, version=view.version)
-
-
-def page(title: str, body: str, figures: Mapping[str, Figure], *, version: str) -> str:
-    """A whole page around `body`, with the charts of its placeholders and all that they need."""
-    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped,unused-ignore]
-
-    code = get_plotlyjs().replace("</script", "<\\/script")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)} - edgenas</title>\n"
-        f"<style>\n{_asset('page.css')}</style>\n</head>\n<body>\n{body}"
-        f"<footer>Written by edgenas {escape(version)}. Charts: plotly.js (MIT).</footer>\n"
-        f'<script type="application/json" id="figures">{_json(figures)}</script>\n'
-        f"<script>{code}</script>\n<script>\n{_asset('page.js')}</script>\n</body>\n</html>\n"
-    )
 
 
 def warnings(view: RunView) -> list[str]:
@@ -102,18 +92,6 @@ def roles(view: RunView, model: ExportedModel) -> list[str]:
     return found
 
 
-def _asset(name: str) -> str:
-    return resources.files("edgenas.report").joinpath(name).read_text("utf-8")
-
-
-def _json(value: object) -> str:
-    """JSON that may stand in a script element: no `<` could end it."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
 def _header(view: RunView) -> str:
     goals = ", ".join(f"<code>{escape(str(goal))}</code>" for goal in view.goals)
     facts = [("on the front", str(len(view.front)), _of_trials(view))]
@@ -138,11 +116,16 @@ def _header(view: RunView) -> str:
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(small)}</small></dd></div>"
         for name, value, small in facts
     )
-    links = [("front", "Front"), ("search", "Search"), ("files", "Exported models")]
+    links = [("front", "Front"), ("search", "Search"), ("choices", "Choices")]
+    links += [("bounds", "Bounds"), ("files", "Exported models")]
     links += [(f"model-{m.digest}", m.digest) for m in view.models]
     links.append(("provenance", "Provenance"))
-    if not view.hypervolume:
-        links.remove(("search", "Search"))
+    for to, wanted in (
+        ("search", view.hypervolume),
+        ("choices", view.importances),
+        ("bounds", view.cuts),
+    ):
+        links = links if wanted else [link for link in links if link[0] != to]
     nav = "".join(f'<a href="#{escape(to)}">{escape(text)}</a>' for to, text in links)
     return (
         f'<header><p class="over">edgenas search</p><h1>{escape(view.name)}</h1>'
@@ -157,28 +140,6 @@ def _of_trials(view: RunView) -> str:
     return text.strip()
 
 
-def duration(seconds: float) -> str:
-    """Hours and minutes, minutes and seconds, or seconds.
-
-    >>> duration(4000), duration(150), duration(3.21)
-    ('1 h 6 min', '2 min 30 s', '3.2 s')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{int(seconds) // 60} min {int(seconds) % 60} s"
-    return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60} min"
-
-
-def counted(n: int, noun: str) -> str:
-    """A number with its noun.
-
-    >>> counted(1, "model"), counted(2, "model")
-    ('1 model', '2 models')
-    """
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
 def _warnings(view: RunView) -> str:
     found = warnings(view)
     if not found:
@@ -187,21 +148,11 @@ def _warnings(view: RunView) -> str:
     return f'<section class="panel warning" aria-label="Warnings"><ul>{items}</ul></section>'
 
 
-def chart(key: str, figure: Figure, figures: dict[str, Figure], caption: str) -> str:
-    """A place for a chart, which the page's script fills; `caption` is HTML."""
-    figures[key] = figure
-    height = figure["layout"]["height"]
-    return (
-        f'<figure class="panel"><div class="plot" id="{escape(key)}" '
-        f'style="height:{height}px"></div><figcaption>{caption}</figcaption></figure>'
-    )
-
-
 def _front(view: RunView, figures: dict[str, Figure]) -> str:
     plots = []
     for i, (x, y) in enumerate(view.pairs()):
         caption = (
-            f"{escape(_capital(reading(y.name).label))} against {escape(reading(x.name).label)}. "
+            f"{escape(capital(reading(y.name).label))} against {escape(reading(x.name).label)}. "
             "The line joins what nothing beats in this pair."
         )
         figure = pareto_figure(view, x, y)
@@ -271,7 +222,7 @@ def _search(view: RunView, figures: dict[str, Figure]) -> str:
     caption = (
         "The hypervolume that the trials so far dominate, as a share of that at the end "
         f"({significant(last, 4)} in the product of the objectives' units). A long flat end says "
-        "that more trials would have found little."
+        f"that more trials would have found little. {escape(why.ended(view))}"
     )
     plot = chart("hypervolume", hypervolume_figure(view), figures, caption)
     return f'<section id="search"><h2>Search</h2>{plot}</section>'
@@ -384,8 +335,9 @@ def _model(view: RunView, model: ExportedModel, figures: dict[str, Figure]) -> s
     )
     parts = [
         f'<section id="model-{escape(model.digest)}"><h2>Model <code>{escape(model.digest)}</code>'
-        f'{tags}</h2><div class="panel"><p>{_capital(metrics)}</p>'
-        f'<p><code class="line">{escape(model.architecture)}</code></p>{_drawing(model)}</div>'
+        f'{tags}</h2><div class="panel"><p>{capital(metrics)}</p>'
+        f'<p><code class="line">{escape(model.architecture)}</code></p>'
+        f"{sentences_html(view, model)}{_drawing(model)}</div>"
     ]
     plots = [
         chart(
@@ -398,6 +350,7 @@ def _model(view: RunView, model: ExportedModel, figures: dict[str, Figure]) -> s
         if model.units
     ]
     parts += [f'<div class="grid">{"".join(plots)}</div>' if len(plots) > 1 else "".join(plots)]
+    parts.append(changes_html(view, model, figures))
     parts.append("</section>")
     return "".join(parts)
 
@@ -473,7 +426,3 @@ def _provenance(view: RunView) -> str:
     if not parts:
         parts = ['<p class="panel">None was recorded.</p>']
     return f'<section id="provenance"><h2>Provenance</h2>{"".join(parts)}</section>'
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -9,8 +9,8 @@ from typing import Any
 
 from edgenas import __version__
 from edgenas.report.charts import Bar, Figure, unit_figure
+from edgenas.report.frame import chart, page
 from edgenas.report.numbers import ms, percent, reading, significant
-from edgenas.report.page import chart, page
 
 
 def prediction_html(facts: Mapping[str, Any]) -> str:

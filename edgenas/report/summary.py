@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from edgenas.pareto import Metric
+from edgenas.report import why
 from edgenas.report.model import DeviceLatency, Evaluated, ExportedFile, ExportedModel, RunView
-from edgenas.report.numbers import ms, percent, points, reading
-from edgenas.report.page import counted, duration, is_inside, roles, warnings
+from edgenas.report.numbers import counted, duration, ms, percent, points, reading
+from edgenas.report.page import is_inside, roles, warnings
 
 REPORT_SCHEMA = "edgenas.report/1"
 _LONGEST_TABLE = 20
@@ -23,7 +25,16 @@ def markdown(view: RunView, *, picture: str = "front.svg") -> str:
     if picture and view.pairs():
         parts.append(f"![Pareto front]({picture})")
     parts += ["## Front", _front(view)]
+    if view.importances:
+        parts += ["## Which choices matter", _importances(view)]
+    if view.cuts:
+        parts += ["## What the bounds keep out", _bounds(view)]
     parts += ["## Exported models", _files(view)]
+    parts += [
+        f"### Model {_code(m.digest)}\n\n{_bullets(why.sentences(view, m))}" for m in view.models
+    ]
+    if view.estimates:
+        parts.append(" ".join(map(_plain, why.rests_on(view))))
     if view.tables:
         parts += ["## Latency tables", _tables(view)]
     return "\n\n".join(parts) + "\n"
@@ -39,7 +50,15 @@ def document(view: RunView) -> dict[str, Any]:
         "trials": view.n_trials,
         "elapsed_s": view.elapsed_s,
         "hypervolume": [list(pair) for pair in view.hypervolume],
+        "stopped_because": view.stopped_because,
+        "gains": asdict(view.gains) if view.gains else None,
         "warnings": warnings(view),
+        "importances": [asdict(found) | {"genes": dict(found.genes)} for found in view.importances],
+        "estimates": [asdict(estimate) for estimate in view.estimates],
+        "bounds": [
+            asdict(cut) | {"goal": str(cut.goal), "told": why.excluded(view, cut)}
+            for cut in view.cuts
+        ],
         "front": [_candidate(c) for c in view.front],
         "models": [_model(view, model) for model in view.models],
         "tables": [
@@ -82,6 +101,42 @@ def _front(view: RunView) -> str:
     table = _table(["architecture", *(reading(n).axis for n in names), "exported"], rows)
     more = len(view.front) - _LONGEST_TABLE
     return f"{table}\n\n{more} more in report.json." if more > 0 else table
+
+
+def _importances(view: RunView) -> str:
+    """In words, then the first few choices for each objective; bold where chance is passed."""
+    rows = [
+        [
+            _plain(reading(found.metric).label),
+            *(
+                f"{_code(gene)} {_bold(percent(share, 0), yes=share > found.chance)}"
+                for gene, share in found.genes[:5]
+            ),
+        ]
+        for found in view.importances
+        if found.genes
+    ]
+    told = _bullets(why.importance(found) for found in view.importances)
+    if not rows:
+        return told
+    width = max(map(len, rows))
+    rows = [row + [""] * (width - len(row)) for row in rows]
+    heads = ["objective", "matters most", *[""] * (width - 2)]
+    return f"{told}\n\n{_table(heads, rows)}\n\nBold: more than chance explains (PED-ANOVA)."
+
+
+def _bold(text: str, *, yes: bool) -> str:
+    return f"**{text}**" if yes else text
+
+
+def _bounds(view: RunView) -> str:
+    return "\n\n".join(
+        f"{_code(str(cut.goal))}\n\n{_bullets(why.excluded(view, cut))}" for cut in view.cuts
+    )
+
+
+def _bullets(texts: Iterable[str]) -> str:
+    return "\n".join(f"- {_plain(text)}" for text in texts)
 
 
 def _files(view: RunView) -> str:
@@ -196,6 +251,18 @@ def _model(view: RunView, model: ExportedModel) -> dict[str, Any]:
         ],
         "failures": [{"format": kind, "error": error} for kind, error in model.failures],
         "latencies": [_device(model, latency) for latency in model.latencies],
+        "why": why.sentences(view, model),
+        "changes": [
+            {
+                "gene": c.gene,
+                "value": c.value,
+                "new": c.new,
+                "digest": c.digest,
+                "differences": {name: m.to_table() for name, m in c.differences.items()},
+                "outside": list(c.outside),
+            }
+            for c in model.changes
+        ],
     }
 
 

@@ -12,10 +12,11 @@ from edgenas.search.problem import (
     Propose,
     Trial,
 )
-from edgenas.search.study import SearchResult, Sharing, Stagnation, run_search
+from edgenas.search.study import Gains, SearchResult, Sharing, Stagnation, run_search
 
 __all__ = [
     "FinishedTrial",
+    "Gains",
     "Gradients",
     "History",
     "MetricFunction",

@@ -123,6 +123,33 @@ class GaussianProcess:
         variance = np.maximum(prior - ((k @ self._inverse) * k).sum(1), 1e-9) * self._spread
         return self.mean + self.scale * (k @ self._weights), self.scale * np.sqrt(variance)
 
+    def differences(self, one: Inputs, other: Inputs) -> tuple[Values, Values]:
+        """Means and standard deviations (m) of the function at `other` less that at `one` (m each).
+
+        Surer than two predictions: what the two have in common cancels out.
+        """
+        joined = Inputs(
+            np.vstack([one.genes, other.genes]),
+            np.vstack([one.described, other.described]),
+            one.n_genes,
+            np.concatenate([one.hint, other.hint]),
+        )
+        n = len(one.genes)
+        k = _Pairs.between(joined, self.inputs).covariance(self.at)
+        prior = _Pairs.between(joined, joined).covariance(self.at)
+        apart = k[n:] - k[:n]
+        itself = np.diag(prior)[n:] + np.diag(prior)[:n] - 2 * np.diag(prior[n:, :n])
+        known = ((apart @ self._inverse) * apart).sum(1)
+        variance = np.maximum(itself - known, 0.0) * self._spread
+        return self.scale * (apart @ self._weights), self.scale * np.sqrt(variance)
+
+    def left_out(self) -> Values:
+        """By how much each point (n) is missed when it alone is left out, parameters as they are.
+
+        Rasmussen and Williams 2006, equation 5.12.
+        """
+        return np.asarray(self.scale * self._weights / np.diag(self._inverse), dtype=np.float64)
+
 
 def evenly(n: int, most: int) -> list[int]:
     """At most `most` of the places 0 to n - 1, first and last among them, evenly spread."""

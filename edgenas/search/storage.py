@@ -122,7 +122,7 @@ def _open_file(
 
     lock = FileLock(path.parent / f".{path.name}.lock", timeout=0)
     hint = "free some disk space, or choose a folder that can be written; then --resume"
-    with _storage_errors(str(path), hint):
+    with storage_errors(str(path), hint):
         with io_errors(path, "write"):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -184,10 +184,10 @@ def _open_database(
     import optuna
     import sqlalchemy
 
-    url = _database(text)
+    url = sqlalchemy_url(text)
     shown = url.set(drivername="postgresql").render_as_string(hide_password=True)
     hint = "see that the server runs and its address is right; then the same command once more"
-    with _storage_errors(shown, hint):
+    with storage_errors(shown, hint):
         engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
         with _advisory_lock(engine, ""):  # several hosts may come at the same moment
             storage = optuna.storages.RDBStorage(
@@ -211,7 +211,7 @@ def _open_database(
             storage.engine.dispose()
 
 
-def _database(text: str) -> sqlalchemy.URL:
+def sqlalchemy_url(text: str) -> sqlalchemy.URL:
     """The URL with the driver that is installed.
 
     Raises:
@@ -290,7 +290,7 @@ def _sqlite(path: Path) -> Iterator[BaseStorage]:
 
 
 @contextlib.contextmanager
-def _storage_errors(where: str, hint: str) -> Iterator[None]:
+def storage_errors(where: str, hint: str, *, verb: str = "store") -> Iterator[None]:
     """Turns what Optuna and SQLAlchemy raise about the storage into errors with a remedy."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import DatabaseError, SQLAlchemyError
@@ -308,5 +308,5 @@ def _storage_errors(where: str, hint: str) -> Iterator[None]:
             if "not a database" in text or "malformed" in text:
                 raise ArtifactError(f"{where} is damaged: {text}") from error
         raise ResourceError(
-            f"cannot store the search in {where}: {str(cause).splitlines()[0]}", hint=hint
+            f"cannot {verb} the search in {where}: {str(cause).splitlines()[0]}", hint=hint
         ) from error

@@ -71,6 +71,29 @@ class Stagnation:
 
 
 @dataclass(frozen=True, slots=True)
+class Gains:
+    """Of the last `n` trials of a search `k` raised the hypervolume.
+
+    `chance` bounds that of a further one to do so, with a confidence of 95 %, as long as later
+    trials are no better than these: the upper bound of Clopper and Pearson 1934 (with k = 0 about
+    3 / n). Gains come ever more rarely, which makes it cautious.
+    """
+
+    n: int
+    k: int
+    chance: float
+
+    @classmethod
+    def of(cls, history: Sequence[float], last: int) -> Gains:
+        """Of the hypervolume after each trial."""
+        from scipy.stats import beta
+
+        before, now = [0.0, *history][-last - 1 : -1], history[-last:]
+        n, k = len(now), sum(b > a for a, b in zip(before, now, strict=True))
+        return cls(n, k, 1.0 if k == n else float(beta.ppf(0.95, k + 1, n - k)))
+
+
+@dataclass(frozen=True, slots=True)
 class SearchResult:
     """What a search found, over all its sessions.
 
@@ -94,6 +117,11 @@ class SearchResult:
     def hypervolume(self) -> float:
         """Of the front, against `reference`."""
         return self.hypervolume_history[-1] if self.hypervolume_history else 0.0
+
+    @property
+    def gains(self) -> Gains:
+        """Of the later half of the trials."""
+        return Gains.of(self.hypervolume_history, max(1, len(self.hypervolume_history) // 2))
 
 
 def run_search(
@@ -242,7 +270,11 @@ class _Search:
             now = self._hypervolume(self.ledger.n_finished, reference)
             before = self._hypervolume(self.ledger.n_finished - stagnation.window, reference)
             if now > 0 and now - before <= stagnation.tolerance * now:
-                return f"{stagnation.window} trials added {now / max(before, 1e-300) - 1:.2%}"
+                gains = Gains.of(self.history(reference), stagnation.window)
+                return (
+                    f"{stagnation.window} trials added {now / max(before, 1e-300) - 1:.2%}; a "
+                    f"further one adds anything with a chance of at most {gains.chance:.0%}"
+                )
         return ""
 
     def reference_point(self) -> dict[str, float]:

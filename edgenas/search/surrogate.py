@@ -156,7 +156,7 @@ class _Believed:
         free = problem.cheap(known[0].architecture)
         self.costly = [o for o in problem.objectives if o.name not in free]
         learned = _some(known)
-        self.reader = _Reader(problem, [trial.architecture for trial in learned])
+        self.reader = Reader(problem, [trial.architecture for trial in learned])
         archs = [trial.architecture for trial in learned]
         self.models: dict[str, tuple[_Scale, GaussianProcess]] = {}
         for objective in self.costly:
@@ -246,7 +246,7 @@ def _prior(
         archs = [arch for arch, _ in told]
         losses = np.array([_loss(objective, metrics) for _, metrics in told])
         scaled = _Scale.of(losses).forward(losses)
-        reader = _Reader(problem, archs)
+        reader = Reader(problem, archs)
         scaled = (scaled - scaled.mean()) / max(float(scaled.std()), 1e-9)
         problem.memory[key] = reader, GaussianProcess(reader.inputs(archs), scaled), {}
     reader, model, seen = problem.memory[key]
@@ -277,7 +277,7 @@ def _loss(objective: Objective, metrics: Mapping[str, float]) -> float:
     return _sign(objective) * objective.value(metrics)
 
 
-class _Reader:
+class Reader:
     """Architectures as a Gaussian process reads them, on the scale of those it is made from."""
 
     def __init__(self, problem: Problem, archs: Sequence[Architecture]) -> None:

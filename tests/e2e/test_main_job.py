@@ -72,7 +72,12 @@ def test_from_a_run_file_to_verified_models(
     assert by_format["tflite-int8"]["measured_ms"] is None, "the invented board cannot be reached"
     folder = run / Path(document["exports"][0]["path"]).parent
     assert len((folder / "labels.txt").read_text("utf-8").split()) == 10
-    assert "<html" in (run / "report.html").read_text("utf-8")
+    page = (run / "report.html").read_text("utf-8")
+    assert "<html" in page
+    assert "15 trials are too few" in page, "to say which choices matter"
+    told = json.loads((run / "explanation.json").read_text("utf-8"))
+    assert list(told["changes"]) == [folder.name]
+    assert "Every single change" in page
     ParetoFront.read(run / "front.json", parse=tiny_space().parse)
 
     assert main(["verify", "runs/tiny", "--quiet"]) == 0

@@ -251,3 +251,77 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def view(run_folder: Path) -> RunView:
     return load_run(run_folder)
+
+
+@pytest.fixture(scope="session")
+def explained_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose search told why, as new ones do."""
+    folder = make_run(tmp_path_factory.mktemp("runs") / "explained")
+    result = json.loads((folder / "result.json").read_text("utf-8"))
+    digest = result["exports"][0]["path"].split("/")[1]
+    write_json(folder / "explanation.json", explanation(digest))
+    result |= {"stopped_because": "150 trials", "gains": {"n": 75, "k": 2, "chance": 0.08}}
+    write_json(folder / "result.json", result)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def explained(explained_folder: Path) -> RunView:
+    return load_run(explained_folder)
+
+
+def explanation(digest: str) -> dict[str, Any]:
+    def change(gene: str, new: str, ms: float, top1: float, *outside: str) -> dict[str, Any]:
+        return {
+            "gene": gene,
+            "value": "2",
+            "new": new,
+            "digest": "0123456789ab",
+            "differences": {
+                "latency_ms": {"value": ms, "origin": "predicted"},
+                "size_bytes": {"value": 1000.0, "origin": "computed"},
+                "top1": {
+                    "value": top1,
+                    "low": top1 - 0.002,
+                    "high": top1 + 0.002,
+                    "origin": "estimated",
+                    "n": 147,
+                },
+            },
+            "outside": list(outside),
+        }
+
+    return {
+        "schema": "edgenas.explanation/1",
+        "importances": [
+            {
+                "metric": "top1",
+                "n": 147,
+                "top": 0.1,
+                "genes": {"r": 0.1, "s2.width": 0.6, "s4.4.kernel": 0.3},
+                "chance": 0.2,
+                "problem": "",
+            },
+            {"metric": "latency_ms", "n": 9, "top": 0.0, "genes": {}, "chance": 0.0,
+             "problem": "9 trials are too few"},
+        ],
+        "estimates": [{"metric": "top1", "n": 147, "error": 0.0013, "problem": ""}],
+        "bounds": [
+            {
+                "objective": "min latency_ms <= 2.0",
+                "trials": 150,
+                "trials_outside": 12,
+                "trials_only": 12,
+                "drawn": 400,
+                "drawn_outside": 100,
+                "drawn_only": 40,
+            }
+        ],
+        "changes": {
+            digest: [
+                change("s2.width", "1", -0.25, -0.001),
+                change("s2.depth", "3", 0.125, 0.004),
+                change("s3.depth", "3", 0.5, 0.005, "latency_ms"),
+            ]
+        },
+    }  # fmt: skip

@@ -16,8 +16,23 @@ from edgenas.objectives import Objective
 from edgenas.pareto import Metric
 from edgenas.report import RunView, document, front_svg, html, markdown
 from edgenas.report.charts import pareto_figure
-from edgenas.report.model import Evaluated, ExportedFile, ExportedModel, Table
-from edgenas.report.page import duration, roles, warnings
+from edgenas.report.model import (
+    Change,
+    Cut,
+    DeviceLatency,
+    Estimate,
+    Evaluated,
+    ExportedFile,
+    ExportedModel,
+    Gains,
+    Importance,
+    Table,
+    Unit,
+    UnitTime,
+)
+from edgenas.report.numbers import duration
+from edgenas.report.page import roles, warnings
+from edgenas.spaces.ops import conv
 
 EVIL = "<script>alert('x')</script>\"'&|`</title>"
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -164,7 +179,18 @@ def hostile() -> RunView:
     metrics = {"top1": Metric(0.9, EVIL), "latency_ms": Metric(1.0, EVIL), EVIL: Metric(2.0, EVIL)}
     file = ExportedFile(EVIL, f"models/{EVIL}/x y.onnx", EVIL, 10, False, problems=(EVIL,))
     outside = ExportedFile("onnx", "../../etc/passwd", "0", 1, None)
-    model = ExportedModel(EVIL, EVIL, metrics, (file, outside), why=EVIL, failures=((EVIL, EVIL),))
+    change = Change(EVIL, EVIL, EVIL, EVIL, metrics, (EVIL,))
+    model = ExportedModel(
+        EVIL,
+        EVIL,
+        metrics,
+        (file, outside),
+        units=(Unit(EVIL, conv(1, 8, 8, 8, 3), (-1,)),),
+        latencies=(DeviceLatency(EVIL, EVIL, 1.0, 0.9, 1.1, (UnitTime(1.0, EVIL),)),),
+        why=EVIL,
+        failures=((EVIL, EVIL),),
+        changes=(change,),
+    )
     return RunView(
         name=EVIL,
         goals=goals,
@@ -176,6 +202,14 @@ def hostile() -> RunView:
         provenance=((EVIL, ((EVIL, EVIL),)),),
         notes=(EVIL,),
         version=EVIL,
+        importances=(
+            Importance(EVIL, 60, 0.25, ((EVIL, 0.7), ("b", 0.3)), 0.4),
+            Importance("top1", 3, 0.0, (), 0.0, EVIL),
+        ),
+        estimates=(Estimate(EVIL, 60, 0.1), Estimate("top1", 3, 0.0, EVIL)),
+        cuts=(Cut(goals[1], 9, 3, 1, 400, 40, 4),),
+        stopped_because=EVIL,
+        gains=Gains(20, 1, 0.2),
     )
 
 
@@ -187,7 +221,12 @@ def test_nothing_from_files_is_read_as_markup(tmp_path: Path) -> None:
     assert "alert('x')</script>" not in text
     for figure in figures(text).values():
         for trace in figure["data"]:
-            for shown in [trace["name"], *trace.get("text", [])]:
+            for shown in [
+                trace["name"],
+                *trace.get("text", []),
+                *trace.get("hovertext", []),
+                *(y for y in trace.get("y", []) if isinstance(y, str)),
+            ]:
                 assert "<script" not in shown
                 assert set(re.findall(r"</?(\w+)", shown)) <= {"b", "br"}
     links = [a["href"] or "" for a in page.all("a")]

@@ -62,17 +62,18 @@ def dump(page: Path, profile: Path, *, width: int) -> tuple[str, list[str]]:
 
 
 @pytest.mark.parametrize("width", [1400, pytest.param(520, marks=pytest.mark.slow)])
-def test_the_page_draws_its_charts(view: RunView, tmp_path: Path, width: int) -> None:
-    view = replace(view, models=view.models[:1])
+def test_the_page_draws_its_charts(explained: RunView, tmp_path: Path, width: int) -> None:
+    view = replace(explained, models=explained.models[:1])
     page = tmp_path / "report.html"
     page.write_text(html(view).replace("</body>", PROBE), "utf-8")
     tree, console = dump(page, tmp_path / "profile", width=width)
     assert console == []
     drawn = re.search(r'<html[^>]* data-plots="(\d+)"', tree)
     assert drawn
-    assert int(drawn[1]) == 3 + 1 + 2
-    assert len(re.findall(r'<div class="plot js-plotly-plot', tree)) == 6
-    assert tree.count('class="main-svg"') >= 6
+    n = 3 + 1 + 2 + 1 + 1  # pairs, course, units on two devices, importance, changes
+    assert int(drawn[1]) == n
+    assert len(re.findall(r'<div class="plot js-plotly-plot', tree)) == n
+    assert tree.count('class="main-svg"') >= n
     assert len(re.findall(r'class="point[ "]', tree)) > 3 * len(view.trials)
     assert 'data-overflow="0"' in tree, "the page is wider than the window"
     assert 'data-small="0"' in tree, "a text is smaller than 11 pixels"

@@ -6,6 +6,7 @@ import itertools
 import math
 import multiprocessing
 import random
+import re
 import sqlite3
 import time
 import warnings
@@ -29,7 +30,7 @@ from edgenas.errors import (
 )
 from edgenas.events import Event
 from edgenas.objectives import parse_objectives
-from edgenas.search import SearchResult, Stagnation, run_search
+from edgenas.search import Gains, SearchResult, Stagnation, run_search
 from edgenas.search.tabulated import TabulatedSpace
 from edgenas.spaces import Architecture
 
@@ -509,3 +510,24 @@ def test_many_kills(tmp_path: Path, strategy: str) -> None:
         path = tmp_path / f"killed-{i}.db"
         kill_and_resume(path, strategy, 5, rng)
         assert stored(path) == expected
+
+
+def test_gains_bound_the_chance_of_a_further_one() -> None:
+    none = Gains.of([1.0] * 61, 60)
+    assert (none.n, none.k) == (60, 0)
+    assert none.chance == pytest.approx(1 - 0.05 ** (1 / 60))  # exact: (1 - p)^60 = 0.05
+    some = Gains.of([1.0, 2.0, 2.0, 3.0, 3.0], 4)
+    assert (some.n, some.k) == (4, 2)
+    assert some.chance == pytest.approx(0.9024, abs=1e-4)  # of a binomial table
+    assert Gains.of([1.0, 2.0], 10) == Gains(2, 2, 1.0)
+    assert Gains.of([], 1) == Gains(0, 0, 1.0)
+
+
+def test_a_stop_says_how_likely_a_further_gain_is() -> None:
+    stop = Stagnation(window=20, tolerance=0.5, minimum=40)
+    result = search(strategy="random", trials=200, stagnation=stop)
+    assert re.search(
+        r"20 trials added [\d.]+%; a further one adds anything with a chance of at most \d+%",
+        result.stopped_because,
+    )
+    assert result.gains.n == result.n_trials // 2

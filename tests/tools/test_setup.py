@@ -82,7 +82,7 @@ def test_set_up_once_and_again_when_pins_change(checkout: Checkout) -> None:
     assert first.stdout == ""
     (install,) = checkout.installs
     assert "--constraint tools/constraints.txt" in install
-    assert "--editable .[tflite,micro,digits,postgres,test]" in install
+    assert "--editable .[tflite,micro,digits,postgres,dashboard,test]" in install
     second = checkout.run("tools/test", "--setup-only")
     assert second.returncode == 0
     assert "installing edgenas" not in second.stderr
