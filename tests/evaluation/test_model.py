@@ -119,16 +119,16 @@ def write_model(path: Path) -> None:
 
 
 def test_strategies_are_compared_on_a_model(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_model(tmp_path / "model.json")
     command = ["bench", "search", "--accuracy-model", str(tmp_path / "model.json"), "--json"]
     more = ["--device", "rpi4-tflite-fp32", "--front", "1500", "--budget", "40", "--seeds", "2"]
     assert main([*command, *more, "--quiet"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(capfd.readouterr().out)
     assert found["relative_to"] == "the front of an evolution with 1500 evaluations"
     means = {row["strategy"]: row["mean"] for row in found["summary"]}
     assert means["surrogate"] > means["random"]
     assert 0.5 < means["surrogate"] < 1.02
     assert main(command) == 2
-    assert "--device" in capsys.readouterr().err
+    assert "--device" in capfd.readouterr().err
