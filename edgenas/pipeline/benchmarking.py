@@ -13,7 +13,7 @@ from edgenas.errors import UsageError
 from edgenas.events import Report, silent
 from edgenas.objectives import directed, parse_objectives
 from edgenas.pipeline.config import RunConfig, read_config
-from edgenas.pipeline.metrics import metric_names
+from edgenas.pipeline.metrics import costly_metrics, metric_names
 
 DEFAULT_STRATEGIES = ("surrogate", "nsga2", "random")
 
@@ -152,7 +152,8 @@ def _supernet_problem(
     objectives = parse_objectives(
         config.search.objectives, known=metric_names(config.search.devices)
     )
-    evaluate = evaluator(run.supernet, run.data, config)
+    metrics = costly_metrics(objectives)
+    evaluate = evaluator(run.supernet, run.data, config, metrics, report=report)
     space = run.supernet.space
     ends = [{**run.cheap(a), **evaluate(a)} for a in (space.smallest(), space.largest())]
     reference = {axis.name: axis.value(max(ends, key=axis.loss)) for axis in directed(objectives)}
