@@ -2,7 +2,7 @@
 
 from edgenas.data.devices import device, threads
 from edgenas.data.folder import unlabelled_files, unlabelled_images
-from edgenas.data.images import DataSet, Images, class_weights, data_set, imbalance
+from edgenas.data.images import DataSet, Images, Unlabelled, class_weights, data_set, imbalance
 from edgenas.data.load import SOURCES, assemble, estimate, load_data
 from edgenas.data.memory import Estimate
 from edgenas.data.sources import Parts, Request, Source
@@ -28,6 +28,7 @@ __all__ = [
     "Policy",
     "Request",
     "Source",
+    "Unlabelled",
     "assemble",
     "augment",
     "batches",

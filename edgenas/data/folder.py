@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from edgenas.data.images import SPLITS, Images
+from edgenas.data.images import SPLITS, Images, Unlabelled
 from edgenas.data.memory import Estimate, check_memory, default_size, pixel_bytes
 from edgenas.data.sources import Parts, Request
 from edgenas.errors import DataError, ResourceError
@@ -123,8 +123,8 @@ def unlabelled_images(
     n: int | None = None,
     seed: int = 0,
     report: Report = silent,
-) -> Tensor:
-    """The images anywhere below `folder` by the module's one conversion, uint8 (n, c, size, size).
+) -> Unlabelled:
+    """The images anywhere below `folder`, by the module's one conversion.
 
     Sorted by path; where `n` is fewer than there are, `n` drawn by `seed`. Up to 1 % broken ones
     are left out with a warning.
@@ -142,7 +142,7 @@ def unlabelled_images(
     broken: dict[Path, str] = {}
     pixels, _ = _read(paths, channels=channels, size=size, broken=broken, tick=tick)
     _tell_broken(folder, broken, len(paths), report)
-    return pixels
+    return Unlabelled(pixels)
 
 
 def unlabelled_files(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgenas.artifacts import derive_seed
-from edgenas.data import DataSet, Images, prepare
+from edgenas.data import DataSet, Images, Unlabelled, prepare
 from edgenas.errors import DataError, SpecError, nearest
 from edgenas.evaluation.corruption import CORRUPTIONS, SEVERITIES, corrupt
 from edgenas.evaluation.quantised import QuantisedNetwork
@@ -49,8 +49,8 @@ class SupernetEvaluator:
     """For the ranges of int8; None: the train images of the BatchNorm statistics."""
     corrupted: Images | None = None
     """Images to corrupt; None: those of the search split."""
-    unlabelled: Tensor | None = None
-    """Images for the agreement, uint8 (n, c, h, w); None: those of the search split."""
+    unlabelled: Unlabelled | None = None
+    """Images for the agreement; None: those of the search split."""
     _chosen: Images = field(init=False, repr=False)
     _scored: Images = field(init=False, repr=False)
 
@@ -120,7 +120,7 @@ class SupernetEvaluator:
 
     @property
     def _compared(self) -> Tensor:
-        return self._scored.pixels if self.unlabelled is None else self.unlabelled
+        return self._scored.pixels if self.unlabelled is None else self.unlabelled.pixels
 
     @functools.cached_property
     def _named_by_largest(self) -> Tensor:

@@ -60,7 +60,8 @@ class SearchConfig:
     devices: tuple[str, ...]
     """Device names (`edgenas devices`); with several, write `latency_ms@DEVICE`."""
     objectives: tuple[str, ...] = ("max top1", "min latency_ms")
-    """Such as `max top1`, `min latency_ms <= 2.0`, or a bound alone, `size_bytes <= 500000`."""
+    """Such as `max top1`, `min latency_ms <= 2.0`, or a bound alone, `size_bytes <= 500000`; the
+    metrics are listed in `pipeline.metrics`."""
     strategy: str = "surrogate"
     """Who proposes architectures: `surrogate`, `nsga2`, `nsga3`, `evolution`, `reinforce`, `tpe`,
     `gp` or `random`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,16 +16,14 @@ from edgenas.pipeline.knowing import basis
 from edgenas.spaces import Architecture
 
 if TYPE_CHECKING:
-    from edgenas.data import DataSet, Images
+    from edgenas.data import DataSet, Images, Unlabelled
     from edgenas.evaluation import SupernetEvaluator
     from edgenas.networks import Network
     from edgenas.supernet import Supernet
 
 
-REVISION = 1
-"""Grows when the same network on the same images would be told another accuracy."""
-REVISIONS = {"top1_int8": 1, "robustness": 1, "agreement": 1}
-"""The same for the metrics beside `top1`."""
+REVISIONS = {"top1": 1, "top1_int8": 1, "robustness": 1, "agreement": 1}
+"""Each grows when the same network on the same images would be told another value."""
 CALIBRATION_IMAGES = 256
 """Training images that set the ranges of int8."""
 
@@ -67,59 +64,54 @@ def evaluator(
     Raises:
         DataError: the folder of unlabelled images cannot be used.
     """
-    from edgenas.data import unlabelled_images
     from edgenas.evaluation import CORRUPTIONS, SEVERITIES, SupernetEvaluator
 
     settings, root = config.search, config.seed
-    wanted = settings.images
-    n = len(data.search) if wanted is None else min(wanted, len(data.search))
+    n = len(data.search) if settings.images is None else min(settings.images, len(data.search))
     drawn = data.search.drawn(n, seed=derive_seed(root, "search images"))
-    corrupted = data.search.drawn(
-        settings.robustness_images, seed=derive_seed(root, "corrupted images")
-    )
-    calibration = calibration_images(data, root)
+    n_corrupted = min(settings.robustness_images, len(data.search))
     seed = derive_seed(root, "recalibration")
-    unlabelled = None
-    if settings.unlabelled is not None and "agreement" in metrics:
-        unlabelled = unlabelled_images(
-            Path(settings.unlabelled),
-            channels=data.channels,
-            size=data.image_size,
-            n=wanted,
-            seed=derive_seed(root, "unlabelled images"),
-            report=report,
-        )
+    unlabelled = _unlabelled(data, config, report) if "agreement" in metrics else None
     inner = SupernetEvaluator(
         supernet,
         replace(data, search=drawn),
         n_recalibration=settings.recalibration_images,
         seed=seed,
-        calibration=calibration,
-        corrupted=corrupted,
+        calibration=calibration_images(data, root),
+        corrupted=data.search.drawn(n_corrupted, seed=derive_seed(root, "corrupted images")),
         unlabelled=unlabelled,
     )
-    n_images = {
-        "top1": n,
-        "top1_int8": n,
-        "robustness": len(corrupted),
-        "agreement": n if unlabelled is None else len(unlabelled),
-    }
+    n_images = {"top1": n, "top1_int8": n, "robustness": n_corrupted, "agreement": n}
     kinds = {name: parameters for name, (_, parameters) in CORRUPTIONS.items()}
-    images = None if unlabelled is None else hashlib.sha256(unlabelled.numpy().data).hexdigest()
-    more: dict[str, list[Any]] = {
-        "top1_int8": [n, len(calibration)],
-        "robustness": [len(corrupted), kinds, SEVERITIES],
-        "agreement": [n if images is None else images],
+    own: dict[str, list[Any]] = {
+        "top1": [n],  # no name: caches of before there were other metrics stay valid
+        "top1_int8": ["top1_int8", n, CALIBRATION_IMAGES],
+        "robustness": ["robustness", n_corrupted, kinds, SEVERITIES],
+        "agreement": ["agreement", n],
     }
+    if unlabelled is not None:
+        n_images["agreement"] = len(unlabelled)
+        own["agreement"] = ["agreement", unlabelled.digest]
     rests_on = {
-        basis(name): digest(
-            [REVISION, n, settings.recalibration_images, seed]
-            if name == "top1"
-            else [name, REVISIONS[name], settings.recalibration_images, root, *more[name]]
-        )
+        basis(name): digest([REVISIONS[name], *own[name], settings.recalibration_images, seed])
         for name in metrics
     }
     return Evaluator(inner, tuple(metrics), n_images, rests_on)
+
+
+def _unlabelled(data: DataSet, config: RunConfig, report: Report) -> Unlabelled | None:
+    from edgenas.data import unlabelled_images
+
+    if config.search.unlabelled is None:
+        return None
+    return unlabelled_images(
+        Path(config.search.unlabelled),
+        channels=data.channels,
+        size=data.image_size,
+        n=config.search.images,
+        seed=derive_seed(config.seed, "unlabelled images"),
+        report=report,
+    )
 
 
 def calibration_images(data: DataSet, seed: int) -> Images:

@@ -1,4 +1,4 @@
-"""Each corruption: deterministic, within the range of values, worse with severity, as its table says."""
+"""Each corruption: deterministic, in the range of values, worse with severity, as stated."""
 
 from __future__ import annotations
 

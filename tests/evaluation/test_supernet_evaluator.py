@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edgenas.artifacts import derive_seed
-from edgenas.data import DataSet, Images, load_data
+from edgenas.data import DataSet, Images, Unlabelled, load_data
 from edgenas.errors import DataError, SpecError
 from edgenas.evaluation import CORRUPTIONS, SEVERITIES, SupernetEvaluator, corrupt, top1
 from edgenas.networks import build
@@ -92,11 +92,11 @@ def test_agreement_is_with_the_largest_network_and_reads_no_label(digits: DataSe
         SupernetEvaluator(supernet, replace(digits, search=wrong))(SPACE.smallest(), ("agreement",))
         == found
     )
-    elsewhere = SupernetEvaluator(supernet, digits, unlabelled=digits.test.pixels)
+    elsewhere = SupernetEvaluator(supernet, digits, unlabelled=Unlabelled(digits.test.pixels))
     assert elsewhere(SPACE.smallest(), ("agreement",)) != found
     assert elsewhere(SPACE.smallest()) == evaluator(SPACE.smallest())
     with pytest.raises(DataError, match="no unlabelled images"):
-        SupernetEvaluator(supernet, digits, unlabelled=digits.test.pixels[:0])
+        SupernetEvaluator(supernet, digits, unlabelled=Unlabelled(digits.test.pixels[:0]))
 
 
 def test_robustness_is_the_mean_over_all_corruptions(digits: DataSet) -> None:
