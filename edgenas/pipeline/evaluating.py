@@ -71,7 +71,7 @@ def evaluator(
     drawn = data.search.drawn(n, seed=derive_seed(root, "search images"))
     n_corrupted = min(settings.robustness_images, len(data.search))
     seed = derive_seed(root, "recalibration")
-    unlabelled = _unlabelled(data, config, report) if "agreement" in metrics else None
+    unlabelled = read_unlabelled(data, config, metrics, report=report)
     inner = SupernetEvaluator(
         supernet,
         replace(data, search=drawn),
@@ -99,10 +99,19 @@ def evaluator(
     return Evaluator(inner, tuple(metrics), n_images, rests_on)
 
 
-def _unlabelled(data: DataSet, config: RunConfig, report: Report) -> Unlabelled | None:
+def read_unlabelled(
+    data: DataSet, config: RunConfig, metrics: Sequence[str], *, report: Report = silent
+) -> Unlabelled | None:
+    """The run's images without labels, as large and of as many channels as its data set's.
+
+    Nothing where it names none, or where no metric reads them.
+
+    Raises:
+        DataError: the folder cannot be used.
+    """
     from edgenas.data import unlabelled_images
 
-    if config.search.unlabelled is None:
+    if config.search.unlabelled is None or "agreement" not in metrics:
         return None
     return unlabelled_images(
         Path(config.search.unlabelled),

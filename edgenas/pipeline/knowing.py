@@ -2,8 +2,8 @@
 
 The cache only spares work: a metric that is in it is read and not evaluated again, and a search
 proposes what it would have proposed without. A warm start is asked for (`search.warm_start`), since
-it changes what is proposed: a metric of a run with the same supernet, images and evaluation is
-*known*; that of another run is a *hint*, whose worth the surrogate finds out.
+it changes what is proposed: an architecture all of whose metrics come from the same supernet,
+images and evaluation is *known*; others are a *hint*, whose worth the surrogate finds out.
 """
 
 from __future__ import annotations
@@ -173,11 +173,16 @@ def warm_start(
         for arch, values in told.items():
             for metric, value in values.items():
                 (known if metric in same else prior).setdefault(arch, {})[metric] = value
-        what = "hints: another supernet or images"
-        if same:
-            only = "" if same == there else f", for {', '.join(sorted(same))}"
-            what = f"known: same supernet and images{only}"
+        lacking = [name for name in metrics if name not in same]
+        if not same:
+            what = "hints: another supernet or images"
+        elif lacking:
+            what = f"hints: {', '.join(lacking)} not evaluated alike"
+        else:
+            what = "known: same supernet and images"
         notes.append(f"warm start from {path.parent}: {len(told)} trials, {what}")
+    for arch in [arch for arch, values in known.items() if len(values) < len(metrics)]:
+        prior[arch] = {**prior.get(arch, {}), **known.pop(arch)}  # not all: a hint
     return WarmStart(known, prior, tuple(notes))
 
 

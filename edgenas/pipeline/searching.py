@@ -19,7 +19,12 @@ from edgenas.hardware import DeviceProfile, load_device
 from edgenas.objectives import Objective, parse_objectives, total_violation
 from edgenas.pareto import Candidate, Metric, ParetoFront
 from edgenas.pipeline.config import SHIPPED, RunConfig, write_config
-from edgenas.pipeline.evaluating import Evaluator, check_unlabelled, evaluator
+from edgenas.pipeline.evaluating import (
+    Evaluator,
+    check_unlabelled,
+    evaluator,
+    read_unlabelled,
+)
 from edgenas.pipeline.knowing import CACHE, Cache, WarmStart, warm_start
 from edgenas.pipeline.metrics import CheapMetrics, check_energy, costly_metrics, metric_names
 from edgenas.pipeline.runs import RESULT_SCHEMA, Outcome, clear, locked, seal
@@ -317,6 +322,7 @@ def open_stages(
     )
     check_energy(objectives_of(config), tables)
     if loaded is None:  # last: what can be refused before hours of training is refused before
+        read_unlabelled(data, config, costly_metrics(objectives_of(config)), report=report)
         train_supernet(config, folder, data, resume=resume, report=report)
         loaded = load_supernet(checkpoint)
     supernet, info = loaded
