@@ -18,6 +18,7 @@ from edgenas.errors import ExportError
 from edgenas.spaces import Lowering, Node, OpSpec
 
 T = TypeVar("T")
+Apply = Callable[[OpSpec, nn.Module, list[T]], T]
 
 
 class Network(nn.Module):
@@ -35,17 +36,20 @@ class Network(nn.Module):
 
     def forward(self, *images: Tensor) -> Tensor:
         """The last unit's output; only a one-unit network may take several `images`."""
-        return self.walk(images, lambda op, module, inputs: module(*inputs))
+        return self._through(images, lambda unit, inputs: unit(*inputs))
 
-    def walk(self, images: Sequence[T], apply: Callable[[OpSpec, nn.Module, list[T]], T]) -> T:
+    def walk(self, images: Sequence[T], apply: Apply[T]) -> T:
         """The last of what `apply` makes of each primitive, its module and what goes into it.
 
-        In execution order, from `images`. `forward` is the walk that calls the modules.
+        In execution order, from `images`; `forward` is the walk that calls the modules.
         """
+        return self._through(images, lambda unit, inputs: unit.walk(inputs, apply))
+
+    def _through(self, images: Sequence[T], run: Callable[[_Unit, list[T]], T]) -> T:
         outputs: list[T] = []
         for unit, node in zip(self.units, self.lowering.nodes, strict=True):
             assert isinstance(unit, _Unit)  # noqa: S101  # for the type only
-            outputs.append(unit.walk(_gather(node, outputs, images), apply))
+            outputs.append(run(unit, _gather(node, outputs, images)))
         return outputs[-1]
 
     def example_inputs(self) -> list[Tensor]:
@@ -107,7 +111,10 @@ class _Unit(nn.ModuleList):
         self.is_block = op.is_block
         super().__init__(_primitive(node.op, norm=norm) for node in self.nodes)
 
-    def walk(self, inputs: list[T], apply: Callable[[OpSpec, nn.Module, list[T]], T]) -> T:
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.walk(list(inputs), lambda op, module, given: module(*given))
+
+    def walk(self, inputs: list[T], apply: Apply[T]) -> T:
         if not self.is_block:
             return apply(self.nodes[0].op, self[0], inputs)
         outputs: list[T] = []
