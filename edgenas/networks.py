@@ -7,6 +7,8 @@ alone, and the one-unit networks that are timed on devices.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from edgenas.errors import ExportError
 from edgenas.spaces import Lowering, Node, OpSpec
+
+T = TypeVar("T")
+Apply = Callable[[OpSpec, nn.Module, list[T]], T]
 
 
 class Network(nn.Module):
@@ -31,9 +36,20 @@ class Network(nn.Module):
 
     def forward(self, *images: Tensor) -> Tensor:
         """The last unit's output; only a one-unit network may take several `images`."""
-        outputs: list[Tensor] = []
+        return self._through(images, lambda unit, inputs: unit(*inputs))
+
+    def walk(self, images: Sequence[T], apply: Apply[T]) -> T:
+        """The last of what `apply` makes of each primitive, its module and what goes into it.
+
+        In execution order, from `images`; `forward` is the walk that calls the modules.
+        """
+        return self._through(images, lambda unit, inputs: unit.walk(inputs, apply))
+
+    def _through(self, images: Sequence[T], run: Callable[[_Unit, list[T]], T]) -> T:
+        outputs: list[T] = []
         for unit, node in zip(self.units, self.lowering.nodes, strict=True):
-            outputs.append(unit(*_gather(node, outputs, images)))
+            assert isinstance(unit, _Unit)  # noqa: S101  # for the type only
+            outputs.append(run(unit, _gather(node, outputs, images)))
         return outputs[-1]
 
     def example_inputs(self) -> list[Tensor]:
@@ -81,7 +97,7 @@ def unit_network(op: OpSpec, *, seed: int) -> Network:
     return random_network(Lowering(op.in_chw, (Node(op, (-1,) * op.n_inputs),)), seed=seed)
 
 
-def _gather(node: Node, outputs: list[Tensor], images: tuple[Tensor, ...]) -> list[Tensor]:
+def _gather(node: Node, outputs: Sequence[T], images: Sequence[T]) -> list[T]:
     if len(images) > 1:
         return list(images)
     return [images[0] if j < 0 else outputs[j] for j in node.inputs]
@@ -96,12 +112,14 @@ class _Unit(nn.ModuleList):
         super().__init__(_primitive(node.op, norm=norm) for node in self.nodes)
 
     def forward(self, *inputs: Tensor) -> Tensor:
+        return self.walk(list(inputs), lambda op, module, given: module(*given))
+
+    def walk(self, inputs: list[T], apply: Apply[T]) -> T:
         if not self.is_block:
-            output: Tensor = self[0](*inputs)
-            return output
-        outputs: list[Tensor] = []
+            return apply(self.nodes[0].op, self[0], inputs)
+        outputs: list[T] = []
         for module, node in zip(self, self.nodes, strict=True):
-            outputs.append(module(*_gather(node, outputs, inputs)))
+            outputs.append(apply(node.op, module, _gather(node, outputs, inputs)))
         return outputs[-1]
 
 

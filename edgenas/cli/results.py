@@ -114,7 +114,7 @@ def prediction_text(facts: Mapping[str, Any]) -> str:
 def metric(name: str, value: float) -> str:
     """A metric's value with its unit: `93.4 %`, `0.412 ms`, `181 KiB`, `3.2 M`."""
     base = name.partition("@")[0]
-    if base.startswith("top1"):
+    if base.startswith("top1") or base in ("robustness", "agreement"):
         return percent(value)
     if base.endswith("_ms"):
         return milliseconds(value)

@@ -1,7 +1,8 @@
 """Data sets in three splits (train, search, test), held as uint8, and how images are prepared."""
 
 from edgenas.data.devices import device, threads
-from edgenas.data.images import DataSet, Images, class_weights, data_set, imbalance
+from edgenas.data.folder import unlabelled_files, unlabelled_images
+from edgenas.data.images import DataSet, Images, Unlabelled, class_weights, data_set, imbalance
 from edgenas.data.load import SOURCES, assemble, estimate, load_data
 from edgenas.data.memory import Estimate
 from edgenas.data.sources import Parts, Request, Source
@@ -27,6 +28,7 @@ __all__ = [
     "Policy",
     "Request",
     "Source",
+    "Unlabelled",
     "assemble",
     "augment",
     "batches",
@@ -40,4 +42,6 @@ __all__ = [
     "prepare",
     "resize",
     "threads",
+    "unlabelled_files",
+    "unlabelled_images",
 ]

@@ -12,12 +12,14 @@ antialiased bilinear filter and kept as uint8.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import random
 import struct
 import unicodedata
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
@@ -26,7 +28,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from edgenas.data.images import SPLITS, Images
+from edgenas.data.images import SPLITS, Images, Unlabelled
 from edgenas.data.memory import Estimate, check_memory, default_size, pixel_bytes
 from edgenas.data.sources import Parts, Request
 from edgenas.errors import DataError, ResourceError
@@ -97,34 +99,68 @@ def folder_source(folder: Path, request: Request) -> Parts:
     )
     broken = dict(found.broken)
     total = found.n_images
+    tick = _ticker(f"reading images of {folder}", total, request.report)
     parts: dict[str, Images] = {}
-    done = 0
     for split, files in found.files.items():
-        pixels = torch.empty(len(files), found.channels, size, size, dtype=torch.uint8)
-        labels: list[int] = []
-        for path, label in files:
-            if done % _EVERY == 0:
-                request.report(Event("data", done, total, message=f"reading images of {folder}"))
-            done += 1
-            try:
-                with _strict():
-                    pixels[len(labels)] = read_image(path, channels=found.channels, size=size)
-            except _DAMAGE as error:
-                broken[path] = _reason(error)
-            else:
-                labels.append(label)
-        parts[split] = Images(pixels[: len(labels)], torch.tensor(labels, dtype=torch.int64))
-    _check_broken(folder, broken, total + len(found.broken))
-    if broken:
-        request.report(
-            Event("data", done, total, message=f"warning: left out {_broken_text(folder, broken)}")
-        )
+        paths = [path for path, _ in files]
+        pixels, kept = _read(paths, channels=found.channels, size=size, broken=broken, tick=tick)
+        labels = [files[i][1] for i in kept]
+        parts[split] = Images(pixels, torch.tensor(labels, dtype=torch.int64))
+    _tell_broken(folder, broken, total + len(found.broken), request.report)
     return Parts(
         found.classes,
         train=parts["train"] if "train" in parts else parts["all"],
         search=parts.get("search"),
         test=parts.get("test"),
     )
+
+
+def unlabelled_images(
+    folder: Path,
+    *,
+    channels: int,
+    size: int,
+    n: int | None = None,
+    seed: int = 0,
+    report: Report = silent,
+) -> Unlabelled:
+    """The images anywhere below `folder`, by the module's one conversion.
+
+    Sorted by path; where `n` is fewer than there are, `n` drawn by `seed`. Up to 1 % broken ones
+    are left out with a warning.
+
+    Raises:
+        DataError: no folder, no images, more broken ones.
+        ResourceError: they do not fit into memory at this size; a folder cannot be read.
+    """
+    paths = unlabelled_files(folder)
+    if n is not None and n < len(paths):
+        paths = sorted(random.Random(seed).sample(paths, n))
+    needed = pixel_bytes(len(paths), channels, size)
+    check_memory(str(folder), needed, hint="search.images takes fewer of them")
+    tick = _ticker(f"reading images of {folder}", len(paths), report)
+    broken: dict[Path, str] = {}
+    pixels, _ = _read(paths, channels=channels, size=size, broken=broken, tick=tick)
+    _tell_broken(folder, broken, len(paths), report)
+    return Unlabelled(pixels)
+
+
+def unlabelled_files(folder: Path) -> list[Path]:
+    """The files of `unlabelled_images`, by their suffixes alone. Raises as that."""
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: there is no such folder", hint="check the path in [search] unlabelled"
+        )
+    hidden = (".", "__MACOSX")
+    found = [
+        path
+        for path in _walk(folder, set())
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(hidden) for part in path.relative_to(folder).parts)
+    ]
+    if not found:
+        raise DataError(f"{folder}: no images in it", hint=f"add images ({' '.join(SUFFIXES)})")
+    return found
 
 
 def folder_estimate(folder: Path, image_size: int | None) -> Estimate:
@@ -169,13 +205,11 @@ def scan(folder: Path, *, report: Report = silent) -> Found:
     broken: dict[Path, str] = {}
     short_sides: list[int] = []
     grey = True
-    done = 0
+    tick = _ticker(f"looking at images of {folder}", total, report)
     for split, members in listed.items():
         for label, name in enumerate(classes):
             for path in members[name]:
-                if done % _EVERY == 0:
-                    report(Event("data", done, total, message=f"looking at images of {folder}"))
-                done += 1
+                tick()
                 try:
                     mode, side = _header(path)
                 except _DAMAGE as error:
@@ -208,6 +242,40 @@ def read_image(path: Path, *, channels: int, size: int) -> Tensor:
     image = image.resize((size, size), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(image))
     return pixels.unsqueeze(0) if channels == 1 else pixels.permute(2, 0, 1)
+
+
+def _read(
+    paths: Sequence[Path],
+    *,
+    channels: int,
+    size: int,
+    broken: dict[Path, str],
+    tick: Callable[[], None],
+) -> tuple[Tensor, list[int]]:
+    """Those that can be read, uint8 (n, c, size, size), and where they stand in `paths`."""
+    pixels = torch.empty(len(paths), channels, size, size, dtype=torch.uint8)
+    kept: list[int] = []
+    for i, path in enumerate(paths):
+        tick()
+        try:
+            with _strict():
+                pixels[len(kept)] = read_image(path, channels=channels, size=size)
+        except _DAMAGE as error:
+            broken[path] = _reason(error)
+        else:
+            kept.append(i)
+    return pixels[: len(kept)], kept
+
+
+def _ticker(message: str, total: int, report: Report) -> Callable[[], None]:
+    """Called once an image, it reports every so many."""
+    done = itertools.count()
+
+    def tick() -> None:
+        if (i := next(done)) % _EVERY == 0:
+            report(Event("data", i, total, message=message))
+
+    return tick
 
 
 def _to_mode(image: Image, mode: str) -> Image:
@@ -366,6 +434,14 @@ def _check_broken(folder: Path, broken: dict[Path, str], total: int) -> None:
             f"{_broken_text(folder, broken)}: more than 1 % of {total} images",
             hint="remove or replace these files",
         )
+
+
+def _tell_broken(folder: Path, broken: dict[Path, str], total: int, report: Report) -> None:
+    """Refuses more than 1 % of broken images, and warns of fewer."""
+    _check_broken(folder, broken, total)
+    if broken:
+        left_out = _broken_text(folder, broken)
+        report(Event("data", total, total, message=f"warning: left out {left_out}"))
 
 
 def _broken_text(folder: Path, broken: dict[Path, str]) -> str:

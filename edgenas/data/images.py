@@ -54,6 +54,24 @@ class Images:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Unlabelled:
+    """Square images whose classes nobody knows, held in memory."""
+
+    pixels: Tensor
+    """uint8, (n, channels, size, size), as a data set's."""
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    @property
+    def digest(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 over shape and pixels."""
+        found = hashlib.sha256(str(tuple(self.pixels.shape)).encode())
+        found.update(self.pixels.contiguous().numpy().data)
+        return found.hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class DataSet:
     """A data set in its three splits: `train` teaches, `search` chooses, `test` certifies."""
 

@@ -1,4 +1,4 @@
-"""Accuracy of an architecture: from the supernet; later from tables and after quantisation.
+"""Accuracy of an architecture from the supernet: as it is, in int8, corrupted, without labels.
 
 What needs torch is loaded when it is asked for: a recorded table needs none.
 """
@@ -9,12 +9,17 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgenas.evaluation.corruption import CORRUPTIONS, SEVERITIES, corrupt
+    from edgenas.evaluation.quantised import QuantisedNetwork
     from edgenas.evaluation.supernet import SupernetEvaluator, top1
 
-__all__ = ["SupernetEvaluator", "top1"]
+__all__ = ["CORRUPTIONS", "SEVERITIES", "QuantisedNetwork", "SupernetEvaluator", "corrupt", "top1"]
+
+_MODULES = {"SupernetEvaluator": "supernet", "top1": "supernet", "QuantisedNetwork": "quantised"}
 
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        return getattr(importlib.import_module("edgenas.evaluation.supernet"), name)
+        module = _MODULES.get(name, "corruption")
+        return getattr(importlib.import_module(f"edgenas.evaluation.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,16 +1,19 @@
-"""Accuracy of an architecture with the weights that it inherits from the supernet."""
+"""Metrics of an architecture with the weights that it inherits from the supernet."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgenas.artifacts import derive_seed
-from edgenas.data import DataSet, Images, batches, prepare
-from edgenas.errors import DataError
+from edgenas.data import DataSet, Images, Unlabelled, prepare
+from edgenas.errors import DataError, SpecError, nearest
+from edgenas.evaluation.corruption import CORRUPTIONS, SEVERITIES, corrupt
+from edgenas.evaluation.quantised import QuantisedNetwork
 from edgenas.networks import Network, fold
 from edgenas.spaces import Architecture
 from edgenas.supernet import Supernet, recalibrate
@@ -18,10 +21,19 @@ from edgenas.supernet import Supernet, recalibrate
 
 @dataclass(frozen=True)
 class SupernetEvaluator:
-    """`evaluator(arch)` is {"top1": share of the search split's images that are right}.
+    """`evaluator(arch, metrics)` has these metrics of the extracted network, by name.
 
-    Extracts the network, recalibrates its BatchNorm on images of the train split, and runs it over
-    the search split. Deterministic: the same images every time.
+    - `top1`: share of the search split's images that are right.
+    - `top1_int8`: the same in int8, by ranges over `calibration` (see `evaluation.quantised`).
+    - `robustness`: mean top-1 on `corrupted`, over all corruptions and severities.
+    - `agreement`: share of images whose class is the one that the largest network of the supernet
+      names; no label is read.
+
+    BatchNorm is recalibrated on images of the train split. Deterministic: the same images, with the
+    same corruptions, every time.
+
+    Raises:
+        DataError: no images.
     """
 
     supernet: Supernet
@@ -32,46 +44,114 @@ class SupernetEvaluator:
     """Images of the search split; None: all of them."""
     batch: int = 256
     seed: int = 0
-    """Of the choice of train images."""
+    """Of the choice of train images, and of the corruptions."""
+    calibration: Images | None = None
+    """For the ranges of int8; None: the train images of the BatchNorm statistics."""
+    corrupted: Images | None = None
+    """Images to corrupt; None: those of the search split."""
+    unlabelled: Unlabelled | None = None
+    """Images for the agreement; None: those of the search split."""
     _chosen: Images = field(init=False, repr=False)
+    _scored: Images = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not len(self.data.search) or self.n_images == 0:
             raise DataError(f"{self.data.name}: the search split is empty")
+        if self.unlabelled is not None and not len(self.unlabelled):
+            raise DataError(f"{self.data.name}: there are no unlabelled images")
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "recalibration"))
         order = torch.randperm(len(self.data.train), generator=generator)
         chosen = self.data.train.take(order[: self.n_recalibration])
         object.__setattr__(self, "_chosen", chosen)
-
-    def __call__(self, arch: Architecture) -> dict[str, float]:
-        """The architecture's metrics, measured on the search split."""
-        images = self.data.search
+        scored = self.data.search
         if self.n_images is not None:
-            images = images.take(torch.arange(min(self.n_images, len(images))))
-        return {"top1": top1(self.logits(self.network(arch), images), images.labels)}
+            scored = scored.take(torch.arange(min(self.n_images, len(scored))))
+        object.__setattr__(self, "_scored", scored)
+
+    def __call__(self, arch: Architecture, metrics: Sequence[str] = ("top1",)) -> dict[str, float]:
+        """These metrics of the architecture.
+
+        Raises:
+            SpecError: an unknown metric.
+        """
+        network = self.network(arch)
+        float32 = fold(network)
+        answers = functools.cache(lambda pixels: self._answers(float32, pixels, network))
+        scored, compared = self._scored, self._compared
+        measures: dict[str, Callable[[], float]] = {
+            "top1": lambda: top1(answers(scored.pixels), scored.labels),
+            "top1_int8": lambda: top1(
+                self._answers(self.quantised(network), scored.pixels, network), scored.labels
+            ),
+            "robustness": lambda: self._robustness(float32),
+            "agreement": lambda: top1(answers(compared), self._named_by_largest),
+        }
+        for name in metrics:
+            if name not in measures:
+                raise SpecError(f"metric {name!r} is not evaluated; {nearest(name, measures)}")
+        return {name: measures[name]() for name in metrics}
 
     def network(self, arch: Architecture) -> Network:
         """The extracted network with recalibrated BatchNorm, in evaluation mode."""
         network = self.supernet.extract(arch).to(self._device)
-        return recalibrate(network, self._prepared(self._chosen, network, drop_last=True))
+        return recalibrate(network, self._prepared(self._chosen.pixels, network, drop_last=True))
+
+    def quantised(self, network: Network) -> QuantisedNetwork:
+        """`network` as it is in int8."""
+        images = self._chosen if self.calibration is None else self.calibration
+        return QuantisedNetwork(network, self._prepared(images.pixels, network))
 
     def logits(self, network: Network, images: Images) -> Tensor:
         """Logits (n, classes) of `network` on `images`, in their order, on the CPU."""
-        folded = fold(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return self._answers(fold(network), images.pixels, network)
+
+    def _robustness(self, network: Network) -> float:
+        images = self._scored if self.corrupted is None else self.corrupted
+        seed = derive_seed(self.seed, "corruption")
+        shares = [
+            top1(
+                self._answers(network, corrupt(images.pixels, name, severity, seed=seed), network),
+                images.labels,
+            )
+            for name in CORRUPTIONS
+            for severity in SEVERITIES
+        ]
+        return sum(shares) / len(shares)
+
+    @property
+    def _compared(self) -> Tensor:
+        return self._scored.pixels if self.unlabelled is None else self.unlabelled.pixels
+
+    @functools.cached_property
+    def _named_by_largest(self) -> Tensor:
+        """The class of each compared image, by the supernet's largest network."""
+        network = self.network(self.supernet.space.largest())
+        return self._answers(fold(network), self._compared, network).argmax(1)
+
+    def _answers(self, module: nn.Module, pixels: Tensor, network: Network) -> Tensor:
+        """Logits of `module`, on the CPU, for `pixels` as `network` takes them."""
+        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.inference_mode():
-            parts = [folded(x).cpu() for x in self._prepared(images, network, drop_last=False)]
-        return torch.cat(parts)
+            return torch.cat([module(x).cpu() for x in self._prepared(pixels, network)])
 
     @property
     def _device(self) -> torch.device:
         return next(self.supernet.parameters()).device
 
-    def _prepared(self, images: Images, network: Network, *, drop_last: bool) -> Iterator[Tensor]:
+    def _prepared(
+        self, pixels: Tensor, network: Network, *, drop_last: bool = False
+    ) -> Iterator[Tensor]:
+        """Batches as `network` takes them; a last one that is not full can be left out."""
         _, resolution, _ = network.lowering.in_chw
-        whole = drop_last and len(images) >= self.batch
-        for index in batches(images, batch=self.batch, drop_last=whole):
-            pixels = images.take(index).pixels.to(self._device)
-            yield prepare(pixels, resolution=resolution, mean=self.data.mean, std=self.data.std)
+        for part in torch.split(pixels, self.batch):
+            if drop_last and len(part) < self.batch <= len(pixels):
+                return
+            yield prepare(
+                part.to(self._device),
+                resolution=resolution,
+                mean=self.data.mean,
+                std=self.data.std,
+            )
 
 
 def top1(logits: Tensor, labels: Tensor) -> float:

@@ -13,7 +13,7 @@ from edgenas.errors import UsageError
 from edgenas.events import Report, silent
 from edgenas.objectives import Objective, directed, parse_objectives
 from edgenas.pipeline.config import RunConfig, read_config
-from edgenas.pipeline.metrics import CheapMetrics, metric_names
+from edgenas.pipeline.metrics import CheapMetrics, costly_metrics, metric_names
 from edgenas.spaces import SearchSpace
 
 DEFAULT_STRATEGIES = ("surrogate", "nsga2", "random")
@@ -166,7 +166,8 @@ def _supernet_problem(
     objectives = parse_objectives(
         config.search.objectives, known=metric_names(config.search.devices)
     )
-    evaluate = evaluator(run.supernet, run.data, config)
+    metrics = costly_metrics(objectives)
+    evaluate = evaluator(run.supernet, run.data, config, metrics, report=report)
     space = run.supernet.space
     return BenchProblem(
         f"{run_file.name}: {run.data.name}, {', '.join(run.tables)}",

@@ -60,7 +60,8 @@ class SearchConfig:
     devices: tuple[str, ...]
     """Device names (`edgenas devices`); with several, write `latency_ms@DEVICE`."""
     objectives: tuple[str, ...] = ("max top1", "min latency_ms")
-    """Such as `max top1`, `min latency_ms <= 2.0`, or a bound alone, `size_bytes <= 500000`."""
+    """Such as `max top1`, `min latency_ms <= 2.0`, or a bound alone, `size_bytes <= 500000`; the
+    metrics are listed in `pipeline.metrics`."""
     strategy: str = "surrogate"
     """Who proposes architectures: `surrogate`, `nsga2`, `nsga3`, `evolution`, `reinforce`,
     `gradient`, `tpe`, `gp` or `random`."""
@@ -72,9 +73,13 @@ class SearchConfig:
     """Stop also when so many trials in a row add less than 0.1 % of hypervolume; at the earliest
     after twice as many."""
     images: int | None = None
-    """Images of the search split that accuracy is read from; default: all."""
+    """Images of the search split, or unlabelled ones, that are scored; default: all."""
     recalibration_images: int = 2000
     """Training images that renew the BatchNorm statistics of each candidate."""
+    robustness_images: int = 500
+    """Images of the search split that `robustness` is read from, each in 21 corrupted forms."""
+    unlabelled: str | None = None
+    """Folder of images without labels that `agreement` is read from; default: the search split."""
     warm_start: tuple[str, ...] = ()
     """Earlier runs (names below the folder of runs, or paths) whose trials this search may use."""
     gradient_steps: int = 8
@@ -183,6 +188,8 @@ class _Search(_Strict):
     patience: int | None = Field(None, ge=1)
     images: int | None = Field(None, ge=1)
     recalibration_images: int = Field(2000, ge=1)
+    robustness_images: int = Field(500, ge=1)
+    unlabelled: str | None = Field(None, min_length=1)
     warm_start: list[str] = []
     gradient_steps: int = Field(8, ge=1)
     gradient_partial_channels: float = Field(1.0, gt=0, le=1)
@@ -351,6 +358,9 @@ def _absolute(config: RunConfig, folder: Path) -> RunConfig:
     if checkpoint is not None and checkpoint != SHIPPED:
         path = folder / Path(checkpoint).expanduser()
         config = replace(config, supernet=SupernetConfig(str(path)))
+    if config.search.unlabelled is not None:
+        path = folder / Path(config.search.unlabelled).expanduser()
+        config = replace(config, search=replace(config.search, unlabelled=str(path)))
     return config
 
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgenas.artifacts import derive_seed, write_atomic, write_json
+from edgenas.artifacts import write_atomic, write_json
 from edgenas.errors import ArtifactError, DeviceError, SpecError, UsageError, nearest
 from edgenas.events import Event, Report, silent
 from edgenas.pareto import Candidate, ParetoFront
 from edgenas.pipeline.config import FORMATS, RunConfig
+from edgenas.pipeline.evaluating import calibration_images, evaluator
 from edgenas.pipeline.runs import SESSIONS, Outcome, find_run, locked, seal
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 EXPORTS_SCHEMA = "edgenas.exports/1"
 LATENCY_SCHEMA = "edgenas.model-latency/1"
-CALIBRATION_IMAGES = 256
-"""Training images that set the ranges of int8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,8 +262,6 @@ def measure_exports(run: Opened, exported: Exported, *, report: Report = silent)
 
 def extract(run: Opened, arch: Architecture) -> Network:
     """The plain network of `arch` with inherited weights, BatchNorm recalibrated."""
-    from edgenas.pipeline.evaluating import evaluator
-
     return evaluator(run.supernet, run.data, run.config).network(arch).cpu()
 
 
@@ -312,8 +309,7 @@ def _request(run: Opened, candidate: Candidate, folder: Path, why: str) -> Expor
 
     arch = candidate.architecture
     resolution = _resolution(run, arch)
-    seed = derive_seed(run.config.seed, "calibration")
-    sample = run.data.train.drawn(CALIBRATION_IMAGES, seed=seed)
+    sample = calibration_images(run.data, run.config.seed)
     calibration, _ = network_images(run.data, sample, resolution)
     images, labels = network_images(run.data, run.data.test, resolution)
     return ExportRequest(

@@ -1,9 +1,9 @@
 """What earlier searches evaluated: a cache of accuracies beside the runs, and warm starts.
 
-The cache only spares work: an accuracy that is in it is read and not evaluated again, and a search
+The cache only spares work: a metric that is in it is read and not evaluated again, and a search
 proposes what it would have proposed without. A warm start is asked for (`search.warm_start`), since
-it changes what is proposed: trials of a run with the same supernet, images and evaluation are
-*known*; those of another run are a *hint*, whose worth the surrogate finds out.
+it changes what is proposed: an architecture all of whose metrics come from the same supernet,
+images and evaluation is *known*; others are a *hint*, whose worth the surrogate finds out.
 """
 
 from __future__ import annotations
@@ -31,42 +31,61 @@ CACHE = "evaluations.db"
 Metrics = Mapping[str, float]
 
 
+def basis(metric: str) -> str:
+    """By what name the digests of a run hold what a costly metric alone rests on."""
+    return "images" if metric == "top1" else metric
+
+
+def parents_of(metric: str, parents: Mapping[str, str]) -> dict[str, str]:
+    """Of a run's digests those that a costly metric rests on; its own one is named `images`."""
+    others = {basis(name) for name in COSTLY}
+    common = {name: value for name, value in parents.items() if name not in others}
+    own = parents.get(basis(metric))
+    return common if own is None else {**common, "images": own}
+
+
 @dataclass(frozen=True)
 class Cache:
     """Costly metrics by architecture in an SQLite file that all runs of a folder share.
 
     `parents` are the digests of what they rest on: another supernet, other images or another way
-    to evaluate is another entry. May be used by several processes at once.
+    to evaluate is another entry. Each metric is an entry by itself, so that a search for one more
+    evaluates that one alone. May be used by several processes at once.
     """
 
     path: Path
     parents: Mapping[str, str]
 
-    @property
-    def key(self) -> str:
-        """Names what the metrics rest on."""
-        return digest(dict(self.parents))
-
     def wrapped(
-        self, evaluate: Callable[[Architecture], Metrics]
+        self,
+        evaluate: Callable[[Architecture, Sequence[str]], Metrics],
+        metrics: Sequence[str] = ("top1",),
     ) -> Callable[[Architecture], Metrics]:
-        """`evaluate`, which is called only for what is not in the cache."""
+        """All `metrics` of an architecture; `evaluate` is asked for those not in the cache."""
+        keys = {name: digest(parents_of(name, self.parents)) for name in metrics}
 
         def cached(arch: Architecture) -> Metrics:
+            found: dict[str, float] = {}
             with self._open() as connection:
-                row = connection.execute(
-                    "SELECT metrics FROM evaluations WHERE key = ? AND architecture = ?",
-                    (self.key, str(arch)),
-                ).fetchone()
-            if row is not None and (metrics := _read_metrics(row[0])):
-                return metrics
-            metrics = dict(evaluate(arch))
-            with self._open() as connection:
-                connection.execute(
-                    "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?)",
-                    (self.key, str(arch), json.dumps(metrics, allow_nan=False)),
-                )
-            return metrics
+                for name, key in keys.items():
+                    row = connection.execute(
+                        "SELECT metrics FROM evaluations WHERE key = ? AND architecture = ?",
+                        (key, str(arch)),
+                    ).fetchone()
+                    stored = {} if row is None else _read_metrics(row[0])
+                    found |= {k: v for k, v in stored.items() if k == name}
+            if missing := [name for name in metrics if name not in found]:
+                new = evaluate(arch, missing)
+                with self._open() as connection:
+                    connection.executemany(
+                        "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?)",
+                        [
+                            (keys[k], str(arch), json.dumps({k: new[k]}, allow_nan=False))
+                            for k in missing
+                        ],
+                    )
+                found |= {name: new[name] for name in missing}
+            return {name: found[name] for name in metrics}
 
         return cached
 
@@ -114,9 +133,14 @@ class WarmStart:
 
 
 def warm_start(
-    names: Sequence[str], space: SearchSpace, parents: Mapping[str, str], *, runs: Path
+    names: Sequence[str],
+    space: SearchSpace,
+    parents: Mapping[str, str],
+    *,
+    runs: Path,
+    metrics: Sequence[str] = ("top1",),
 ) -> WarmStart:
-    """What the runs `names` (below `runs`, or paths) tell of the architectures of `space`.
+    """What the runs `names` (below `runs`, or paths) tell of these metrics, in `space`.
 
     Raises:
         SpecError: there is no such run, or it tells nothing of this space.
@@ -124,8 +148,8 @@ def warm_start(
     """
     from edgenas.report import read_trials
 
-    known: dict[Architecture, Metrics] = {}
-    prior: dict[Architecture, Metrics] = {}
+    known: dict[Architecture, dict[str, float]] = {}
+    prior: dict[Architecture, dict[str, float]] = {}
     notes = []
     for name in names:
         try:
@@ -138,25 +162,36 @@ def warm_start(
                 hint="finish it with --resume, or leave it out",
             )
         trials, rests_on = read_trials(path)
-        told = dict(_of_space(trials, space))
+        told = dict(_of_space(trials, space, metrics))
         if not told:
             raise SpecError(
                 f"search.warm_start: no trial of {path.parent} is an architecture of this space",
                 hint="name a run that searched the same space",
             )
-        same = dict(rests_on) == dict(parents)
-        (known if same else prior).update(told)
-        what = "known: same supernet and images" if same else "hints: another supernet or images"
+        there = {name for values in told.values() for name in values}
+        same = {n for n in there if parents_of(n, rests_on) == parents_of(n, parents)}
+        for arch, values in told.items():
+            for metric, value in values.items():
+                (known if metric in same else prior).setdefault(arch, {})[metric] = value
+        lacking = [name for name in metrics if name not in same]
+        if not same:
+            what = "hints: another supernet or images"
+        elif lacking:
+            what = f"hints: {', '.join(lacking)} not evaluated alike"
+        else:
+            what = "known: same supernet and images"
         notes.append(f"warm start from {path.parent}: {len(told)} trials, {what}")
+    for arch in [arch for arch, values in known.items() if len(values) < len(metrics)]:
+        prior[arch] = {**prior.get(arch, {}), **known.pop(arch)}  # not all: a hint
     return WarmStart(known, prior, tuple(notes))
 
 
 def _of_space(
-    trials: Sequence[Evaluated], space: SearchSpace
+    trials: Sequence[Evaluated], space: SearchSpace, metrics: Sequence[str]
 ) -> Iterator[tuple[Architecture, Metrics]]:
-    """The costly metrics of the trials that are architectures of `space`."""
+    """These metrics of the trials that are architectures of `space`."""
     for trial in trials:
-        metrics = {name: trial.metrics[name].value for name in COSTLY if name in trial.metrics}
+        values = {name: trial.metrics[name].value for name in metrics if name in trial.metrics}
         with contextlib.suppress(SpecError):  # of another space
-            if metrics:
-                yield space.parse(trial.architecture), metrics
+            if values:
+                yield space.parse(trial.architecture), values

@@ -3,13 +3,16 @@
 | metric | is | origin |
 |---|---|---|
 | `top1` | share of the search split that is named rightly | supernet |
+| `top1_int8` | the same in int8, as TFLite computes it | simulated |
+| `robustness` | mean top-1 under noise, blur, brightness, contrast, pixelation | supernet |
+| `agreement` | share named as the supernet's largest network does, without labels | supernet |
 | `latency_ms` | time of one image on a device | predicted, extrapolated, ... |
 | `size_bytes` | size of the file in the device's format | computed |
 | `peak_memory_bytes` | activations, as its compiler or TFLite plans them | estimated, computed |
 | `energy_mj` | of one image, where the device's table states its mean power | as the latency |
 | `macs`, `params` | multiply-accumulates, parameters as deployed | computed |
 
-Those between `top1` and `macs` belong to a device: with several devices they are written
+Those between `agreement` and `macs` belong to a device: with several devices they are written
 `latency_ms@DEVICE`, and the bare name is refused.
 """
 
@@ -29,7 +32,7 @@ from edgenas.spaces import Architecture, Lowering, SearchSpace
 if TYPE_CHECKING:
     from edgenas.latency import LatencyTable, Predictor
 
-COSTLY = ("top1",)
+COSTLY = ("top1", "top1_int8", "robustness", "agreement")
 OF_NETWORK = ("macs", "params")
 OF_DEVICE = ("latency_ms", "size_bytes", "peak_memory_bytes", "energy_mj")
 
@@ -40,6 +43,12 @@ def metric_names(devices: Sequence[str]) -> tuple[str, ...]:
         return (*COSTLY, *OF_DEVICE, *OF_NETWORK)
     qualified = [f"{metric}@{device}" for metric in OF_DEVICE for device in devices]
     return (*COSTLY, *qualified, *OF_NETWORK)
+
+
+def costly_metrics(objectives: Sequence[Objective]) -> tuple[str, ...]:
+    """Those that a search for these objectives evaluates: what they name, and always `top1`."""
+    named = {objective.metric for objective in objectives}
+    return tuple(name for name in COSTLY if name == "top1" or name in named)
 
 
 @dataclass(frozen=True)

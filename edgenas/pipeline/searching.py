@@ -20,9 +20,15 @@ from edgenas.hardware import DeviceProfile, load_device
 from edgenas.objectives import Objective, parse_objectives, total_violation
 from edgenas.pareto import Candidate, Metric, ParetoFront
 from edgenas.pipeline.config import SHIPPED, RunConfig, write_config
+from edgenas.pipeline.evaluating import (
+    Evaluator,
+    check_unlabelled,
+    evaluator,
+    read_unlabelled,
+)
 from edgenas.pipeline.explaining import EXPLANATION, explanation
 from edgenas.pipeline.knowing import CACHE, Cache, WarmStart, warm_start
-from edgenas.pipeline.metrics import CheapMetrics, check_energy, metric_names
+from edgenas.pipeline.metrics import CheapMetrics, check_energy, costly_metrics, metric_names
 from edgenas.pipeline.runs import RESULT_SCHEMA, Outcome, Run, clear, locked, seal
 from edgenas.pipeline.selection import choose
 from edgenas.pipeline.shipped import supernet_path
@@ -38,7 +44,6 @@ from edgenas.pipeline.training import (
 if TYPE_CHECKING:
     from edgenas.data import DataSet
     from edgenas.latency import LatencyTable
-    from edgenas.pipeline.evaluating import Evaluator
     from edgenas.search import Gradients, SearchResult, Sharing
     from edgenas.search.dashboard import Dashboard
     from edgenas.supernet import Supernet, SupernetInfo
@@ -65,7 +70,7 @@ class Opened:
 
     @property
     def rests_on(self) -> dict[str, str]:
-        """The digests that an accuracy rests on."""
+        """The digests that every costly metric rests on."""
         return {
             "supernet": self.info.digest,
             "space": self.supernet.space.digest,
@@ -110,6 +115,7 @@ def search(
     from edgenas.report import write_report
 
     objectives = objectives_of(config)
+    check_unlabelled(config, objectives)
     with locked(folder):
         if fresh:
             clear(folder, "supernet")
@@ -122,10 +128,10 @@ def search(
             write_config(folder / "run.toml", config)
         run = open_stages(config, folder, resume=resume, report=report)
         write_config(folder / "run.toml", config)
-        searched = _Search.of(run)
+        searched = _Search.of(run, report=report)
         found = searched.lead(workers, storage, study, resume=resume, report=report)
         n_images = searched.evaluate.n_images
-        candidates = tuple(_explained(run, c, n=n_images) for c in found.candidates)
+        candidates = tuple(_explained(run, c, n_images) for c in found.candidates)
         front = ParetoFront(objectives, candidates, run.parents)
         front.write(folder / "front.json")
         _write_trials(folder / "trials.json", candidates, found, front, searched.rests_on)
@@ -185,7 +191,8 @@ def join_search(
         if not (folder / "run.toml").exists():
             write_config(folder / "run.toml", config)
         run = open_stages(config, folder, resume=True, may_train=False, report=report)
-        found = _Search.of(run).lead(workers, storage, study, resume=True, report=report)
+        searched = _Search.of(run, report=report)
+        found = searched.lead(workers, storage, study, resume=True, report=report)
     return {
         "schema": WORKER_SCHEMA,
         "study": study,
@@ -229,18 +236,22 @@ class _Search:
     told: WarmStart
 
     @classmethod
-    def of(cls, run: Opened) -> _Search:
-        from edgenas.pipeline.evaluating import evaluator
-
-        evaluate = evaluator(run.supernet, run.data, run.config)
-        rests_on = {**run.rests_on, "images": evaluate.digest}
-        names, space = run.config.search.warm_start, run.supernet.space
-        return cls(run, evaluate, warm_start(names, space, rests_on, runs=run.folder.parent))
+    def of(cls, run: Opened, *, report: Report = silent) -> _Search:
+        metrics = costly_metrics(objectives_of(run.config))
+        evaluate = evaluator(run.supernet, run.data, run.config, metrics, report=report)
+        told = warm_start(
+            run.config.search.warm_start,
+            run.supernet.space,
+            {**run.rests_on, **evaluate.rests_on},
+            runs=run.folder.parent,
+            metrics=metrics,
+        )
+        return cls(run, evaluate, told)
 
     @property
     def rests_on(self) -> dict[str, str]:
-        """The digests that an accuracy of this search rests on."""
-        return {**self.run.rests_on, "images": self.evaluate.digest}
+        """The digests that the costly metrics of this search rest on."""
+        return {**self.run.rests_on, **self.evaluate.rests_on}
 
     def lead(
         self, workers: int, storage: str | None, study: str, *, resume: bool, report: Report
@@ -269,7 +280,9 @@ class _Search:
             run.supernet.space,
             objectives_of(run.config),
             cheap=run.cheap,
-            costly=Cache(run.folder.parent / CACHE, self.rests_on).wrapped(self.evaluate),
+            costly=Cache(run.folder.parent / CACHE, self.rests_on).wrapped(
+                self.evaluate, self.evaluate.metrics
+            ),
             known=self.told.known,
             prior=self.told.prior,
             strategy=settings.strategy,
@@ -280,7 +293,7 @@ class _Search:
             storage=storage or run.folder / STUDY,
             resume=resume,
             sharing=sharing,
-            fingerprint={**run.parents, "images": self.evaluate.digest},
+            fingerprint={**run.parents, **self.evaluate.rests_on},
             gradients=gradients_of(run),
             report=report,
         )
@@ -336,6 +349,7 @@ def open_stages(
     )
     check_energy(objectives_of(config), tables)
     if loaded is None:  # last: what can be refused before hours of training is refused before
+        read_unlabelled(data, config, costly_metrics(objectives_of(config)), report=report)
         train_supernet(config, folder, data, resume=resume, report=report)
         loaded = load_supernet(checkpoint)
     supernet, info = loaded
@@ -381,12 +395,13 @@ def gradients_of(run: Opened) -> Gradients:
     return Gradients(of, settings.gradient_steps, settings.gradient_progressive_depth)
 
 
-def _explained(run: Opened, candidate: Candidate, *, n: int) -> Candidate:
+def _explained(run: Opened, candidate: Candidate, n_images: Mapping[str, int]) -> Candidate:
     """The candidate with intervals and origins beside its values."""
     metrics = dict(run.cheap.explain(candidate.architecture))
     for name, value in candidate.values.items():
         if name not in metrics:
-            metrics[name] = Metric(value, "supernet", n=n)
+            origin = "simulated" if name == "top1_int8" else "supernet"
+            metrics[name] = Metric(value, origin, n=n_images[name])
     return Candidate(candidate.architecture, metrics)
 
 

@@ -6,6 +6,7 @@ import math
 
 from edgenas.objectives import directed
 from edgenas.pareto import Candidate, ParetoFront
+from edgenas.pipeline.metrics import COSTLY
 
 
 def choose(front: ParetoFront, top: int) -> tuple[tuple[str, Candidate], ...]:
@@ -30,7 +31,7 @@ def choose(front: ParetoFront, top: int) -> tuple[tuple[str, Candidate], ...]:
         return min(everyone, key=lambda i: (scaled[i][axis], math.hypot(*scaled[i]), i))
 
     metrics = [axis.metric for axis in axes]
-    first = metrics.index("top1") if "top1" in metrics else 0
+    first = next((metrics.index(name) for name in COSTLY if name in metrics), 0)
     cost = metrics.index("latency_ms") if "latency_ms" in metrics else (len(axes) > 1) + 0
     wanted = [
         (f"best {axes[first].name}", best(first)),

@@ -283,7 +283,7 @@ def _facts(path: Path, data: DataSet, config: RunConfig, *, report: Report) -> d
         ("smallest", supernet.space.smallest()),
     ):
         report(Event("evaluate", message=f"{name} network"))
-        top1[name] = float(evaluate(arch)["top1"])
+        top1[name] = evaluate(arch)["top1"]
     last = info.log[-1] if info.log else {}
     return {
         "checkpoint": str(path),

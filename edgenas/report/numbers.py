@@ -151,9 +151,11 @@ def ticks(low: float, high: float, n: int = 6) -> list[float]:
 
 _FRACTIONS = {
     "top1": "top-1 accuracy",
+    "top1_int8": "top-1 accuracy in int8",
     "top5": "top-5 accuracy",
     "top1_drop": "top-1 drop",
-    "agreement": "agreement",
+    "agreement": "agreement with the largest",
+    "robustness": "robustness",
 }
 _SUFFIXES = (
     ("_ms", "ms", 1.0),

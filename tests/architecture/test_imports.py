@@ -34,7 +34,10 @@ NARROWER = {
 }
 """Packages whose place in the design is narrower than their place in the order."""
 
-TORCH = ("data/", "networks.py", "supernet/", "evaluation/supernet.py", "export/")
+TORCH = (
+    "data/", "networks.py", "supernet/", "export/",
+    "evaluation/supernet.py", "evaluation/quantised.py", "evaluation/corruption.py",
+)  # fmt: skip
 """Where torch, and what brings it along, may be imported."""
 
 BRINGS_TORCH = {"torch", "torchao", "torchvision", "litert_torch", "ai_edge_torch"}

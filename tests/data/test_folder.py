@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from edgenas.data import DataSet, estimate, folder, load_data
+from edgenas.data import DataSet, estimate, folder, load_data, unlabelled_images
 from edgenas.data.folder import read_image, scan
 from edgenas.data.memory import default_size
 from edgenas.errors import DataError, ResourceError
@@ -434,3 +434,65 @@ def test_scanning_decodes_nothing(two: Path, monkeypatch: pytest.MonkeyPatch) ->
     found = scan(two)
     assert found.n_images == 30
     assert found.channels == 3
+
+
+class TestUnlabelled:
+    """Images of any size and kind, in whatever folders, by the same conversion."""
+
+    @pytest.fixture
+    def heap(self, tmp_path: Path) -> Path:
+        heap = tmp_path / "heap"
+        pictures(heap, 6)
+        pictures(heap / "a" / "deeper", 3, suffix=".jpg", mode="L")
+        picture(heap / "wide.png", size=(90, 20))
+        (heap / "notes.txt").write_text("no image")
+        picture(heap / ".hidden" / "x.png")
+        return heap
+
+    def test_all_are_read_in_the_order_of_their_paths(self, heap: Path) -> None:
+        found = unlabelled_images(heap, channels=3, size=16)
+        assert found.pixels.shape == (10, 3, 16, 16)
+        assert found.pixels.dtype == torch.uint8
+        paths = sorted(p for p in heap.rglob("*.*g") if ".hidden" not in p.parts)
+        for pixels, path in zip(found.pixels, paths, strict=True):
+            assert torch.equal(pixels, read_image(path, channels=3, size=16))
+        assert unlabelled_images(heap, channels=1, size=8).pixels.shape == (10, 1, 8, 8)
+
+    def test_fewer_are_drawn_by_the_seed(self, heap: Path) -> None:
+        some = unlabelled_images(heap, channels=1, size=16, n=4, seed=1)
+        assert len(some) == 4
+        again = unlabelled_images(heap, channels=1, size=16, n=4, seed=1)
+        assert some.digest == again.digest
+        assert torch.equal(some.pixels, again.pixels)
+        others = unlabelled_images(heap, channels=1, size=16, n=4, seed=2)
+        assert some.digest != others.digest
+        assert len(unlabelled_images(heap, channels=1, size=16, n=99)) == 10
+
+    def test_broken_ones_are_treated_as_in_the_data_folder(self, heap: Path) -> None:
+        pictures(heap / "many", 100)
+        (heap / "broken.png").write_bytes(b"no image")
+        heard: list[Event] = []
+        found = unlabelled_images(heap, channels=3, size=16, report=heard.append)
+        assert len(found) == 110
+        assert "1 broken images" in heard[-1].message
+        assert "broken.png (not an image)" in heard[-1].message
+        (heap / "empty.png").touch()
+        with pytest.raises(DataError, match=r"2 broken images .* more than 1 % of 112"):
+            unlabelled_images(heap, channels=3, size=16)
+
+    def test_no_folder_no_images_and_too_many(
+        self, tmp_path: Path, heap: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with pytest.raises(DataError, match="nowhere: there is no such folder") as caught:
+            unlabelled_images(tmp_path / "nowhere", channels=3, size=16)
+        assert "unlabelled" in caught.value.hint
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(DataError, match="empty: no images in it"):
+            unlabelled_images(tmp_path / "empty", channels=3, size=16)
+
+        class Memory:
+            available = 1000
+
+        monkeypatch.setattr(psutil, "virtual_memory", Memory)
+        with pytest.raises(ResourceError, match="heap: 0 MiB of memory are needed"):
+            unlabelled_images(heap, channels=3, size=16)

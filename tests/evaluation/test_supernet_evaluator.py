@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from edgenas.data import DataSet, Images, load_data
-from edgenas.errors import DataError
-from edgenas.evaluation import SupernetEvaluator, top1
+from edgenas.artifacts import derive_seed
+from edgenas.data import DataSet, Images, Unlabelled, load_data
+from edgenas.errors import DataError, SpecError
+from edgenas.evaluation import CORRUPTIONS, SEVERITIES, SupernetEvaluator, corrupt, top1
 from edgenas.networks import build
 from edgenas.spaces.mobile import MobileSpace, Stage
 from edgenas.supernet import Supernet, recalibrate
@@ -58,6 +59,76 @@ def test_images_can_be_fewer(digits: DataSet) -> None:
     )
     with pytest.raises(DataError, match="search split is empty"):
         SupernetEvaluator(Supernet(SPACE), digits, n_images=0)
+
+
+ALL = ("top1", "top1_int8", "robustness", "agreement")
+
+
+def test_metrics_are_evaluated_together_or_one_by_one(digits: DataSet) -> None:
+    evaluator = SupernetEvaluator(Supernet(SPACE), digits)
+    together = evaluator(SPACE.smallest(), ALL)
+    assert tuple(together) == ALL
+    for name in ALL:
+        assert evaluator(SPACE.smallest(), (name,)) == {name: together[name]}
+        assert 0 <= together[name] <= 1
+    again = SupernetEvaluator(Supernet(SPACE), digits)
+    assert again(SPACE.smallest(), ALL) == together
+    with pytest.raises(SpecError, match="did you mean 'robustness'"):
+        evaluator(SPACE.smallest(), ("robust",))
+
+
+def test_agreement_is_with_the_largest_network_and_reads_no_label(digits: DataSet) -> None:
+    supernet = Supernet(SPACE)
+    evaluator = SupernetEvaluator(supernet, digits)
+    assert evaluator(SPACE.largest(), ("agreement",)) == {"agreement": 1.0}
+    found = evaluator(SPACE.smallest(), ("agreement",))
+    small, large = (
+        evaluator.logits(evaluator.network(arch), digits.search).argmax(1)
+        for arch in (SPACE.smallest(), SPACE.largest())
+    )
+    assert found["agreement"] == pytest.approx(float((small == large).float().mean()))
+    wrong = Images(digits.search.pixels, torch.zeros_like(digits.search.labels))
+    assert (
+        SupernetEvaluator(supernet, replace(digits, search=wrong))(SPACE.smallest(), ("agreement",))
+        == found
+    )
+    elsewhere = SupernetEvaluator(supernet, digits, unlabelled=Unlabelled(digits.test.pixels))
+    assert elsewhere(SPACE.smallest(), ("agreement",)) != found
+    assert elsewhere(SPACE.smallest()) == evaluator(SPACE.smallest())
+    with pytest.raises(DataError, match="no unlabelled images"):
+        SupernetEvaluator(supernet, digits, unlabelled=Unlabelled(digits.test.pixels[:0]))
+
+
+def test_robustness_is_the_mean_over_all_corruptions(digits: DataSet) -> None:
+    few = digits.search.take(torch.arange(20))
+    evaluator = SupernetEvaluator(Supernet(SPACE), digits, corrupted=few)
+    network = evaluator.network(SPACE.largest())
+    seed = derive_seed(evaluator.seed, "corruption")
+    shares = [
+        top1(
+            evaluator.logits(
+                network, Images(corrupt(few.pixels, name, severity, seed=seed), few.labels)
+            ),
+            few.labels,
+        )
+        for name in CORRUPTIONS
+        for severity in SEVERITIES
+    ]
+    assert len(shares) == 21
+    found = evaluator(SPACE.largest(), ("robustness",))["robustness"]
+    assert found == pytest.approx(sum(shares) / 21)
+
+
+def test_int8_takes_its_ranges_from_the_calibration_images(digits: DataSet) -> None:
+    supernet = Supernet(SPACE)
+    dark = Images(digits.train.pixels[:64] // 2, digits.train.labels[:64])
+    evaluator = SupernetEvaluator(supernet, digits, calibration=dark)
+    network = evaluator.network(SPACE.largest())
+    image = evaluator.quantised(network).ranges[0]
+    largest = (float(dark.pixels.max()) / 255 - digits.mean[0]) / digits.std[0]
+    assert image.high == pytest.approx(largest, rel=1e-5)
+    default = SupernetEvaluator(supernet, digits)
+    assert default.quantised(network).ranges[0].high > image.high
 
 
 def test_recalibration_sets_the_statistics_of_the_images() -> None:

@@ -79,6 +79,19 @@ def broken_images() -> None:
     Path("photos/cat/3.png").write_bytes(b"no image")
 
 
+def broken(path: str) -> Callable[[], None]:
+    return lambda: (Path(path).write_bytes(b"no image"), None)[1]
+
+
+def unlabelled(folder: str, source: str = "digits") -> Callable[[], None]:
+    """The run scores by agreement on the images of `folder`; its own source is the digits."""
+    return both(
+        replaced("max top1", "max agreement"),
+        replaced(f'source = "{source}"', 'source = "digits"'),
+        replaced("trials = 4", f'trials = 4\nunlabelled = "{folder}"'),
+    )
+
+
 def npz_of(**arrays: tuple[int, ...]) -> Callable[[], None]:
     def make() -> None:
         import numpy as np
@@ -141,6 +154,31 @@ BAD_INPUTS = {
         SEARCH,
         3,
         ["latncy_ms", "did you mean 'latency_ms'"],
+    ),
+    "run file: a metric nearly named": (
+        replaced("max top1", "max top1_int4"),
+        SEARCH,
+        3,
+        ["top1_int4", "did you mean 'top1_int8'"],
+    ),
+    "unlabelled: not asked for": (
+        replaced("trials = 4", 'trials = 4\nunlabelled = "heap"'),
+        SEARCH,
+        3,
+        ["search.unlabelled", "'agreement'", "max agreement"],
+    ),
+    "unlabelled: no such folder": (unlabelled("heap"), SEARCH, 3, ["heap: there is no such"]),
+    "unlabelled: a folder without images": (
+        both(lambda: Path("heap").mkdir(), unlabelled("heap")),
+        SEARCH,
+        3,
+        ["heap: no images in it", "add images"],
+    ),
+    "unlabelled: broken images": (
+        both(images(heap=5), broken("photos/heap/3.png"), unlabelled("photos/heap", "photos")),
+        SEARCH,
+        3,
+        ["3.png (not an image)", "more than 1 % of 5", "remove or replace"],
     ),
     "run file: unknown strategy": (
         replaced("trials = 4", 'trials = 4\nstrategy = "nsga3x"'),

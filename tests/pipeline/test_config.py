@@ -80,6 +80,8 @@ def test_all_problems_come_in_one_message_with_key_and_nearest(tmp_path: Path) -
         (MINIMAL + 'objectives = ["max top1", "max top1"]\n', "stands twice"),
         ('space = "mobil/1"\n' + MINIMAL, "did you mean 'mobile/1'?"),
         (MINIMAL + "[export]\ntop = -1\n", "export.top"),
+        (MINIMAL + "robustness_images = 0\n", "search.robustness_images"),
+        (MINIMAL + 'unlabelled = ""\n', "search.unlabelled"),
         ("seed = 1\nseed = 2\n", "line 2"),
     ],
 )
@@ -94,6 +96,15 @@ def test_paths_are_relative_to_the_run_file(tmp_path: Path) -> None:
     config = read_config(_file(tmp_path, text))
     assert config.data.source == str(tmp_path / "fotos ä")
     assert config.supernet.checkpoint == str(tmp_path / "a" / "b.safetensors")
+
+
+def test_unlabelled_images_lie_beside_the_run_file(tmp_path: Path) -> None:
+    path = _file(tmp_path, MINIMAL + 'unlabelled = "photos"\nrobustness_images = 7\n')
+    search = read_config(path).search
+    assert search.unlabelled == str(tmp_path / "photos")
+    assert search.robustness_images == 7
+    write_config(tmp_path / "again.toml", read_config(path))
+    assert read_config(tmp_path / "again.toml").search == search
 
 
 def test_round_trip_with_a_table_for_the_space(tmp_path: Path) -> None:

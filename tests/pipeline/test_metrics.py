@@ -13,7 +13,13 @@ from edgenas.latency import Predictor, table_for
 from edgenas.models import micro_arena, tflite_graph
 from edgenas.objectives import parse_objectives
 from edgenas.pipeline.config import FORMATS, TrainConfig
-from edgenas.pipeline.metrics import CheapMetrics, check_energy, metric_names
+from edgenas.pipeline.metrics import (
+    COSTLY,
+    CheapMetrics,
+    check_energy,
+    costly_metrics,
+    metric_names,
+)
 from edgenas.testing.fakes import INVENTED_DEVICE, tiny_space, write_invented_device
 
 
@@ -48,8 +54,21 @@ def test_with_several_devices_the_bare_name_is_refused() -> None:
 
 
 def test_names_offered_are_names_computed(metrics: CheapMetrics) -> None:
-    found = {"top1", *with_power(metrics)(tiny_space().smallest())}
+    found = {*COSTLY, *with_power(metrics)(tiny_space().smallest())}
     assert found == set(metric_names([INVENTED_DEVICE]))
+
+
+def test_only_what_objectives_name_is_evaluated_and_always_top1() -> None:
+    known = metric_names(["a"])
+    assert costly_metrics(parse_objectives(["max robustness >= 0.5", "min macs"], known=known)) == (
+        "top1",
+        "robustness",
+    )
+    assert costly_metrics(parse_objectives(["min macs"], known=known)) == ("top1",)
+    with pytest.raises(SpecError, match="did you mean 'top1_int8'"):
+        parse_objectives(["max top1_int4"], known=known)
+    with pytest.raises(SpecError, match="did you mean 'robustness'"):
+        parse_objectives(["max robustnes"], known=known)
 
 
 def with_power(metrics: CheapMetrics) -> CheapMetrics:

@@ -49,3 +49,14 @@ def test_the_order_of_the_front_does_not_matter() -> None:
     shuffled = points[:]
     random.Random(1).shuffle(shuffled)
     assert chosen(points, 5) == chosen(shuffled, 5)
+
+
+def test_the_most_accurate_is_so_by_the_accuracy_that_is_searched_for() -> None:
+    archs = [tiny_space().smallest(), tiny_space().largest()]
+    objectives = parse_objectives(["min latency_ms", "max robustness"])
+    candidates = tuple(
+        Candidate(arch, {"latency_ms": Metric(ms, "predicted"), "robustness": Metric(r, "x")})
+        for arch, ms, r in zip(archs, (1.0, 2.0), (0.4, 0.8), strict=True)
+    )
+    ((why, best),) = choose(ParetoFront(objectives, candidates), 1)
+    assert (why, best.architecture) == ("best robustness", tiny_space().largest())
