@@ -194,8 +194,10 @@ def _model_problem(path: Path, device_name: str, n_front: int, report: Report) -
         )
     model = read_model(path)
     device = load_device(device_name)
-    cheap = CheapMetrics(model.space, (device,), {device.name: Predictor(table_for(device))})
     objectives = parse_objectives(("max top1", "min latency_ms"))
+    named = frozenset(o.name for o in objectives)
+    predictors = {device.name: Predictor(table_for(device))}
+    cheap = CheapMetrics(model.space, (device,), predictors, named)
     reference = _worse_end(model.space, objectives, cheap, model)
     name = f"{path.name}, {device.name}"
     problem = BenchProblem(name, model.space, objectives, cheap, model, reference)

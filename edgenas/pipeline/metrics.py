@@ -18,7 +18,7 @@ Those between `agreement` and `macs` belong to a device: with several devices th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,13 +58,19 @@ class CheapMetrics:
     space: SearchSpace
     devices: tuple[DeviceProfile, ...]
     predictors: Mapping[str, Predictor]
+    names: frozenset[str] | None = None
+    """Those that a call gives, beside `macs` and `params`; None: all. A search asks for thousands
+    of architectures, and planning the memory of each takes longer than all else."""
 
     def __call__(self, arch: Architecture) -> dict[str, float]:
         """The values by name."""
-        return {name: metric.value for name, metric in self.explain(arch).items()}
+        return {name: metric.value for name, metric in self._found(arch, self.names).items()}
 
     def explain(self, arch: Architecture) -> dict[str, Metric]:
-        """The values with interval and origin."""
+        """All values with interval and origin."""
+        return self._found(arch, None)
+
+    def _found(self, arch: Architecture, names: frozenset[str] | None) -> dict[str, Metric]:
         lowering = self.space.lower(arch)
         metrics = {
             "macs": Metric(float(lowering.macs), "computed"),
@@ -72,28 +78,31 @@ class CheapMetrics:
         }
         for device in self.devices:
             at = "" if len(self.devices) == 1 else f"@{device.name}"
-            metrics |= {f"{k}{at}": v for k, v in self._on(device, lowering).items()}
+            wanted = {m for m in OF_DEVICE if names is None or f"{m}{at}" in names}
+            metrics |= {f"{k}{at}": v for k, v in self._on(device, lowering, wanted).items()}
         return metrics
 
-    def _on(self, device: DeviceProfile, lowering: Lowering) -> dict[str, Metric]:
+    def _on(
+        self, device: DeviceProfile, lowering: Lowering, wanted: Collection[str]
+    ) -> dict[str, Metric]:
         from edgenas.latency import energy_mj
         from edgenas.spaces.size import size_bytes
 
         predictor = self.predictors[device.name]
-        rough = predictor.table.rough
-        found = predictor.predict(lowering)
-        metrics = {
-            "latency_ms": Metric(
-                found.latency_ms, found.origin, found.low_ms, found.high_ms, rough=rough
-            ),
-            "size_bytes": Metric(float(size_bytes(lowering, device.format)), "computed"),
-            "peak_memory_bytes": _peak_memory(device, predictor, lowering),
-        }
-        low, middle, high = (
-            energy_mj(predictor.table, ms) for ms in (found.low_ms, found.latency_ms, found.high_ms)
-        )
-        if middle is not None:
-            metrics["energy_mj"] = Metric(middle, found.origin, low, high, rough=rough)
+        metrics = {}
+        if "latency_ms" in wanted or "energy_mj" in wanted:
+            rough = predictor.table.rough
+            found = predictor.predict(lowering)
+            times = found.latency_ms, found.low_ms, found.high_ms
+            metrics["latency_ms"] = Metric(times[0], found.origin, *times[1:], rough=rough)
+            middle, low, high = (energy_mj(predictor.table, ms) for ms in times)
+            if middle is not None:
+                metrics["energy_mj"] = Metric(middle, found.origin, low, high, rough=rough)
+        if "size_bytes" in wanted:
+            size = float(size_bytes(lowering, device.format))
+            metrics["size_bytes"] = Metric(size, "computed")
+        if "peak_memory_bytes" in wanted:
+            metrics["peak_memory_bytes"] = _peak_memory(device, predictor, lowering)
         return metrics
 
 

@@ -357,7 +357,8 @@ def open_stages(
     from edgenas.latency import Predictor
 
     predictors = {name: Predictor(table) for name, table in tables.items()}
-    cheap = CheapMetrics(supernet.space, devices, predictors)
+    named = frozenset(o.name for o in objectives_of(config))
+    cheap = CheapMetrics(supernet.space, devices, predictors, named)
     return Opened(config, folder, data, supernet, info, checkpoint, devices, tables, cheap)
 
 

@@ -21,9 +21,9 @@ from edgenas.errors import SpecError, UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.objectives import Objective, directed
 from edgenas.pareto import hypervolume, nondominated
-from edgenas.search.moves import drawn, spread
+from edgenas.search.moves import drawn
 from edgenas.search.nsga2 import offspring, ranks
-from edgenas.search.problem import Gradients, MetricFunction, Problem, Trial
+from edgenas.search.problem import Gradients, MetricFunction, Trial
 from edgenas.search.study import SearchResult, run_search
 from edgenas.search.tabulated import read_table
 from edgenas.spaces import Architecture, Choices
@@ -224,7 +224,6 @@ def evolved_front(
     The parents are all undominated architectures so far and the best of the rest, thousands of
     times more than a search of a supernet can afford: for problems whose metrics cost nothing.
     """
-    task = Problem(problem.space, problem.objectives, problem.cheap)
     rng = random.Random(f"evolved front {seed}")
     axes = directed(problem.objectives)
     best: dict[Architecture, Trial] = {}
@@ -233,12 +232,10 @@ def evolved_front(
         young: dict[Architecture, Trial] = {}
         parents = list(best.values())
         for i in range(min(GENERATION, n - len(tried))):
-            if not parents:
-                params = spread(task, rng, i, GENERATION)
-            elif i % 20 == 0:
-                params = drawn(problem.space, rng)
-            else:
+            if parents and i % 20:
                 params = offspring(problem.space, parents, rng)
+            else:
+                params = drawn(problem.space, rng, lean=rng.random())
             arch = problem.space.architecture(params)
             if arch not in tried:
                 tried.add(arch)

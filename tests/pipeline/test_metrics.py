@@ -45,6 +45,14 @@ def test_values_are_those_of_the_lowering(metrics: CheapMetrics) -> None:
     assert explained["latency_ms"].low < largest["latency_ms"] < explained["latency_ms"].high  # type: ignore[operator]
 
 
+def test_a_call_gives_what_is_named_and_explaining_gives_all(metrics: CheapMetrics) -> None:
+    arch = tiny_space().largest()
+    some = replace(metrics, names=frozenset({"latency_ms"}))
+    assert set(some(arch)) == {"macs", "params", "latency_ms"}
+    assert some(arch).items() <= metrics(arch).items()
+    assert some.explain(arch) == metrics.explain(arch)
+
+
 def test_with_several_devices_the_bare_name_is_refused() -> None:
     known = metric_names(["a", "b"])
     assert "latency_ms@a" in known
