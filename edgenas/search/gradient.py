@@ -35,6 +35,8 @@ from edgenas.spaces import Choice
 Values = npt.NDArray[np.float64]
 TOLERANCE = 0.05
 """How far below its target a proposal's cost may lie."""
+NEAR = 0.1
+"""Logarithm of the cost up to which a trial is near a target."""
 RATE = 1.0
 START = 2.0
 """Logit of the nearest trial's choices at the start."""
@@ -116,13 +118,14 @@ class _Learned:
         """Of the loss, summed over the steps."""
 
     def start(self, known: Sequence[Trial]) -> None:
-        """From the best of the trials whose cost is nearest to the target."""
+        """From the best of the trials whose cost is near the target, or else nearest to it."""
         if not known or self._aim is None:
             return
         metric, target = self._aim.metric, self._aim.target
-        nearest = sorted(known, key=lambda t: abs(math.log(t.metrics[metric] / target)))[:5]
+        ranked = sorted(known, key=lambda t: abs(math.log(t.metrics[metric] / target)))
+        near = [t for t in ranked if abs(math.log(t.metrics[metric] / target)) < NEAR]
         costly = [o for o in self._problem.objectives if o.direction and o.name != metric]
-        best = min(nearest, key=lambda t: [o.loss(t.metrics) for o in costly[:1]])
+        best = min(near or ranked[:5], key=lambda t: [o.loss(t.metrics) for o in costly[:1]])
         for gene, value in best.params.items():
             self._logits[gene][self._values(gene).index(value)] = START
 
