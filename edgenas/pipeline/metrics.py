@@ -42,6 +42,11 @@ def metric_names(devices: Sequence[str]) -> tuple[str, ...]:
     return (*COSTLY, *qualified, *OF_NETWORK)
 
 
+def at_device(metric: str, device: DeviceProfile, devices: Sequence[DeviceProfile]) -> str:
+    """What `metric` of `device` is called in a search for `devices`."""
+    return metric if len(devices) == 1 else f"{metric}@{device.name}"
+
+
 @dataclass(frozen=True)
 class CheapMetrics:
     """All metrics that are closed functions of the lowering; callable with an architecture."""
@@ -62,8 +67,8 @@ class CheapMetrics:
             "params": Metric(float(lowering.params), "computed"),
         }
         for device in self.devices:
-            at = "" if len(self.devices) == 1 else f"@{device.name}"
-            metrics |= {f"{k}{at}": v for k, v in self._on(device, lowering).items()}
+            found = self._on(device, lowering)
+            metrics |= {at_device(k, device, self.devices): v for k, v in found.items()}
         return metrics
 
     def _on(self, device: DeviceProfile, lowering: Lowering) -> dict[str, Metric]:

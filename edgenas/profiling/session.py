@@ -25,8 +25,10 @@ from edgenas.hardware import (
     LocalTransport,
     Transport,
     connect,
+    held,
     installed_version,
 )
+from edgenas.pareto import Metric
 from edgenas.profiling import agent
 from edgenas.profiling.phone import run_on_phone
 
@@ -94,6 +96,12 @@ class Timing:
     first_ms: float
     sram_bytes: int | None = None
     flash_bytes: int | None = None
+
+    @property
+    def metric(self) -> Metric:
+        """The latency with p10 and p90 around it; the best round's median may lie outside them."""
+        low, high = min(self.p10_ms, self.latency_ms), max(self.p90_ms, self.latency_ms)
+        return Metric(self.latency_ms, "measured", low, high, self.n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +198,7 @@ def measure(
 
     With `resume`, finished rounds in `workdir` of the same files, settings, seed and runtime are
     not measured again. `canary` is a key of `models`; the file of middle size where it is None.
+    While another process times on the device, it waits.
 
     Raises:
         UsageError: no models; an unknown canary.
@@ -216,7 +225,8 @@ def measure(
         paths = link.push({f"{i}.model": models[key] for i, key in plan.ids.items()})
         job = {**plan.job, "models": {i: paths[f"{i}.model"] for i in plan.ids}}
         drive = _drive if link.python else _drive_tool
-        records = drive(link, job, store, idle_s=settings.idle_s, report=report)
+        with held(device.connection, report=report):
+            records = drive(link, job, store, idle_s=settings.idle_s, report=report)
     finally:
         lock.release()
     return collect(device, records, plan.ids, settings=settings, seed=seed)

@@ -4,6 +4,7 @@ It knows neither torch nor latency tables: it receives functions from architectu
 """
 
 from edgenas.search.ledger import FinishedTrial
+from edgenas.search.measuring import Instrument
 from edgenas.search.problem import (
     History,
     MetricFunction,
@@ -16,6 +17,7 @@ from edgenas.search.study import SearchResult, Sharing, Stagnation, run_search
 __all__ = [
     "FinishedTrial",
     "History",
+    "Instrument",
     "MetricFunction",
     "Problem",
     "Propose",
