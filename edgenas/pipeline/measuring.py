@@ -148,7 +148,7 @@ def _converted(
 def _timed(
     files: Mapping[Architecture, Path], device: DeviceProfile, workdir: Path, *, seed: int
 ) -> dict[Architecture, Metric | str]:
-    """The latency of each file in one session; without those that others disturbed throughout.
+    """The latency of each file in one session, without those that others disturbed.
 
     Raises:
         DeviceError: the device cannot be reached, or all were disturbed.
@@ -169,8 +169,8 @@ def _timed(
             told[arch] = why
             continue
         timing = found.timings.get(arch.digest)
-        if timing is not None and timing.n_contended < timing.n_rounds:
+        if timing is not None and not timing.disturbed:
             told[arch] = timing.metric
     if not told:
-        raise MeasurementError(f"{device.name}: other programs kept the processor busy")
+        raise MeasurementError(f"{device.name}: other programs disturb the timing")
     return told

@@ -38,7 +38,7 @@ REST = 5.0
 so many seconds without one: trials go on."""
 LOOK_S = 0.5
 """Between two looks at the study."""
-RETRY_S = 20.0
+RETRY_S = 10.0
 """After a session that failed."""
 FAILURES = 3
 """After so many failed sessions in a row nobody waits for measurements."""

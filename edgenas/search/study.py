@@ -270,7 +270,7 @@ class _Search:
         if sharing.measures():
             await_measurements(study, awaited=True)
         until, last = time.monotonic() + END_S, -1
-        while (left_s := until - time.monotonic()) > 0:
+        while time.monotonic() < until:
             sharing.tend()
             metrics = sharing.measures()
             self.hear(metrics, report)
@@ -285,8 +285,7 @@ class _Search:
             if not left:
                 return
             if len(left) != last:
-                message = f"waiting for {len(left)} networks of the front to be measured"
-                report(Event("measure", message=message, remaining_s=left_s))
+                report(Event("measure", message=f"still to be measured of the front: {len(left)}"))
                 last = len(left)
             time.sleep(WAIT_S)
 
