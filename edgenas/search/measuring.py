@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 SESSION = 8
 """Architectures that are measured together, at most."""
 RANKS = 3
-"""Fronts that are measured: that of all trials, that of the rest, and so on."""
+"""Fronts that are measured while trials go on: that of all trials, that of the rest, and so on."""
 REST = 5.0
-"""Until the search is at its end, a session that kept this machine busy for a second is followed by
-so many seconds without one: trials go on."""
+"""While trials go on, a session that kept this machine busy for a second is followed by so many
+seconds without one."""
 LOOK_S = 0.5
 """Between two looks at the study."""
 RETRY_S = 10.0
@@ -148,9 +148,9 @@ def measure_on(opened: OpenStudy, problem: Problem, instrument: Instrument) -> N
         tell_measurer(study, metric)
         while True:
             read_measured(study, problem)
-            wanted = unmeasured(problem, read_history(study, problem), metric, fronts=RANKS)
-            rests = time.monotonic() < rested_at and not study.user_attrs.get(_AWAITED)
-            if not wanted or rests:
+            history, awaited = read_history(study, problem), study.user_attrs.get(_AWAITED)
+            wanted = unmeasured(problem, history, metric, fronts=1 if awaited else RANKS)
+            if not wanted or (time.monotonic() < rested_at and not awaited):
                 time.sleep(LOOK_S)
                 continue
             try:

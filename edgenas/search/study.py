@@ -257,10 +257,11 @@ class _Search:
             self.heard[metric] = said
 
     def expect_measurements(self, sharing: Sharing) -> None:
-        """Clears what measuring workers of an earlier session left in the study."""
-        for metric in sharing.measures():
-            tell_measurer(self.ledger.study, metric)
+        """Clears what an earlier session left in the study for measuring workers, or by them."""
+        if metrics := sharing.measures():
             await_measurements(self.ledger.study, awaited=False)
+        for metric in metrics:
+            tell_measurer(self.ledger.study, metric)
 
     def await_measurements(self, sharing: Sharing, report: Report) -> None:
         """Waits until the front is measured, where that is to be expected; see `END_S`."""

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from edgenas.artifacts import check_manifest, read_json
 from edgenas.cli.main import main
-from edgenas.hardware import load_device, load_device_file
+from edgenas.hardware import DeviceProfile, held, load_device, load_device_file
 from edgenas.latency import write_table
 from edgenas.testing.fakes import INVENTED_DEVICE, invented_table, tiny_space, write_tiny_run
 from edgenas.testing.ssh_server import SSHD, serving
@@ -127,40 +127,68 @@ def test_the_worker_ends_with_a_killed_leader(clean: Path) -> None:
     wait_until_gone(crew)
 
 
-@pytest.mark.skipif(SSHD is None, reason="sshd is not installed (apt-get install openssh-server)")
-def test_two_searches_measure_on_one_board_in_turn_while_their_trials_go_on(
-    clean: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    log, program = clean / "log", clean / "board.py"
-    program.write_text(OF_ITS_OWN.format(log=str(log)), "utf-8")
-    body = f'exec "{sys.executable}" "{program}" "$@"'
+@pytest.fixture
+def on_board(clean: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeviceProfile]:
+    """A board over ssh in the working folder, with its table and a run file."""
+    if SSHD is None:
+        pytest.skip("sshd is not installed (apt-get install openssh-server)")
+    (clean / "board.py").write_text(OF_ITS_OWN.format(log=str(clean / "log")), "utf-8")
     with serving(clean / "sshd") as server:
         monkeypatch.setenv("PATH", f"{server.bin}:{os.environ['PATH']}")
         (clean / "bin").mkdir()
+        body = f'exec "{sys.executable}" "{clean / "board.py"}" "$@"'
         file = board(clean / "bin", server, body=body)
         shutil.copy(file, clean / "devices" / file.name)
         device = load_device_file(clean / "devices" / file.name)
         table = invented_table(device, tiny_space())
         write_table(table, clean / "latency_tables" / f"{device.name}.json")
-        write_run(clean, device.name, trials=25)
-        shutil.copytree(RUN, "runs/other")
-        command = ("search", "run.toml", "--measure", "--json")
-        searches = [start(*command), start(*command, "--name", "other")]
-        for process in searches:
-            request.addfinalizer(process.kill)
-        assert [finished(process)["trials"] for process in searches] == [25, 25]
-    spans = sorted(tuple(map(float, line.split())) for line in log.read_text().splitlines())
-    assert len(spans) >= 2
-    assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
-    ended = []
+        write_run(clean, device.name, trials=60)
+        text = (clean / "run.toml").read_text("utf-8")  # trials that take a while
+        text = text.replace("recalibration_images = 128", "recalibration_images = 1000")
+        (clean / "run.toml").write_text(text, "utf-8")
+        yield device
+
+
+def timed(folder: Path) -> list[tuple[float, ...]]:
+    """When the board timed, in order."""
+    lines = (folder / "log").read_text().splitlines()
+    return sorted(tuple(map(float, line.split())) for line in lines)
+
+
+def last_trial(run: Path) -> float:
+    ended = [t.datetime_complete for t in study(run)[0] if t.state == TrialState.COMPLETE]
+    return max(t.timestamp() for t in ended if t)
+
+
+def test_a_board_is_timed_while_trials_go_on_and_when_it_is_free(
+    clean: Path, on_board: DeviceProfile, request: pytest.FixtureRequest
+) -> None:
+    with held(on_board.connection):
+        process = start("search", "run.toml", "--measure", "--json")
+        request.addfinalizer(process.kill)
+        assert process.stderr is not None
+        said = "waiting: another process times on ssh host=127.0.0.1 port="
+        assert any(said in line for line in process.stderr)
+        assert not (clean / "log").exists()
+    output, _ = process.communicate(timeout=180)
+    assert json.loads(output)["exit_code"] == process.returncode == 0
+    check_measured(RUN)
+    assert timed(clean)[0][0] < last_trial(RUN)
+
+
+@pytest.mark.slow
+def test_two_searches_measure_on_one_board_in_turn(
+    clean: Path, on_board: DeviceProfile, request: pytest.FixtureRequest
+) -> None:
+    shutil.copytree(RUN, "runs/other")
+    command = ("search", "run.toml", "--measure", "--json")
+    searches = [start(*command), start(*command, "--name", "other")]
+    for process in searches:
+        request.addfinalizer(process.kill)
+    assert [finished(process)["trials"] for process in searches] == [60, 60]
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(timed(clean)))
     for run in (RUN, Path("runs/other")):
         check_measured(run)
-        ended += [
-            t.datetime_complete.timestamp()
-            for t in study(run)[0]
-            if t.state == TrialState.COMPLETE and t.datetime_complete
-        ]
-    assert any(start <= end <= stop for end in ended for start, stop in spans)
 
 
 def test_a_board_that_cannot_be_reached_costs_no_trial(clean: Path) -> None:
