@@ -8,6 +8,7 @@ provenance.json -> report -> manifest.json
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,6 +116,7 @@ def search(
     from edgenas.report import write_report
 
     objectives = objectives_of(config)
+    measuring = Measuring.on(devices_of(config)) if measure else None
     with locked(folder):
         if fresh:
             clear(folder, "supernet")
@@ -125,7 +127,6 @@ def search(
             )
         if not (folder / "run.toml").exists():  # a run from here on, also if it is stopped
             write_config(folder / "run.toml", config)
-        measuring = Measuring.on(devices_of(config)) if measure else None
         run = open_stages(config, folder, resume=resume, report=report)
         write_config(folder / "run.toml", config)
         searched = _Search.of(run)
@@ -186,10 +187,10 @@ def join_search(
             "a worker needs the database that the search is kept in",
             hint="--storage postgresql://USER@HOST/DATABASE; on one machine: --workers N",
         )
+    measuring = Measuring.on(devices_of(config)) if measure else None
     with locked(folder):
         if not (folder / "run.toml").exists():
             write_config(folder / "run.toml", config)
-        measuring = Measuring.on(devices_of(config)) if measure else None
         run = open_stages(config, folder, resume=True, may_train=False, report=report)
         found = _Search.of(run).lead(
             workers, storage, study, measuring=measuring, resume=True, report=report
@@ -266,7 +267,8 @@ class _Search:
             tasks[by_metric[metric]] = replace(task, threads=1, device=device.name)
         if not tasks:
             return self.run_study(storage, Sharing(study), resume=resume, report=report)
-        with threads(each), helpers(tasks, report=report) as crew:
+        few = nullcontext() if workers == 1 else threads(each)
+        with few, helpers(tasks, report=report) as crew:
 
             def measures() -> list[str]:
                 return [metric for metric, name in by_metric.items() if crew.works(name)]
