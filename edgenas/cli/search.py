@@ -34,6 +34,14 @@ def search(
     workers: Annotated[
         int, typer.Option(min=1, metavar="N", help="Processes of this machine to evaluate with.")
     ] = 1,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Time the networks of the front on the devices, in processes of their own; "
+            "measured latency counts in place of predicted.",
+        ),
+    ] = False,
     storage: Storage = None,
     worker: Annotated[
         bool,
@@ -48,7 +56,7 @@ def search(
 
     Trains the supernet first where the run file names none and none is trained. Writes runs/NAME:
     front.json, models/, report.html, manifest.json. Ends with 5 where an exported file missed its
-    gate, after all else was written.
+    gate, with 4 where --measure could measure nothing on a device, after all else was written.
 
     Example: edgenas search run.toml --trials 200
 
@@ -76,6 +84,7 @@ def search(
                 storage=storage,
                 study=run.study,
                 workers=workers,
+                measure=measure,
                 report=out.report,
             )
             out.result(told, f"{told['study']}: {told['trials']} trials, {told['stopped_because']}")
@@ -86,6 +95,7 @@ def search(
             resume=resume,
             fresh=fresh,
             workers=workers,
+            measure=measure,
             storage=storage,
             study=run.study,
             report=out.report,

@@ -24,9 +24,11 @@ from edgenas.hardware.folders import (
     search_folders,
     user_folder,
 )
+from edgenas.hardware.locks import held, place_of
 from edgenas.hardware.runtimes import installed_version
 from edgenas.hardware.ssh import SshTransport
 from edgenas.hardware.transports import (
+    LOCAL,
     Connection,
     Finished,
     LocalTransport,
@@ -37,6 +39,7 @@ from edgenas.hardware.transports import (
 __all__ = [
     "CLASSES",
     "FORMATS",
+    "LOCAL",
     "PRECISIONS",
     "RUNTIMES",
     "AdbTransport",
@@ -55,12 +58,14 @@ __all__ = [
     "device_names",
     "device_toml",
     "find",
+    "held",
     "installed_version",
     "listing",
     "load_device",
     "load_device_file",
     "local_name",
     "on_this_chip",
+    "place_of",
     "search_folders",
     "this_chip",
     "user_folder",

@@ -1,8 +1,9 @@
 """Processes that help with a search on this machine: `python -m edgenas.pipeline.helping`.
 
-A helper is told on its standard input, in one line of JSON, which run it is to work on; it reads
-all else from the run's folder, as the process that leads the search wrote it. That input stays
-open as long as the leader lives: when it closes, the helper gives up its trial and ends.
+One kind makes trials, the other measures their architectures on a device. A helper is told on its
+standard input, in one line of JSON, which run it is to work on; it reads all else from the run's
+folder, as the process that leads the search wrote it. That input stays open as long as the leader
+lives: when it closes, the helper gives up what it is at and ends.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -40,6 +41,8 @@ class Task:
     threads: int
     storage: str | None
     study: str
+    device: str = ""
+    """What to measure on; empty: it makes trials."""
 
 
 def threads_each(workers: int) -> int:
@@ -52,33 +55,49 @@ def threads_each(workers: int) -> int:
 
 
 @contextlib.contextmanager
-def helpers(task: Task, n: int, *, report: Report) -> Iterator[Callable[[], None]]:
-    """`n` helpers while the block runs; the function given starts those again that were killed."""
-    crew = [_Helper(k + 2, task, report) for k in range(n)]  # the leader is worker 1
-
-    def tend() -> None:
-        for helper in crew:
-            helper.tend()
-
+def helpers(tasks: Mapping[str, Task], *, report: Report) -> Iterator[Crew]:
+    """A helper for each task while the block runs, by what to call it."""
+    crew = Crew({name: _Helper(name, task, report) for name, task in tasks.items()})
     try:
-        for helper in crew:
+        for helper in crew.helpers.values():
             helper.start()
-        yield tend
+        yield crew
     finally:
-        for helper in crew:
+        for helper in crew.helpers.values():
             helper.ask_to_end()
-        for helper in crew:
+        for helper in crew.helpers.values():
             helper.end()
 
 
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """The helpers of a search, by name."""
+
+    helpers: Mapping[str, _Helper]
+
+    def tend(self) -> None:
+        """Starts those again that were killed or failed, unless it was too often."""
+        for helper in self.helpers.values():
+            helper.tend()
+
+    def works(self, name: str) -> bool:
+        """Whether that helper works, or will again."""
+        return name in self.helpers and self.helpers[name].works
+
+
 class _Helper:
-    def __init__(self, number: int, task: Task, report: Report) -> None:
-        self._number = number
+    def __init__(self, name: str, task: Task, report: Report) -> None:
+        self._name = name
         self._task = task
         self._report = report
-        self._log = Path(task.folder) / SESSIONS / f"worker-{number}.log"
+        self._log = Path(task.folder) / SESSIONS / f"{name.replace(' ', '-')}.log"
         self._errors = self._kills = 0
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def works(self) -> bool:
+        """Whether it works, or will again once it is tended."""
+        return self._process is not None and self._process.poll() != 0
 
     def start(self) -> None:
         import edgenas
@@ -118,7 +137,7 @@ class _Helper:
             what = f"failed: {self._last_words()}"
         again = self._errors < MAX_ERRORS and self._kills < MAX_KILLS
         told = "it is started again" if again else f"the search goes on without it; {self._log}"
-        self._report(Event("workers", message=f"worker {self._number} {what}; {told}"))
+        self._report(Event("workers", message=f"{self._name} {what}; {told}"))
         if again:
             self.start()
 
@@ -144,7 +163,7 @@ class _Helper:
 
 
 def main() -> int:
-    """Works on the run that standard input names until its search is at an end."""
+    """Works on the run that standard input names, until its search or its leader is at an end."""
     signal.signal(signal.SIGTERM, _stop)
     task = Task(**json.loads(sys.stdin.buffer.readline()))
     threading.Thread(target=_end_with, args=(sys.stdin.buffer,), daemon=True).start()
@@ -156,7 +175,7 @@ def main() -> int:
         folder = Path(task.folder)
         config = read_config(folder / "run.toml")
         with threads(task.threads):
-            help_search(config, folder, storage=task.storage, study=task.study)
+            help_search(config, folder, storage=task.storage, study=task.study, device=task.device)
     except EdgenasError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return error.exit_code

@@ -51,6 +51,11 @@ def costly_metrics(objectives: Sequence[Objective]) -> tuple[str, ...]:
     return tuple(name for name in COSTLY if name == "top1" or name in named)
 
 
+def at_device(metric: str, device: DeviceProfile, devices: Sequence[DeviceProfile]) -> str:
+    """What `metric` of `device` is called in a search for `devices`."""
+    return metric if len(devices) == 1 else f"{metric}@{device.name}"
+
+
 @dataclass(frozen=True)
 class CheapMetrics:
     """All metrics that are closed functions of the lowering; callable with an architecture."""
@@ -77,9 +82,11 @@ class CheapMetrics:
             "params": Metric(float(lowering.params), "computed"),
         }
         for device in self.devices:
-            at = "" if len(self.devices) == 1 else f"@{device.name}"
-            wanted = {m for m in OF_DEVICE if names is None or f"{m}{at}" in names}
-            metrics |= {f"{k}{at}": v for k, v in self._on(device, lowering, wanted).items()}
+            wanted = {
+                m for m in OF_DEVICE if names is None or at_device(m, device, self.devices) in names
+            }
+            found = self._on(device, lowering, wanted)
+            metrics |= {at_device(k, device, self.devices): v for k, v in found.items()}
         return metrics
 
     def _on(

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import digest, write_json
-from edgenas.errors import SpecError, UsageError
+from edgenas.errors import DeviceError, SpecError, UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.hardware import DeviceProfile, load_device
 from edgenas.objectives import Objective, parse_objectives, total_violation
@@ -28,6 +28,7 @@ from edgenas.pipeline.evaluating import (
 )
 from edgenas.pipeline.explaining import EXPLANATION, explanation
 from edgenas.pipeline.knowing import CACHE, Cache, WarmStart, warm_start
+from edgenas.pipeline.measuring import Measuring, instrument_for
 from edgenas.pipeline.metrics import CheapMetrics, check_energy, costly_metrics, metric_names
 from edgenas.pipeline.runs import RESULT_SCHEMA, Outcome, Run, clear, locked, seal
 from edgenas.pipeline.selection import choose
@@ -93,6 +94,7 @@ def search(
     resume: bool = False,
     fresh: bool = False,
     workers: int = 1,
+    measure: bool = False,
     storage: str | None = None,
     study: str = "",
     report: Report = silent,
@@ -104,7 +106,13 @@ def search(
     side. The study is in the folder, or under the name `study` in the PostgreSQL database that the
     URL `storage` names: all who search with these two, on whatever host, work on one search.
 
+    With `measure`, one more process for each device times the networks of the front and near it;
+    what it measured counts in place of what was predicted. At the end the search waits for those of
+    the front, 15 minutes at most; what was not measured stays predicted. A device where nothing
+    could be measured is a failure of exit code 4, after all else was written.
+
     Raises:
+        DeviceError: with `measure`, no device can be measured.
         UsageError: a study is there, and neither `resume` nor `fresh` is set.
         SpecError: the run file, the data, a table or the checkpoint is wrong.
         InfeasibleError: no architecture meets the bounds.
@@ -116,6 +124,7 @@ def search(
 
     objectives = objectives_of(config)
     check_unlabelled(config, objectives)
+    measuring = Measuring.on(devices_of(config)) if measure else None
     with locked(folder):
         if fresh:
             clear(folder, "supernet")
@@ -129,7 +138,9 @@ def search(
         run = open_stages(config, folder, resume=resume, report=report)
         write_config(folder / "run.toml", config)
         searched = _Search.of(run, report=report)
-        found = searched.lead(workers, storage, study, resume=resume, report=report)
+        found = searched.lead(
+            workers, storage, study, measuring=measuring, resume=resume, report=report
+        )
         n_images = searched.evaluate.n_images
         candidates = tuple(_explained(run, c, n_images) for c in found.candidates)
         front = ParetoFront(objectives, candidates, run.parents)
@@ -144,6 +155,9 @@ def search(
         write_json(folder / EXPLANATION, why)
         exported = export_candidates(run, chosen, report=report)
         exported = measure_exports(run, exported, report=report)
+        told, missed = measuring.judged(front, found.measurers) if measuring else ((), ())
+        failures = (*exported.failures, *missed)
+        exit_code = exported.exit_code or (DeviceError.exit_code if missed else 0)
         document = {
             "schema": RESULT_SCHEMA,
             "run": str(folder),
@@ -156,8 +170,8 @@ def search(
             "reference": dict(found.reference),
             "front": [c.to_table() for c in front.candidates],
             "exports": exported.rows(folder),
-            "failures": list(exported.failures),
-            "exit_code": exported.exit_code,
+            "failures": list(failures),
+            "exit_code": exit_code,
         }
         write_json(folder / "result.json", document)
         write_json(folder / "provenance.json", _provenance(run))
@@ -165,8 +179,8 @@ def search(
         write_report(folder)
         seal(folder)
         report(Event("report", 1, 1, str(folder / "report.html")))
-        notes = (*searched.told.notes, *_notes(run))
-        return Outcome(folder, document, exported.failures, notes, exported.exit_code)
+        notes = (*searched.told.notes, *_notes(run), *told)
+        return Outcome(folder, document, failures, notes, exit_code)
 
 
 def join_search(
@@ -176,6 +190,7 @@ def join_search(
     storage: str | None,
     study: str,
     workers: int = 1,
+    measure: bool = False,
     report: Report = silent,
 ) -> dict[str, Any]:
     """Evaluates for a search that another host leads, until it is at its end; returns its state.
@@ -187,12 +202,14 @@ def join_search(
             "a worker needs the database that the search is kept in",
             hint="--storage postgresql://USER@HOST/DATABASE; on one machine: --workers N",
         )
+    measuring = Measuring.on(devices_of(config)) if measure else None
     with locked(folder):
         if not (folder / "run.toml").exists():
             write_config(folder / "run.toml", config)
         run = open_stages(config, folder, resume=True, may_train=False, report=report)
-        searched = _Search.of(run, report=report)
-        found = searched.lead(workers, storage, study, resume=True, report=report)
+        found = _Search.of(run, report=report).lead(
+            workers, storage, study, measuring=measuring, resume=True, report=report
+        )
     return {
         "schema": WORKER_SCHEMA,
         "study": study,
@@ -203,12 +220,20 @@ def join_search(
     }
 
 
-def help_search(config: RunConfig, folder: Path, *, storage: str | None, study: str) -> None:
-    """What a process that the leader of a search on this machine has started does."""
+def help_search(
+    config: RunConfig, folder: Path, *, storage: str | None, study: str, device: str = ""
+) -> None:
+    """What a process that the leader of a search on this machine has started does.
+
+    It makes trials, or measures on the run's `device`.
+    """
     from edgenas.search import Sharing
 
     run = open_stages(config, folder, resume=True, may_train=False)
-    _Search.of(run).run_study(storage, Sharing(study, "helper"), resume=True, report=silent)
+    named = next((d for d in run.devices if d.name == device), None)
+    instrument = None if named is None else instrument_for(run, named)
+    sharing = Sharing(study, "helper", instrument=instrument)
+    _Search.of(run).run_study(storage, sharing, resume=True, report=silent)
 
 
 @contextlib.contextmanager
@@ -254,18 +279,36 @@ class _Search:
         return {**self.run.rests_on, **self.evaluate.rests_on}
 
     def lead(
-        self, workers: int, storage: str | None, study: str, *, resume: bool, report: Report
+        self,
+        workers: int,
+        storage: str | None,
+        study: str,
+        *,
+        measuring: Measuring | None,
+        resume: bool,
+        report: Report,
     ) -> SearchResult:
-        """Works on the study with `workers` - 1 helpers."""
+        """Works on the study with `workers` - 1 helpers, and one for each device to measure."""
         from edgenas.data import threads
         from edgenas.pipeline.helping import Task, helpers, threads_each
         from edgenas.search import Sharing
 
-        if workers == 1:
+        each = threads_each(workers)
+        task = Task(str(self.run.folder.absolute()), each, storage, study)
+        tasks = {f"worker {k}": task for k in range(2, workers + 1)}  # the leader is worker 1
+        metrics = {} if measuring is None else measuring.metrics
+        by_metric = {metric: f"measuring {device.name}" for metric, device in metrics.items()}
+        for metric, device in metrics.items():
+            tasks[by_metric[metric]] = replace(task, threads=1, device=device.name)
+        if not tasks:
             return self.run_study(storage, Sharing(study), resume=resume, report=report)
-        task = Task(str(self.run.folder.absolute()), threads_each(workers), storage, study)
-        with threads(task.threads), helpers(task, workers - 1, report=report) as tend:
-            sharing = Sharing(study, "leader", tend)
+        few = contextlib.nullcontext() if workers == 1 else threads(each)
+        with few, helpers(tasks, report=report) as crew:
+
+            def measures() -> list[str]:
+                return [metric for metric, name in by_metric.items() if crew.works(name)]
+
+            sharing = Sharing(study, "leader", crew.tend, measures)
             return self.run_study(storage, sharing, resume=resume, report=report)
 
     def run_study(
@@ -399,10 +442,12 @@ def gradients_of(run: Opened) -> Gradients:
 def _explained(run: Opened, candidate: Candidate, n_images: Mapping[str, int]) -> Candidate:
     """The candidate with intervals and origins beside its values."""
     metrics = dict(run.cheap.explain(candidate.architecture))
-    for name, value in candidate.values.items():
-        if name not in metrics:
+    for name, metric in candidate.metrics.items():
+        if metric.origin == "measured":
+            metrics[name] = metric
+        elif name not in metrics:
             origin = "simulated" if name == "top1_int8" else "supernet"
-            metrics[name] = Metric(value, origin, n=n_images[name])
+            metrics[name] = Metric(metric.value, origin, n=n_images[name])
     return Candidate(candidate.architecture, metrics)
 
 

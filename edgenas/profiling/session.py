@@ -25,12 +25,16 @@ from edgenas.hardware import (
     LocalTransport,
     Transport,
     connect,
+    held,
     installed_version,
 )
+from edgenas.pareto import Metric
 from edgenas.profiling import agent
 from edgenas.profiling.phone import run_on_phone
 
 LINES = "measured.jsonl"
+STEADY = 0.05
+"""The spread of a model's samples that nobody disturbs, at most."""
 MAX_LINE = 2**20
 """Characters; longer lines are none of an agent."""
 _AGENT = Path(agent.__file__)
@@ -94,6 +98,22 @@ class Timing:
     first_ms: float
     sram_bytes: int | None = None
     flash_bytes: int | None = None
+    confirmed: bool = False
+    """Whether the two best rounds agree."""
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether others had a part in it: no round had its processor time, and it wavers as well.
+
+        A machine that always gives less (a container's quota) is steady where nobody disturbs it.
+        """
+        return self.n_contended == self.n_rounds and not (self.confirmed and self.spread <= STEADY)
+
+    @property
+    def metric(self) -> Metric:
+        """The latency with p10 and p90 around it; the best round's median may lie outside them."""
+        low, high = min(self.p10_ms, self.latency_ms), max(self.p90_ms, self.latency_ms)
+        return Metric(self.latency_ms, "measured", low, high, self.n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +210,7 @@ def measure(
 
     With `resume`, finished rounds in `workdir` of the same files, settings, seed and runtime are
     not measured again. `canary` is a key of `models`; the file of middle size where it is None.
+    While another process times on the device, it waits.
 
     Raises:
         UsageError: no models; an unknown canary.
@@ -216,7 +237,8 @@ def measure(
         paths = link.push({f"{i}.model": models[key] for i, key in plan.ids.items()})
         job = {**plan.job, "models": {i: paths[f"{i}.model"] for i in plan.ids}}
         drive = _drive if link.python else _drive_tool
-        records = drive(link, job, store, idle_s=settings.idle_s, report=report)
+        with held(device.connection, report=report):
+            records = drive(link, job, store, idle_s=settings.idle_s, report=report)
     finally:
         lock.release()
     return collect(device, records, plan.ids, settings=settings, seed=seed)
@@ -502,12 +524,13 @@ def collect(
 
 def _timing(rounds: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> Timing:
     calm = [r for r in rounds if not r["contended"]] or list(rounds)
+    best = sorted(float(r["median_ms"]) for r in calm)[:2]
 
     def middle(name: str) -> float:
         return statistics.median(float(r[name]) for r in calm)
 
     return Timing(
-        latency_ms=min(float(r["median_ms"]) for r in calm),
+        latency_ms=best[0],
         p10_ms=middle("p10_ms"),
         p50_ms=middle("median_ms"),
         p90_ms=middle("p90_ms"),
@@ -517,6 +540,7 @@ def _timing(rounds: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> Ti
         spread=middle("spread"),
         init_ms=float(model["init_ms"]),
         first_ms=float(model["first_ms"]),
+        confirmed=best[-1] <= (1 + agent.CONFIRMED) * best[0] and len(best) == 2,
     )
 
 

@@ -4,6 +4,7 @@ It knows neither torch nor latency tables: it receives functions from architectu
 """
 
 from edgenas.search.ledger import FinishedTrial
+from edgenas.search.measuring import Instrument
 from edgenas.search.problem import (
     Gradients,
     History,
@@ -19,6 +20,7 @@ __all__ = [
     "Gains",
     "Gradients",
     "History",
+    "Instrument",
     "MetricFunction",
     "Problem",
     "Propose",

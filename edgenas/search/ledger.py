@@ -15,12 +15,13 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import derive_seed
 from edgenas.errors import EdgenasError, Interrupted, ResourceError, SpecError
 from edgenas.objectives import directed, total_violation
+from edgenas.search.measuring import read_measured
 from edgenas.search.problem import MetricFunction, Problem
 from edgenas.search.storage import OpenStudy
 from edgenas.search.workers import Watch, my_mark
@@ -47,10 +48,10 @@ class FinishedTrial:
     number: int
     architecture: Architecture
     metrics: Mapping[str, float]
-    evaluated: bool
-    feasible: bool
-    seconds: float
-    error: str
+    evaluated: bool = False
+    feasible: bool = False
+    seconds: float = 0.0
+    error: str = ""
 
 
 @dataclass(slots=True)
@@ -83,14 +84,20 @@ class Ledger:
         """The study whose trials these are."""
         return self.opened.study
 
+    def read_measured(self) -> None:
+        """Puts measured values in place of predicted ones, and judges their trials anew."""
+        if new := read_measured(self.study, self.problem):
+            self.finished = [self._judged(f) if f.architecture in new else f for f in self.finished]
+
     def sync(self) -> None:
-        """Reads what has ended since, and reaps trials whose worker is gone.
+        """Reads what has ended or was measured since, and reaps trials whose worker is gone.
 
         A reaped trial counts for nothing. Alone, the same is proposed again, since the history is
         the same; in company, what it was to try is queued. To be called in one's own turn.
         """
         from optuna.trial import TrialState
 
+        self.read_measured()
         self.n_running = 0
         for trial in self.study.get_trials(deepcopy=False):
             if trial.number in self.read or trial.state == TrialState.WAITING:
@@ -129,17 +136,8 @@ class Ledger:
     @property
     def earlier(self) -> list[FinishedTrial]:
         """What other studies evaluated, as if it had been tried here."""
-        objectives = self.problem.objectives
         return [
-            FinishedTrial(
-                trial.number,
-                trial.architecture,
-                trial.metrics,
-                evaluated=True,
-                feasible=total_violation(objectives, trial.metrics) == 0,
-                seconds=0.0,
-                error="",
-            )
+            self._judged(FinishedTrial(trial.number, trial.architecture, trial.metrics))
             for trial in self.problem.earlier
         ]
 
@@ -247,22 +245,22 @@ class Ledger:
             self.known.setdefault(arch, costly)
 
     def _finish(self, number: int, attributes: Mapping[str, Any]) -> None:
-        arch = self.problem.space.parse(attributes["architecture"])
-        metrics = attributes.get("metrics", {})
-        evaluated = all(o.name in metrics for o in self.problem.objectives)
-        bisect.insort(
-            self.finished,
-            FinishedTrial(
-                number,
-                arch,
-                metrics,
-                evaluated=evaluated,
-                feasible=evaluated and total_violation(self.problem.objectives, metrics) == 0,
-                seconds=attributes.get("seconds", 0.0),
-                error=attributes.get("error", ""),
-            ),
-            key=lambda f: f.number,
+        told = FinishedTrial(
+            number,
+            self.problem.space.parse(attributes["architecture"]),
+            attributes.get("metrics", {}),
+            seconds=attributes.get("seconds", 0.0),
+            error=attributes.get("error", ""),
         )
+        bisect.insort(self.finished, self._judged(told), key=lambda f: f.number)
+
+    def _judged(self, trial: FinishedTrial) -> FinishedTrial:
+        """The trial with what was measured of it, evaluated or not, feasible or not."""
+        objectives = self.problem.objectives
+        metrics = self.problem.overlaid(trial.architecture, trial.metrics)
+        evaluated = all(o.name in metrics for o in objectives)
+        feasible = evaluated and total_violation(objectives, metrics) == 0
+        return replace(trial, metrics=metrics, evaluated=evaluated, feasible=feasible)
 
     def _values(self, metrics: Mapping[str, float]) -> list[float]:
         """The directed objectives' values for Optuna, with placeholders (see the module's text)."""

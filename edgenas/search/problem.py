@@ -9,6 +9,7 @@ from typing import Any
 
 from edgenas.errors import InfeasibleError
 from edgenas.objectives import Objective, directed, total_violation
+from edgenas.pareto import Metric
 from edgenas.spaces import Architecture, Choice, Choices
 
 MetricFunction = Callable[[Architecture], Mapping[str, float]]
@@ -70,11 +71,25 @@ class Problem:
     """What the strategy `gradient` learns from."""
     memory: dict[Any, Any] = field(default_factory=dict, compare=False)
     """What was computed from finished trials, which never change, kept so that the time of a trial
-    does not grow with their number. Nothing depends on what is in it."""
+    does not grow with their number. Nothing depends on what is in it. (What is measured meanwhile
+    counts from the next batch on.)"""
+    measured: dict[tuple[str, Architecture], Metric | str] = field(
+        default_factory=dict, compare=False
+    )
+    """What a measuring worker found, by metric and architecture, or why it found nothing."""
 
     def evaluated(self, history: History) -> list[Trial]:
         """The trials that have every objective's metric."""
         return [t for t in history if all(o.name in t.metrics for o in self.objectives)]
+
+    def overlaid(self, arch: Architecture, metrics: Mapping[str, float]) -> Mapping[str, float]:
+        """`metrics` of `arch` with measured values in place of predicted ones."""
+        found = {
+            name: told.value
+            for name in metrics
+            if isinstance(told := self.measured.get((name, arch)), Metric)
+        }
+        return {**metrics, **found} if found else metrics
 
     def violation(self, params: Mapping[str, Choice]) -> float:
         """By how much the cheap bounds are exceeded (see `total_violation`); 0 is feasible."""

@@ -52,6 +52,9 @@ class OpenStudy:
     """Whether no other process works on it, so that its running trials are orphans."""
     turn: Callable[[], contextlib.AbstractContextManager[object]]
     """`with turn():` one worker at a time, on all hosts; needed to ask for a trial."""
+    lock: Callable[[str], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
+    """`with lock(name):` one at a time among all hosts that use the database, whatever its study;
+    a study in a file is on one host, where other locks see to that."""
 
 
 @contextlib.contextmanager
@@ -205,7 +208,12 @@ def _open_database(
                 hint="give the run the data, supernet and tables that it has on the other hosts "
                 "(copy its folder tables/), or another `name` in its run file",
             )
-            yield OpenStudy(study, alone=False, turn=lambda: _advisory_lock(engine, name))
+            yield OpenStudy(
+                study,
+                alone=False,
+                turn=lambda: _advisory_lock(engine, name),
+                lock=lambda what: _advisory_lock(engine, f"lock {what}"),
+            )
         finally:
             storage.remove_session()
             storage.engine.dispose()
@@ -247,6 +255,7 @@ def _advisory_lock(engine: sqlalchemy.Engine, name: str) -> Iterator[None]:
 
     key = {"key": int(digest(["edgenas", name]), 16)}
     with engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT")  # no transaction stays open
         connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:key)"), key)
         yield
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random as random_
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import optuna
@@ -150,8 +151,11 @@ def distributions(space: Choices) -> dict[str, BaseDistribution]:
 
 
 def read_history(study: optuna.Study, problem: Problem) -> History:
-    """Earlier trials, then the study's own without those that were cut off."""
-    known: dict[int, Trial] = problem.memory.setdefault("trials", {})
+    """Earlier trials, then the study's own without those that were cut off.
+
+    Measured values stand in place of predicted ones.
+    """
+    known: dict[int, Trial] = problem.memory.setdefault("trials", {})  # as they are stored
     genes = len(problem.space.genes)
     found = list(problem.earlier)
     for trial in study.get_trials(deepcopy=False):
@@ -172,7 +176,9 @@ def read_history(study: optuna.Study, problem: Problem) -> History:
                 continue
             known[number] = read
         found.append(known[number])
-    return found
+    if not problem.measured:
+        return found
+    return [replace(t, metrics=problem.overlaid(t.architecture, t.metrics)) for t in found]
 
 
 def _finished(trial: FrozenTrial) -> bool:

@@ -13,9 +13,9 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
@@ -25,6 +25,17 @@ from edgenas.events import Event, Report, silent
 from edgenas.objectives import Objective, check_objectives, directed
 from edgenas.pareto import Candidate, Metric, ParetoFront, hypervolume
 from edgenas.search.ledger import FinishedTrial, Ledger
+from edgenas.search.measuring import (
+    END_S,
+    FAILURES,
+    Instrument,
+    Measurer,
+    await_measurements,
+    measure_on,
+    measurer,
+    tell_measurer,
+    unmeasured,
+)
 from edgenas.search.problem import (
     Gradients,
     MetricFunction,
@@ -54,6 +65,11 @@ class Sharing:
     names a database shares it with all that do."""
     tend: Callable[[], None] = lambda: None
     """Called before each trial, and while waiting for those of others."""
+    measures: Callable[[], Collection[str]] = tuple
+    """The metrics that measuring workers see to now. At the end the search waits until they have
+    measured its front, `END_S` at most."""
+    instrument: Instrument | None = None
+    """With it, a helper makes no trials but measures, until it is interrupted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +128,8 @@ class SearchResult:
     hypervolume_history: tuple[float, ...]
     stopped_because: str
     trials: tuple[FinishedTrial, ...] = ()
+    measurers: Mapping[str, str] = field(default_factory=dict)
+    """What the measuring worker of each metric said last."""
 
     @property
     def hypervolume(self) -> float:
@@ -218,6 +236,9 @@ def run_search(
         ledger = Ledger(problem, costly, opened, alone, complete)
         search = _Search(ledger, dict(reference or {}))
         try:
+            if sharing.instrument is not None:
+                measure_on(opened, problem, sharing.instrument)
+            search.expect_measurements(sharing)
             with beating(opened.study, ledger.mark) if in_database else nullcontext():
                 because = ""
                 while not because:
@@ -225,6 +246,7 @@ def run_search(
                     trial = None
                     with opened.turn():
                         ledger.sync()
+                        search.hear(sharing.measures(), report)
                         because = search.enough(trials, minutes, stagnation)
                         if not because and not ledger.is_full(trials):
                             opened.study.sampler = make_sampler(problem, ledger.seed(seed))
@@ -234,6 +256,7 @@ def run_search(
                         report(search.event(trials, minutes))
                     elif not because:  # others are at the last trials, or may be killed at them
                         time.sleep(WAIT_S)
+                search.await_measurements(sharing, report)
         except (KeyboardInterrupt, Interrupted) as error:
             ledger.abandon()
             raise Interrupted(
@@ -253,6 +276,50 @@ class _Search:
     ledger: Ledger
     reference: Mapping[str, float]
     """What the caller gave of the reference point."""
+    heard: dict[str, Measurer] = field(default_factory=dict)
+    """What the measuring worker of each metric said last."""
+
+    def hear(self, metrics: Collection[str], report: Report) -> None:
+        """Passes on what the workers that measure `metrics` have to say."""
+        for metric in metrics:
+            said = measurer(self.ledger.study, metric)
+            if said.told and said.told != self.heard.get(metric, Measurer()).told:
+                report(Event("measure", message=said.told))
+            self.heard[metric] = said
+
+    def expect_measurements(self, sharing: Sharing) -> None:
+        """Clears what an earlier session left in the study for measuring workers, or by them."""
+        if metrics := sharing.measures():
+            await_measurements(self.ledger.study, awaited=False)
+        for metric in metrics:
+            tell_measurer(self.ledger.study, metric)
+
+    def await_measurements(self, sharing: Sharing, report: Report) -> None:
+        """Waits until the front is measured, where that is to be expected; see `END_S`."""
+        from edgenas.search.strategies import read_history
+
+        study, problem = self.ledger.study, self.ledger.problem
+        if sharing.measures():
+            await_measurements(study, awaited=True)
+        until, last = time.monotonic() + END_S, -1
+        while time.monotonic() < until:
+            sharing.tend()
+            metrics = sharing.measures()
+            self.hear(metrics, report)
+            self.ledger.read_measured()
+            history = read_history(study, problem)
+            left = [
+                arch
+                for metric in metrics
+                if self.heard[metric].failures < FAILURES
+                for arch in unmeasured(problem, history, metric)
+            ]
+            if not left:
+                return
+            if len(left) != last:
+                report(Event("measure", message=f"still to be measured of the front: {len(left)}"))
+                last = len(left)
+            time.sleep(WAIT_S)
 
     def enough(
         self, trials: int | None, minutes: float | None, stagnation: Stagnation | None
@@ -326,7 +393,10 @@ class _Search:
             cheap = self.ledger.problem.cheap(arch)
             words = {n: "computed" if n in cheap else "evaluated" for n in metrics}
             words |= {n: word for n, word in origins.items() if n in metrics}
-            candidates.append(Candidate(arch, {n: Metric(v, words[n]) for n, v in metrics.items()}))
+            told = {n: Metric(v, words[n]) for n, v in metrics.items()}
+            measured = {n: self.ledger.problem.measured.get((n, arch)) for n in metrics}
+            told |= {n: found for n, found in measured.items() if isinstance(found, Metric)}
+            candidates.append(Candidate(arch, told))
         reference = self.reference_point()
         return SearchResult(
             tuple(candidates),
@@ -339,6 +409,7 @@ class _Search:
             hypervolume_history=self.history(reference),
             stopped_because=because,
             trials=tuple(self.ledger.finished),
+            measurers={metric: said.told for metric, said in self.heard.items()},
         )
 
     def history(self, reference: Mapping[str, float]) -> tuple[float, ...]:

@@ -35,6 +35,11 @@ def my_mark() -> dict[str, str]:
     return {"host": _host(), "pid": str(os.getpid()), "started": _started(os.getpid())}
 
 
+def works_here(mark: Mark) -> bool:
+    """Whether the worker of `mark` runs now on this host."""
+    return mark.get("host") == _host() and not Watch().gone(mark, {})
+
+
 def _host() -> str:
     """Of one kernel and one numbering of processes, as two containers on a host have two."""
     parts = [platform.node()]

@@ -3,6 +3,7 @@ import os
 import signal
 import stat
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,9 +14,10 @@ import pytest
 
 from edgenas.errors import DeviceError, MeasurementError, SpecError, UsageError
 from edgenas.events import Event
-from edgenas.hardware import LocalTransport, load_device
+from edgenas.hardware import LocalTransport, held, load_device
+from edgenas.pareto import Metric
 from edgenas.profiling import agent
-from edgenas.profiling.session import LINES, QUICK, Settings, measure
+from edgenas.profiling.session import LINES, QUICK, Settings, Timing, measure
 
 FAST = Settings(
     rounds=3,
@@ -247,3 +249,50 @@ def test_the_statistic_is_the_least_round_median_and_calm_rounds_come_first(
     assert timing.latency_ms == 2.0  # rounds take 2.00, 2.02, ... 2.12
     assert timing.p50_ms == pytest.approx(2.06)
     assert timing.n == 70
+
+
+TIMING = Timing(1.0, 1.02, 1.1, 1.3, n=50, n_rounds=7, n_contended=7, spread=0.04, init_ms=1.0,
+                first_ms=1.0, confirmed=True)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("timing", "disturbed"),
+    [
+        (TIMING, False),  # a quota takes the processor, nobody disturbs
+        (replace(TIMING, spread=0.2), True),
+        (replace(TIMING, confirmed=False), True),
+        (replace(TIMING, n_contended=6, spread=0.2), False),
+    ],
+)
+def test_what_is_disturbed_wavers(timing: Timing, disturbed: bool) -> None:  # noqa: FBT001
+    assert timing.disturbed is disturbed
+
+
+def test_the_best_round_may_lie_below_p10() -> None:
+    assert TIMING.metric == Metric(1.0, "measured", 1.0, 1.3, 50)
+
+
+def test_a_timing_waits_for_the_device(tmp_path: Path, oracle: Callable[..., Any]) -> None:
+    file = tmp_path / "m"
+    file.write_text("2.0")
+    lock = threading.Barrier(2)
+    told: list[str] = []
+
+    def hold() -> None:
+        with held(DEVICE.connection):
+            lock.wait(10)
+            while not told:
+                time.sleep(0.01)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    lock.wait(10)
+
+    def hear(event: Event) -> None:
+        if event.message.startswith("waiting: another process times on"):
+            told.append(event.message)
+
+    found = measure({"m": file}, DEVICE, workdir=tmp_path, transport=oracle(), report=hear)
+    holder.join(10)
+    assert len(told) == 1
+    assert found.timings["m"].confirmed
