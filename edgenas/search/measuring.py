@@ -38,7 +38,7 @@ REST = 5.0
 seconds without one."""
 LOOK_S = 0.5
 """Between two looks at the study."""
-RETRY_S = 10.0
+RETRY_S = 5.0
 """After a session that failed."""
 FAILURES = 3
 """After so many failed sessions in a row nobody waits for measurements."""

@@ -28,6 +28,8 @@ from tests.profiling.test_over_ssh import board
 
 HERE = "local-onnxruntime-fp32-t1"
 RUN = Path("runs/tiny")
+TRIALS = 300
+"""Enough for the board to be timed before they end."""
 
 
 def study(run: Path) -> tuple[list[optuna.trial.FrozenTrial], Mapping[str, Any]]:
@@ -85,6 +87,7 @@ def write_run(folder: Path, device: str, *, trials: int) -> None:
         path.unlink()
 
 
+@pytest.mark.slow  # others on the machine would disturb the timing
 def test_this_machine_is_measured_and_a_killed_worker_starts_again(clean: Path) -> None:
     table = invented_table(load_device(HERE), tiny_space())
     write_table(table, clean / "latency_tables" / f"{HERE}.json")
@@ -142,7 +145,7 @@ def on_board(clean: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DevicePro
         device = load_device_file(clean / "devices" / file.name)
         table = invented_table(device, tiny_space())
         write_table(table, clean / "latency_tables" / f"{device.name}.json")
-        write_run(clean, device.name, trials=60)
+        write_run(clean, device.name, trials=TRIALS)
         text = (clean / "run.toml").read_text("utf-8")  # trials that take a while
         text = text.replace("recalibration_images = 128", "recalibration_images = 1000")
         (clean / "run.toml").write_text(text, "utf-8")
@@ -160,6 +163,7 @@ def last_trial(run: Path) -> float:
     return max(t.timestamp() for t in ended if t)
 
 
+@pytest.mark.slow
 def test_a_board_is_timed_while_trials_go_on_and_when_it_is_free(
     clean: Path, on_board: DeviceProfile, request: pytest.FixtureRequest
 ) -> None:
@@ -185,7 +189,7 @@ def test_two_searches_measure_on_one_board_in_turn(
     searches = [start(*command), start(*command, "--name", "other")]
     for process in searches:
         request.addfinalizer(process.kill)
-    assert [finished(process)["trials"] for process in searches] == [60, 60]
+    assert [finished(process)["trials"] for process in searches] == [TRIALS] * 2
     assert all(a[1] <= b[0] for a, b in itertools.pairwise(timed(clean)))
     for run in (RUN, Path("runs/other")):
         check_measured(run)
