@@ -33,6 +33,7 @@ from edgenas.search.problem import Gradients, History, Problem, Trial
 from edgenas.spaces import Choice
 
 Values = npt.NDArray[np.float64]
+
 TOLERANCE = 0.05
 """How far below its target a proposal's cost may lie."""
 NEAR = 0.1
@@ -124,7 +125,8 @@ class _Learned:
         metric, target = self._aim.metric, self._aim.target
         ranked = sorted(known, key=lambda t: abs(math.log(t.metrics[metric] / target)))
         near = [t for t in ranked if abs(math.log(t.metrics[metric] / target)) < NEAR]
-        costly = [o for o in self._problem.objectives if o.direction and o.name != metric]
+        free = self._problem.cheap(ranked[0].architecture)
+        costly = [o for o in self._problem.objectives if o.direction and o.name not in free]
         best = min(near or ranked[:5], key=lambda t: [o.loss(t.metrics) for o in costly[:1]])
         for gene, value in best.params.items():
             self._logits[gene][self._values(gene).index(value)] = START
