@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import platform
 import random
 import statistics
@@ -174,6 +175,7 @@ class BenchResult:
             "rows": [asdict(row) for row in self.rows],
             "command": self.command,
             "versions": dict(self.versions),
+            "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
         }
 
 
