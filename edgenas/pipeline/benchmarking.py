@@ -159,7 +159,8 @@ def _supernet_problem(
 ) -> BenchProblem:
     """The search of a run file; its reference point is the worse of the two extreme networks."""
     from edgenas.pipeline.evaluating import evaluator
-    from edgenas.pipeline.searching import gradients_of, open_stages
+    from edgenas.pipeline.opening import open_stages
+    from edgenas.pipeline.searching import gradients_of
     from edgenas.search.bench import BenchProblem
 
     run = open_stages(replace(config, name=None), folder, resume=False, report=report)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgenas.errors import EdgenasError, UsageError
 from edgenas.hardware import DeviceProfile, Found, device_names, find, load_device, this_chip
-from edgenas.pipeline.searching import table_facts
+from edgenas.pipeline.provenance import table_facts
 
 if TYPE_CHECKING:
     from edgenas.latency import LatencyTable

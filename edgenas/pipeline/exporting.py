@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgenas.export.certificate import Certificate, ExportedModel
     from edgenas.export.certified import ExportRequest
     from edgenas.networks import Network
-    from edgenas.pipeline.searching import Opened
+    from edgenas.pipeline.opening import Opened
     from edgenas.spaces import Architecture
 
     FloatArray = npt.NDArray[np.float32]
@@ -70,7 +70,7 @@ def export(
         UsageError: no such network on the front, an unknown format.
         SpecError: the line is no architecture of the space.
     """
-    from edgenas.pipeline.searching import open_stages
+    from edgenas.pipeline.opening import open_stages
 
     wanted = tuple(formats or config.export.formats)
     for name in wanted:
@@ -109,7 +109,7 @@ def verify(path: Path, *, report: Report = silent) -> Outcome:
     from edgenas.export.certified import verify_again
     from edgenas.export.models import torch_logits
     from edgenas.export.verify import worst
-    from edgenas.pipeline.searching import open_stages
+    from edgenas.pipeline.opening import open_stages
 
     folders, only = _certified_folders(path)
     root = folders[0].parent.parent

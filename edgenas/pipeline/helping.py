@@ -100,9 +100,8 @@ class _Helper:
         return self._process is not None and self._process.poll() != 0
 
     def start(self) -> None:
-        import edgenas
+        from edgenas.export.worker import environment
 
-        root = str(Path(edgenas.__file__).parent.parent)
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             process = subprocess.Popen(
@@ -111,13 +110,7 @@ class _Helper:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # a Ctrl-C is for the leader, who ends the helpers
-                env={
-                    **os.environ,
-                    "PYTHONPATH": os.pathsep.join(
-                        [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-                    ),
-                    "OMP_NUM_THREADS": str(self._task.threads),
-                },
+                env={**environment(), "OMP_NUM_THREADS": str(self._task.threads)},
             )
         if process.stdin is not None:
             with contextlib.suppress(OSError):  # dead already: `tend` sees to it

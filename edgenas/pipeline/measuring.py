@@ -21,7 +21,7 @@ from edgenas.pipeline.runs import SESSIONS
 from edgenas.pipeline.tables import check_here, converter_for
 
 if TYPE_CHECKING:
-    from edgenas.pipeline.searching import Opened
+    from edgenas.pipeline.opening import Opened
     from edgenas.search import Instrument
     from edgenas.search.measuring import Outcomes
     from edgenas.spaces import Architecture, Lowering

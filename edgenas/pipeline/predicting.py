@@ -12,8 +12,8 @@ from edgenas.events import Report, silent
 from edgenas.hardware import DeviceProfile, load_device
 from edgenas.models import SUFFIXES
 from edgenas.pipeline.profiling import space_of
+from edgenas.pipeline.provenance import latency_note
 from edgenas.pipeline.runs import find_run
-from edgenas.pipeline.searching import latency_note
 
 if TYPE_CHECKING:
     from edgenas.latency import LatencyPrediction, LatencyTable, Predictor

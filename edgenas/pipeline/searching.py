@@ -13,78 +13,29 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgenas.artifacts import digest, write_json
-from edgenas.errors import DeviceError, SpecError, UsageError
+from edgenas.artifacts import write_json
+from edgenas.errors import DeviceError, UsageError
 from edgenas.events import Event, Report, silent
-from edgenas.hardware import DeviceProfile, load_device
-from edgenas.objectives import Objective, parse_objectives, total_violation
+from edgenas.objectives import total_violation
 from edgenas.pareto import Candidate, Metric, ParetoFront
-from edgenas.pipeline.config import SHIPPED, RunConfig, write_config
-from edgenas.pipeline.evaluating import (
-    Evaluator,
-    check_unlabelled,
-    evaluator,
-    read_unlabelled,
-)
+from edgenas.pipeline.config import RunConfig, write_config
+from edgenas.pipeline.evaluating import Evaluator, check_unlabelled, evaluator
 from edgenas.pipeline.explaining import EXPLANATION, explanation
 from edgenas.pipeline.knowing import CACHE, Cache, WarmStart, warm_start
 from edgenas.pipeline.measuring import Measuring, instrument_for
-from edgenas.pipeline.metrics import CheapMetrics, check_energy, costly_metrics, metric_names
+from edgenas.pipeline.metrics import costly_metrics
+from edgenas.pipeline.opening import Opened, devices_of, objectives_of, open_stages
+from edgenas.pipeline.provenance import provenance, reading_notes
 from edgenas.pipeline.runs import RESULT_SCHEMA, Outcome, Run, clear, locked, seal
 from edgenas.pipeline.selection import choose
-from edgenas.pipeline.shipped import supernet_path
-from edgenas.pipeline.tables import tables_for
-from edgenas.pipeline.training import (
-    check_fits,
-    read_data,
-    space_for,
-    supernet_file,
-    train_supernet,
-)
 
 if TYPE_CHECKING:
-    from edgenas.data import DataSet
-    from edgenas.latency import LatencyTable
     from edgenas.search import Gradients, SearchResult, Sharing
     from edgenas.search.dashboard import Dashboard
-    from edgenas.supernet import Supernet, SupernetInfo
 
 STUDY = "study.db"
 TRIALS_SCHEMA = "edgenas.trials/1"
 WORKER_SCHEMA = "edgenas.search-worker/1"
-PROVENANCE_SCHEMA = "edgenas.provenance/1"
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A run with all that its stages read: built once, handed from stage to stage."""
-
-    config: RunConfig
-    folder: Path
-    data: DataSet
-    supernet: Supernet
-    info: SupernetInfo
-    checkpoint: Path
-    devices: tuple[DeviceProfile, ...]
-    tables: Mapping[str, LatencyTable]
-    cheap: CheapMetrics
-
-    @property
-    def rests_on(self) -> dict[str, str]:
-        """The digests that every costly metric rests on."""
-        return {
-            "supernet": self.info.digest,
-            "space": self.supernet.space.digest,
-            "data": self.data.digest,
-        }
-
-    @property
-    def parents(self) -> dict[str, str]:
-        """The digests that everything made here rests on."""
-        return {
-            **self.rests_on,
-            **{f"table {name}": table.digest for name, table in self.tables.items()},
-        }
 
 
 def search(
@@ -174,12 +125,12 @@ def search(
             "exit_code": exit_code,
         }
         write_json(folder / "result.json", document)
-        write_json(folder / "provenance.json", _provenance(run))
+        write_json(folder / "provenance.json", provenance(run))
         report(Event("report", message="writing"))
         write_report(folder)
         seal(folder)
         report(Event("report", 1, 1, str(folder / "report.html")))
-        notes = (*searched.told.notes, *_notes(run), *told)
+        notes = (*searched.told.notes, *reading_notes(run), *told)
         return Outcome(folder, document, failures, notes, exit_code)
 
 
@@ -318,6 +269,12 @@ class _Search:
         from edgenas.search import Stagnation, run_search
 
         run, settings = self.run, self.run.config.search
+        marks = {**run.parents, **self.evaluate.rests_on}
+        if settings.strategy == "gradient":
+            marks["gradient"] = (
+                f"{settings.gradient_steps} steps, {settings.gradient_partial_channels:g} of the "
+                f"channels, progressive depth {settings.gradient_progressive_depth}"
+            )
         patience = settings.patience
         return run_search(
             run.supernet.space,
@@ -336,97 +293,10 @@ class _Search:
             storage=storage or run.folder / STUDY,
             resume=resume,
             sharing=sharing,
-            fingerprint={**run.parents, **self.evaluate.rests_on},
+            fingerprint=marks,
             gradients=gradients_of(run),
             report=report,
         )
-
-
-def open_stages(
-    config: RunConfig,
-    folder: Path,
-    *,
-    resume: bool,
-    may_train: bool = True,
-    report: Report = silent,
-) -> Opened:
-    """Loads, or makes where they are missing, the data, the supernet and the latency tables.
-
-    What can be refused cheaply is refused before anything is trained. A missing supernet is
-    trained only where it `may_train`.
-    """
-    from edgenas.data import device
-    from edgenas.search.strategies import find_strategy
-    from edgenas.supernet import load_supernet
-
-    find_strategy(config.search.strategy)
-    devices = devices_of(config)
-    report(Event("data", message=config.data.source))
-    data = read_data(config, report=report)
-    report(Event("data", 1, 1, f"{data.name}: {len(data.train)} training images"))
-    own = supernet_file(folder)
-    match config.supernet.checkpoint:
-        case None:
-            checkpoint = own
-        case shipped if shipped == SHIPPED:
-            checkpoint = supernet_path(data.name)
-        case path:
-            checkpoint = Path(path)
-    trains = checkpoint == own and may_train
-    if checkpoint == own and not trains and not own.is_file():
-        raise SpecError(
-            f"{own}: there is no supernet",
-            hint="copy the run's folder supernet/ from where it was trained, or name a checkpoint "
-            "in [supernet]",
-        )
-    loaded = None if trains else load_supernet(checkpoint)
-    if loaded is not None:
-        check_fits(loaded[1], loaded[0], data, checkpoint)
-    space = space_for(config, data) if loaded is None else loaded[0].space
-    tables = tables_for(
-        devices,
-        space,
-        folder,
-        profile_minutes=config.search.profile_minutes,
-        report=report,
-    )
-    check_energy(objectives_of(config), tables)
-    if loaded is None:  # last: what can be refused before hours of training is refused before
-        read_unlabelled(data, config, costly_metrics(objectives_of(config)), report=report)
-        train_supernet(config, folder, data, resume=resume, report=report)
-        loaded = load_supernet(checkpoint)
-    supernet, info = loaded
-    supernet = supernet.to(device(config.train.device))
-    from edgenas.latency import Predictor
-
-    predictors = {name: Predictor(table) for name, table in tables.items()}
-    named = frozenset(o.name for o in objectives_of(config))
-    cheap = CheapMetrics(supernet.space, devices, predictors, named)
-    return Opened(config, folder, data, supernet, info, checkpoint, devices, tables, cheap)
-
-
-def objectives_of(config: RunConfig) -> tuple[Objective, ...]:
-    """What the search of a run file is after.
-
-    Raises:
-        SpecError: a text that is no objective, or an unknown metric.
-    """
-    return parse_objectives(config.search.objectives, known=metric_names(config.search.devices))
-
-
-def devices_of(config: RunConfig) -> tuple[DeviceProfile, ...]:
-    """The devices that a run file names.
-
-    Raises:
-        SpecError: one is unknown, or its file is wrong: what was typed is not at fault.
-    """
-    devices = []
-    for name in config.search.devices:
-        try:
-            devices.append(load_device(name))
-        except UsageError as error:
-            raise SpecError(f"search.devices: {error}", hint=error.hint) from error
-    return tuple(devices)
 
 
 def gradients_of(run: Opened) -> Gradients:
@@ -476,90 +346,3 @@ def _write_trials(
             "parents": dict(rests_on),
         },
     )
-
-
-def _provenance(run: Opened) -> dict[str, Any]:
-    import platform
-    from importlib import metadata
-
-    from edgenas import __version__
-    from edgenas.hardware import this_chip
-
-    chip = this_chip()
-    return {
-        "schema": PROVENANCE_SCHEMA,
-        "edgenas": __version__,
-        "seed": run.config.seed,
-        "machine": {
-            "chip": chip.title,
-            "cpus": chip.n_cpus,
-            "virtualised": chip.virtualised,
-            "system": platform.platform(),
-            "python": platform.python_version(),
-        },
-        "versions": {name: metadata.version(name) for name in ("torch", "optuna")},
-        "data": {
-            "source": run.data.name,
-            "digest": run.data.digest,
-            "images": f"{len(run.data.train)} train, {len(run.data.search)} search, "
-            f"{len(run.data.test)} test",
-        },
-        "supernet": {
-            "checkpoint": run.checkpoint.name,
-            "digest": run.info.digest,
-            "space": run.supernet.space.digest,
-            "recipe": digest(dict(run.info.recipe)),
-        },
-        "tables": [table_facts(name, table) for name, table in run.tables.items()],
-    }
-
-
-def table_facts(name: str, table: LatencyTable) -> dict[str, Any]:
-    """Where a table came from and how good it is."""
-    validation = dict(table.validation or {})
-    baselines = validation.get("baselines") or {}
-    return {
-        "device": name,
-        "source": table.source,
-        "digest": table.digest,
-        "date": table.created[:10],
-        "error_median": validation.get("error_median"),
-        "error_within_10": validation.get("within_10"),
-        "n_validation": validation.get("n"),
-        "rough": table.rough,
-        "macs_constant_error": (baselines.get("macs_constant") or {}).get("error_median"),
-        "nearest_device_error": (baselines.get("nearest_device") or {}).get("error_median"),
-        "nearest_device": (baselines.get("nearest_device") or {}).get("device"),
-    }
-
-
-def latency_note(name: str, table: LatencyTable) -> str:
-    """What a reader must know of latencies read from this table; empty for a good measured one."""
-    if table.source == "measured" and not table.rough:
-        return ""
-    note = f"latency on {name} is {table.source}"
-    if table.source == "estimated":
-        note += " by the vendor's compiler; how far that is off the chip is not known"
-    if "calibrated_from" in table.conditions:
-        note += f" from {table.conditions['calibrated_from']}"
-    elif "data" in table.conditions:
-        note += f" from published figures ({table.conditions['data']['upstream']})"
-    if table.error_median is not None and table.rough:
-        note += (
-            f" and rough: {100 * table.error_median:.0f} % off (median) on what the fit had not "
-            "seen; it ranks networks at best"
-        )
-    return note
-
-
-def _notes(run: Opened) -> tuple[str, ...]:
-    """What a reader of the result must know to read it rightly."""
-    notes = [note for name, table in run.tables.items() if (note := latency_note(name, table))]
-    trained_on = run.info.data.get("digest")
-    if trained_on != run.data.digest:
-        notes.append(
-            f"the supernet was trained on other splits ({trained_on}) than these "
-            f"({run.data.digest}): it may have seen images that accuracy is read from; a run file "
-            "with the training's seed gives the same splits"
-        )
-    return tuple(notes)

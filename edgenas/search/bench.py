@@ -22,6 +22,7 @@ from edgenas.errors import SpecError, UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.objectives import Objective, directed
 from edgenas.pareto import hypervolume, nondominated
+from edgenas.search.gradient import check_gradients
 from edgenas.search.moves import drawn
 from edgenas.search.nsga2 import offspring, ranks
 from edgenas.search.problem import Gradients, MetricFunction, Trial
@@ -269,10 +270,13 @@ def run_bench(
 
     Raises:
         UsageError: no strategy, budget or seed, or one twice.
+        SpecError: `gradient` on a problem without a supernet.
     """
     for what, values in {"strategies": strategies, "budgets": budgets, "seeds": seeds}.items():
         if not values or len(set(values)) < len(values):
             raise UsageError(f"{what}: {list(values)}: at least one, and none twice")
+    if "gradient" in strategies:
+        check_gradients(problem.gradients)
     shared: dict[Architecture, Mapping[str, float]] = {}
     spent_s: dict[Architecture, float] = {}
 

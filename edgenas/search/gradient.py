@@ -59,16 +59,26 @@ def propose(problem: Problem, history: History, rng: random.Random) -> Mapping[s
     Raises:
         SpecError: nothing gives gradients.
     """
-    if problem.gradients is None:
-        raise SpecError(
-            "the strategy 'gradient' needs a supernet, whose weights it learns from",
-            hint="search a run with it, or choose another strategy for a table",
-        )
-    learned = _Learned(problem, problem.gradients, next_aim(problem, len(history)), rng)
+    gradients = check_gradients(problem.gradients)
+    learned = _Learned(problem, gradients, next_aim(problem, len(history)), rng)
     learned.start(problem.evaluated(history))
     learned.run()
     offers = learned.offers()
     return untried(problem, history, lambda: next(offers), rng)
+
+
+def check_gradients(gradients: Gradients | None) -> Gradients:
+    """What was given, if it was.
+
+    Raises:
+        SpecError: it was not.
+    """
+    if gradients is None:
+        raise SpecError(
+            "the strategy 'gradient' needs a supernet, whose weights it learns from",
+            hint="search a run with it, or choose another strategy for a table",
+        )
+    return gradients
 
 
 def next_aim(problem: Problem, i: int) -> Aim | None:

@@ -80,12 +80,11 @@ class Measurer:
 def read_measured(study: optuna.Study, problem: Problem) -> set[Architecture]:
     """Reads into `problem.measured` what the study has, and returns what was new."""
     new = set()
-    known: set[str] = problem.memory.setdefault("measured", set())
+    known = {_key(metric, arch) for metric, arch in problem.measured}
     for key, table in study.user_attrs.items():
         kind, _, rest = key.partition(" ")
         if kind != _MEASURED or key in known:
             continue
-        known.add(key)
         arch = problem.space.parse(table["architecture"])
         told = table.get("error") or Metric(**table["value"])
         problem.measured[rest.partition(" ")[0], arch] = told
@@ -98,8 +97,12 @@ def store_measured(
 ) -> None:
     """Keeps what was measured, or why it cannot be, in the study."""
     told = {"error": found} if isinstance(found, str) else {"value": found.to_table()}
-    key = f"{_MEASURED} {metric} {arch.digest}"
-    study.set_user_attr(key, {"architecture": str(arch), **told})
+    study.set_user_attr(_key(metric, arch), {"architecture": str(arch), **told})
+
+
+def _key(metric: str, arch: Architecture) -> str:
+    """The study's attribute for a measured value."""
+    return f"{_MEASURED} {metric} {arch.digest}"
 
 
 def measurer(study: optuna.Study, metric: str) -> Measurer:

@@ -10,6 +10,7 @@ trials, those under way included; then he evaluates while others have theirs.
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import time
@@ -50,6 +51,8 @@ from edgenas.search.storage import STUDY, Where, open_study, quiet_optuna
 from edgenas.search.workers import beating
 from edgenas.spaces import Architecture, Choices
 
+REMEMBERED = 50_000
+"""Architectures whose cheap metrics are kept: gradients look at hundreds for each step."""
 WAIT_S = 0.2
 """Between two looks at the trials that others are at."""
 
@@ -454,11 +457,8 @@ def _warm_marks(
 
 
 def _remembered(cheap: MetricFunction) -> MetricFunction:
-    memory: dict[Architecture, Mapping[str, float]] = {}
-
+    @functools.lru_cache(maxsize=REMEMBERED)
     def remembered(arch: Architecture) -> Mapping[str, float]:
-        if arch not in memory:
-            memory[arch] = MappingProxyType(dict(cheap(arch)))
-        return memory[arch]
+        return MappingProxyType(dict(cheap(arch)))
 
     return remembered

@@ -186,7 +186,7 @@ def test_estimated_devices_ship_one_for_each_accelerator() -> None:
 
 def test_an_estimate_is_never_called_measured(tmp_path: Path) -> None:
     from edgenas.pipeline import predict, profile_kit
-    from edgenas.pipeline.searching import latency_note
+    from edgenas.pipeline.provenance import latency_note
 
     path = min(CALIBRATION.glob("*.tflite"), key=lambda path: path.stat().st_size)
     with pytest.raises(UsageError, match="estimated by Vela"):

@@ -1,0 +1,149 @@
+"""What the stages of a run read: data, supernet and latency tables, made where they are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgenas.errors import SpecError, UsageError
+from edgenas.events import Event, Report, silent
+from edgenas.hardware import DeviceProfile, load_device
+from edgenas.objectives import Objective, parse_objectives
+from edgenas.pipeline.config import SHIPPED, RunConfig
+from edgenas.pipeline.evaluating import read_unlabelled
+from edgenas.pipeline.metrics import CheapMetrics, check_energy, costly_metrics, metric_names
+from edgenas.pipeline.shipped import supernet_path
+from edgenas.pipeline.tables import tables_for
+from edgenas.pipeline.training import (
+    check_fits,
+    read_data,
+    space_for,
+    supernet_file,
+    train_supernet,
+)
+
+if TYPE_CHECKING:
+    from edgenas.data import DataSet
+    from edgenas.latency import LatencyTable
+    from edgenas.supernet import Supernet, SupernetInfo
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run with all that its stages read: built once, handed from stage to stage."""
+
+    config: RunConfig
+    folder: Path
+    data: DataSet
+    supernet: Supernet
+    info: SupernetInfo
+    checkpoint: Path
+    devices: tuple[DeviceProfile, ...]
+    tables: Mapping[str, LatencyTable]
+    cheap: CheapMetrics
+
+    @property
+    def rests_on(self) -> dict[str, str]:
+        """The digests that every costly metric rests on."""
+        return {
+            "supernet": self.info.digest,
+            "space": self.supernet.space.digest,
+            "data": self.data.digest,
+        }
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """The digests that everything made here rests on."""
+        return {
+            **self.rests_on,
+            **{f"table {name}": table.digest for name, table in self.tables.items()},
+        }
+
+
+def open_stages(
+    config: RunConfig,
+    folder: Path,
+    *,
+    resume: bool,
+    may_train: bool = True,
+    report: Report = silent,
+) -> Opened:
+    """Loads, or makes where they are missing, the data, the supernet and the latency tables.
+
+    What can be refused cheaply is refused before anything is trained. A missing supernet is
+    trained only where it `may_train`.
+    """
+    from edgenas.data import device
+    from edgenas.search.strategies import find_strategy
+    from edgenas.supernet import load_supernet
+
+    find_strategy(config.search.strategy)
+    devices = devices_of(config)
+    report(Event("data", message=config.data.source))
+    data = read_data(config, report=report)
+    report(Event("data", 1, 1, f"{data.name}: {len(data.train)} training images"))
+    own = supernet_file(folder)
+    match config.supernet.checkpoint:
+        case None:
+            checkpoint = own
+        case shipped if shipped == SHIPPED:
+            checkpoint = supernet_path(data.name)
+        case path:
+            checkpoint = Path(path)
+    trains = checkpoint == own and may_train
+    if checkpoint == own and not trains and not own.is_file():
+        raise SpecError(
+            f"{own}: there is no supernet",
+            hint="copy the run's folder supernet/ from where it was trained, or name a checkpoint "
+            "in [supernet]",
+        )
+    loaded = None if trains else load_supernet(checkpoint)
+    if loaded is not None:
+        check_fits(loaded[1], loaded[0], data, checkpoint)
+    space = space_for(config, data) if loaded is None else loaded[0].space
+    tables = tables_for(
+        devices,
+        space,
+        folder,
+        profile_minutes=config.search.profile_minutes,
+        report=report,
+    )
+    check_energy(objectives_of(config), tables)
+    if loaded is None:  # last: what can be refused before hours of training is refused before
+        read_unlabelled(data, config, costly_metrics(objectives_of(config)), report=report)
+        train_supernet(config, folder, data, resume=resume, report=report)
+        loaded = load_supernet(checkpoint)
+    supernet, info = loaded
+    supernet = supernet.to(device(config.train.device))
+    from edgenas.latency import Predictor
+
+    predictors = {name: Predictor(table) for name, table in tables.items()}
+    named = frozenset(o.name for o in objectives_of(config))
+    cheap = CheapMetrics(supernet.space, devices, predictors, named)
+    return Opened(config, folder, data, supernet, info, checkpoint, devices, tables, cheap)
+
+
+def objectives_of(config: RunConfig) -> tuple[Objective, ...]:
+    """What the search of a run file is after.
+
+    Raises:
+        SpecError: a text that is no objective, or an unknown metric.
+    """
+    return parse_objectives(config.search.objectives, known=metric_names(config.search.devices))
+
+
+def devices_of(config: RunConfig) -> tuple[DeviceProfile, ...]:
+    """The devices that a run file names.
+
+    Raises:
+        SpecError: one is unknown, or its file is wrong: what was typed is not at fault.
+    """
+    devices = []
+    for name in config.search.devices:
+        try:
+            devices.append(load_device(name))
+        except UsageError as error:
+            raise SpecError(f"search.devices: {error}", hint=error.hint) from error
+    return tuple(devices)
