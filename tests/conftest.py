@@ -81,3 +81,14 @@ def measurements() -> Path:
     if not folder:
         pytest.skip("EDGENAS_MEASUREMENTS does not name a folder with measurements")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def postgresql_url() -> Iterator[str]:
+    """The URL of an empty database in a real PostgreSQL server."""
+    from edgenas.testing.postgres_server import POSTGRES, database
+
+    if POSTGRES is None:
+        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+    with database() as url:
+        yield url

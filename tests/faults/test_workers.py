@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -15,7 +14,6 @@ import pytest
 
 from edgenas.artifacts import check_manifest, read_json
 from edgenas.cli.main import main
-from edgenas.testing.postgres_server import POSTGRES, database
 from tests.faults.test_kills import start, trials_finished, wait_for
 
 RUN = Path("runs/tiny")
@@ -120,23 +118,15 @@ def test_a_helper_that_cannot_work_is_told_once(
     assert errors.count("the search goes on without it") == 1
 
 
-@pytest.fixture
-def url() -> Iterator[str]:
-    if POSTGRES is None:
-        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
-    with database() as found:
-        yield found
-
-
 def test_two_hosts_on_one_database(
-    long: Path, url: str, capsys: pytest.CaptureFixture[str]
+    long: Path, postgresql_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = long.with_name("other host")
     shutil.copytree(long, other)
-    leader = start("search", "run.toml", "--storage", url, "--json")
+    leader = start("search", "run.toml", "--storage", postgresql_url, "--json")
     os.chdir(other)
-    joined = start("search", "run.toml", "--storage", url, "--worker", "--json")
-    assert main(["search", "run.toml", "--name", "b", "--storage", url, "--worker"]) == 3
+    joined = start("search", "run.toml", "--storage", postgresql_url, "--worker", "--json")
+    assert main(["search", "run.toml", "--name", "b", "--storage", postgresql_url, "--worker"]) == 3
     assert "copy the run's folder supernet/" in capsys.readouterr().err
     os.chdir(long)
     result, told = finished(leader), finished(joined)

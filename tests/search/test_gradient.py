@@ -13,6 +13,7 @@ import pytest
 from edgenas.errors import SpecError
 from edgenas.objectives import parse_objectives
 from edgenas.search import Gradients, SearchResult, run_search
+from edgenas.search.bench import BenchProblem, run_bench
 from edgenas.search.gradient import TOLERANCE, next_aim, propose
 from edgenas.search.problem import Problem
 from edgenas.spaces import Architecture, Choice
@@ -143,3 +144,18 @@ def test_progressive_depth_begins_with_shallow_stages() -> None:
 def test_it_needs_a_supernet() -> None:
     with pytest.raises(SpecError, match="needs a supernet"):
         search("max top1", "min macs", gradients=None)
+
+
+def test_a_benchmark_without_a_supernet_is_refused_before_it_begins() -> None:
+    evaluated: list[Architecture] = []
+
+    def recorded(arch: Architecture) -> Mapping[str, float]:
+        evaluated.append(arch)
+        return costly(arch)
+
+    objectives = parse_objectives(["max top1", "min macs"])
+    reference = {"top1": 0.0, "macs": 2e7}
+    without = BenchProblem("a formula", SPACE, objectives, cheap, recorded, reference)
+    with pytest.raises(SpecError, match="needs a supernet"):
+        run_bench(without, ["random", "gradient"], [3], [0])
+    assert not evaluated

@@ -8,7 +8,7 @@ import random
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,6 @@ from tests.search.test_study import table
 SPACE = table(6, 3)
 OBJECTIVES = parse_objectives(["max top1", "min latency_ms"])
 REFERENCE = {"top1": 0.0, "latency_ms": 20.0}
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    if POSTGRES is None:
-        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
-    with database() as found:
-        yield found
 
 
 def search(
@@ -165,19 +157,22 @@ def test_killed_helpers_lose_nothing(tmp_path: Path) -> None:
     check_killed(path, log)
 
 
-def test_killed_workers_lose_nothing_on_postgresql(tmp_path: Path, url: str) -> None:
+def test_killed_workers_lose_nothing_on_postgresql(tmp_path: Path, postgresql_url: str) -> None:
     log = tmp_path / "log"
-    assert killed_and_restarted(url, log, random.Random(1), 9) >= 6
-    check_killed(url, log)
+    assert killed_and_restarted(postgresql_url, log, random.Random(1), 9) >= 6
+    check_killed(postgresql_url, log)
 
 
-def test_hosts_that_name_the_same_study_share_it(url: str) -> None:
-    first = search(storage=url, trials=8, sharing=Sharing("shared"))
-    second = search(storage=url, trials=8, sharing=Sharing("shared"))
+def test_hosts_that_name_the_same_study_share_it(postgresql_url: str) -> None:
+    first = search(storage=postgresql_url, trials=8, sharing=Sharing("shared"))
+    second = search(storage=postgresql_url, trials=8, sharing=Sharing("shared"))
     assert second.candidates == first.candidates
-    assert search(storage=url, trials=8, sharing=Sharing("of its own"), seed=1).n_trials == 8
+    assert (
+        search(storage=postgresql_url, trials=8, sharing=Sharing("of its own"), seed=1).n_trials
+        == 8
+    )
     with pytest.raises(SpecError, match="seed is '1', the study's '0'") as caught:
-        search(storage=url, trials=8, sharing=Sharing("shared"), seed=1)
+        search(storage=postgresql_url, trials=8, sharing=Sharing("shared"), seed=1)
     assert "tables/" in caught.value.hint
 
 
