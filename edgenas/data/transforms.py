@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgenas.data.images import Images
 from edgenas.errors import UsageError, nearest
 
 RESIZE = "bilinear-antialias"
@@ -110,23 +109,6 @@ def augment(pixels: Tensor, *, generator: torch.Generator, policy: Policy) -> Te
     if policy.erase:
         pixels = _erase(pixels, policy, generator)
     return pixels
-
-
-def batches(
-    images: Images,
-    *,
-    batch: int,
-    generator: torch.Generator | None = None,
-    drop_last: bool = False,
-) -> Iterator[Tensor]:
-    """Positions of `batch` images at a time, int64, each image once.
-
-    In order, or shuffled by `generator`; `drop_last` leaves out a last batch that is not full.
-    """
-    n = len(images)
-    order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
-    for start in range(0, n - batch + 1 if drop_last else n, batch):
-        yield order[start : start + batch]
 
 
 def _uniform(n: int, generator: torch.Generator, device: torch.device) -> Tensor:

@@ -116,7 +116,7 @@ class TrainConfig:
     n_random: int = 2
     """Random networks a step, beside the largest and the smallest."""
     augmentation: str = "light"
-    """`none`, `light` or `strong`."""
+    """`none`, `light`, `erase` (light, and random rectangles erased) or `strong`."""
     mirror: bool | None = None
     """Whether images may be flipped left to right; default: what the data set says of itself."""
     balance: bool | None = None

@@ -9,10 +9,8 @@ from PIL import Image
 
 from edgenas.data import (
     POLICIES,
-    Images,
     Policy,
     augment,
-    batches,
     policy_for,
     prepare,
     resize,
@@ -183,13 +181,3 @@ def test_policies_scale_and_respect_mirroring() -> None:
     assert policy_for("none", image_size=96, mirror=True) == Policy()
     with pytest.raises(UsageError, match="did you mean 'strong'"):
         policy_for("stong", image_size=28, mirror=True)
-
-
-def test_batches_go_through_each_image_once() -> None:
-    images = Images(noise(10, 1, 4, 4), torch.zeros(10, dtype=torch.int64))
-    assert [b.tolist() for b in batches(images, batch=4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert [len(b) for b in batches(images, batch=4, drop_last=True)] == [4, 4]
-    shuffled = torch.cat(list(batches(images, batch=3, generator=seeded(1)))).tolist()
-    assert sorted(shuffled) == list(range(10))
-    assert shuffled != list(range(10))
-    assert shuffled == torch.cat(list(batches(images, batch=3, generator=seeded(1)))).tolist()
