@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import threading
 import time
 import warnings
 from pathlib import Path
@@ -18,8 +17,10 @@ from edgenas.hardware import LOCAL, Connection, held, place_of
 BOARD = Connection("ssh", (("host", "board.lan"), ("port", 22), ("user", "pi")))
 
 
-def hold(log: Path, connection: Connection, seconds: float) -> None:
+def hold(log: Path, connection: Connection, seconds: float, holds: Any = None) -> None:
     with held(connection):
+        if holds is not None:
+            holds.set()
         start = time.monotonic()
         time.sleep(seconds)
         with log.open("a") as file:
@@ -45,29 +46,29 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 def test_who_waits_says_so_and_a_killed_holder_lets_go(tmp_path: Path) -> None:
-    child = process(tmp_path / "log", BOARD, 60.0)
-    told = threading.Event()
+    holds = multiprocessing.get_context("fork").Event()
+    child = process(tmp_path / "log", BOARD, 60.0, holds)
+    assert holds.wait(30)
+    told: list[str] = []
 
     def kill(event: Event) -> None:
-        assert event.message == ("waiting: another process times on ssh host=board.lan port=22")
-        told.set()
+        told.append(event.message)
         child.kill()
 
-    until = time.monotonic() + 30
-    while not told.is_set() and time.monotonic() < until:
-        with held(BOARD, report=kill), held(BOARD):  # the second time at once
-            time.sleep(0.05)
-    assert told.is_set()
+    with held(BOARD, report=kill), held(BOARD, report=kill):  # the second time at once
+        pass
+    assert told == ["waiting: another process times on ssh host=board.lan port=22"]
     child.join()
 
 
 def test_another_device_is_another_lock(tmp_path: Path) -> None:
     other = Connection("adb", (("serial", "1234"),))
-    child = process(tmp_path / "log", BOARD, 2.0)
-    time.sleep(0.2)
+    holds = multiprocessing.get_context("fork").Event()
+    child = process(tmp_path / "log", BOARD, 60.0, holds)
+    assert holds.wait(30)
     start = time.monotonic()
     with held(other), held(LOCAL):
-        assert time.monotonic() - start < 1.0
+        assert time.monotonic() - start < 30.0
     child.kill()
     child.join()
 
