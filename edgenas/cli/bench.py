@@ -91,6 +91,10 @@ def search(
     plots: Annotated[
         Path | None, typer.Option(help="Folder for search.html and search.png.")
     ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps finished searches, so that a killed command goes on."),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -114,6 +118,7 @@ def search(
             seeds=seeds,
             strategies=tuple(filter(None, strategies.split(","))),
             plots=plots,
+            work=work,
             report=out.report,
         )
         out.result(facts, _search_text(facts))
@@ -132,12 +137,13 @@ def _search_text(facts: Mapping[str, Any]) -> str:
             "" if row["beats_random"] is None else f"{row['beats_random']} of {row['n']}",
             f"{1000 * row['trial_s']:.0f} ms",
             f"{100 * row['trial_share']:.0f} %",
+            f"{row['at_equal_time']['mean']:.4f}" if row["at_equal_time"] else "",
         )
         for row in facts["summary"]
     ]
     heads = (
         *("strategy", "trials", "mean", "95 %", "least", "regret", "IGD", "beats random"),
-        *("own time a trial", "share"),
+        *("own time a trial", "share", "at equal time"),
     )
     needed: dict[str, list[str]] = {}
     for row in facts["reached"]:

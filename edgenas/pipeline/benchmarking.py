@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgenas.artifacts import sha256_file
 from edgenas.errors import UsageError
 from edgenas.events import Report, silent
 from edgenas.objectives import Objective, directed, parse_objectives
@@ -39,6 +40,7 @@ def bench_search(
     seeds: int = 5,
     strategies: Sequence[str] = DEFAULT_STRATEGIES,
     plots: Path | None = None,
+    work: Path | None = None,
     report: Report = silent,
 ) -> dict[str, Any]:
     """The hypervolume of each strategy's front after each of the `budgets` (trials), for `seeds`.
@@ -48,7 +50,8 @@ def bench_search(
     search split and latency table of a run file, relative to the union of all fronts found. Or a
     `model` of accuracy (a file, see `edgenas.evaluation.model`) and the table of `device`, relative
     to the front of an evolution with `front` evaluations. With `plots`, pictures are written to
-    that folder.
+    that folder. With `work`, finished searches are kept there, and a comparison that was killed
+    goes on.
 
     Raises:
         UsageError: none or several of `table`, `run_file` and `model`; columns or a device that
@@ -79,16 +82,16 @@ def bench_search(
         )
         columns = f"--architecture {','.join(architecture)} --accuracy {accuracy}"
         command = f"edgenas bench search --table {table.name} {columns} --latency {latency} {words}"
-        return _run(problem, strategies, budgets, seeds, command, plots, report)
+        return _run(problem, strategies, budgets, seeds, command, plots, work, report)
     if model is not None:
         problem = _model_problem(model, device, front, report)
         command = f"edgenas bench search --accuracy-model {model.name} --device {device} {words}"
-        return _run(problem, strategies, budgets, seeds, command, plots, report)
+        return _run(problem, strategies, budgets, seeds, command, plots, work, report)
     assert run_file is not None  # noqa: S101  # one of the three is set: checked above
     command = f"edgenas bench search --run {run_file.name} {words}"
     with tempfile.TemporaryDirectory(prefix="edgenas-bench-") as name:
-        problem = _supernet_problem(read_config(run_file), run_file, Path(name), report)
-        return _run(problem, strategies, budgets, seeds, command, plots, report)
+        problem = _supernet_problem(read_config(run_file), run_file, work or Path(name), report)
+        return _run(problem, strategies, budgets, seeds, command, plots, work, report)
 
 
 def bench_few_shot(
@@ -142,12 +145,15 @@ def _run(
     seeds: int,
     command: str,
     plots: Path | None,
+    work: Path | None,
     report: Report,
 ) -> dict[str, Any]:
     from edgenas.report import write_bench_plots
     from edgenas.search.bench import run_bench
 
-    result = run_bench(problem, strategies, budgets, range(seeds), command=command, report=report)
+    result = run_bench(
+        problem, strategies, budgets, range(seeds), command=command, work=work, report=report
+    )
     document = result.to_table()
     if plots:
         write_bench_plots(document, plots)
@@ -163,7 +169,7 @@ def _supernet_problem(
     from edgenas.pipeline.searching import gradients_of
     from edgenas.search.bench import BenchProblem
 
-    run = open_stages(replace(config, name=None), folder, resume=False, report=report)
+    run = open_stages(replace(config, name=None), folder, resume=True, report=report)
     objectives = parse_objectives(
         config.search.objectives, known=metric_names(config.search.devices)
     )
@@ -178,6 +184,7 @@ def _supernet_problem(
         evaluate,
         _worse_end(space, objectives, run.cheap, evaluate),
         gradients=gradients_of(run),
+        rests_on={**run.parents, **evaluate.rests_on},
     )
 
 
@@ -201,7 +208,15 @@ def _model_problem(path: Path, device_name: str, n_front: int, report: Report) -
     cheap = CheapMetrics(model.space, (device,), predictors, named)
     reference = _worse_end(model.space, objectives, cheap, model)
     name = f"{path.name}, {device.name}"
-    problem = BenchProblem(name, model.space, objectives, cheap, model, reference)
+    problem = BenchProblem(
+        name,
+        model.space,
+        objectives,
+        cheap,
+        model,
+        reference,
+        rests_on={"model": sha256_file(path), "table": predictors[device.name].table.digest},
+    )
     return evolved_front(problem, n_front, report=report)
 
 

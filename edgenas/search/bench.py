@@ -10,7 +10,7 @@ import random
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 import edgenas
+from edgenas.artifacts import digest, read_json, write_json
 from edgenas.errors import SpecError, UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.objectives import Objective, directed
@@ -31,7 +32,7 @@ from edgenas.search.tabulated import read_table
 from edgenas.spaces import Architecture, Choices
 
 BENCH_SCHEMA = "edgenas.bench-search/1"
-
+RUN_SCHEMA = "edgenas.bench-search-run/1"
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 """Shares of the best hypervolume of which it is told how many evaluations they need."""
@@ -61,6 +62,8 @@ class BenchProblem:
     """For the strategy `gradient`, where a supernet gives them."""
     relative_to: str = "the union of all fronts found"
     """Where `front` is from."""
+    rests_on: Mapping[str, str] = field(default_factory=dict)
+    """Digests of what the metrics rest on, where the space does not hold it itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,16 +264,20 @@ def run_bench(
     seeds: Sequence[int],
     *,
     command: str = "",
+    work: Path | None = None,
     report: Report = silent,
 ) -> BenchResult:
     """Every strategy with every seed, up to the largest budget, read off at each budget (trials).
 
     Costly metrics are shared between the runs, so an architecture is evaluated once; its time is
-    counted in every run that asks for it.
+    counted in every run that asks for it. Finished runs are kept in the folder `work`, and read
+    from there, so that a comparison that was killed goes on.
 
     Raises:
         UsageError: no strategy, budget or seed, or one twice.
         SpecError: `gradient` on a problem without a supernet.
+        ArtifactError: a file in `work` is damaged.
+        ResourceError: `work` cannot be written.
     """
     for what, values in {"strategies": strategies, "budgets": budgets, "seeds": seeds}.items():
         if not values or len(set(values)) < len(values):
@@ -291,6 +298,10 @@ def run_bench(
     todo = [(strategy, seed) for strategy in strategies for seed in seeds]
     for i, (strategy, seed) in enumerate(todo):
         report(Event("bench", i, len(todo), f"{strategy}, seed {seed}"))
+        kept = work and work / f"{strategy}-{seed}-{_run_key(problem, max(budgets))}.json"
+        if kept and kept.is_file():
+            runs.append(_Run.from_table(read_json(kept, schema=RUN_SCHEMA)))
+            continue
         before = set(spent_s)
         result = run_search(
             problem.space,
@@ -304,6 +315,8 @@ def run_bench(
             gradients=problem.gradients,
         )
         runs.append(_Run.of(strategy, seed, result, problem, before, spent_s))
+        if kept:
+            write_json(kept, {"schema": RUN_SCHEMA, **asdict(runs[-1])})
     report(Event("bench", len(todo), len(todo)))
     return _Comparison(problem, runs, sorted(budgets)).result(strategies, command)
 
@@ -355,6 +368,19 @@ class _Run:
             tuple(overhead),
             tuple(costly),
             tuple(evaluations),
+        )
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> _Run:
+        """From a file in the folder of work."""
+        return cls(
+            table["strategy"],
+            table["seed"],
+            tuple(table["hypervolume"]),
+            tuple(point and tuple(point) for point in table["points"]),
+            tuple(table["overhead_s"]),
+            tuple(table["costly_s"]),
+            tuple(table["evaluations"]),
         )
 
     def at(self, budget: int) -> int:
@@ -481,6 +507,16 @@ class _Comparison:
             if n:
                 runs = self.of(strategy)
                 yield n, Interval.of([run.hypervolume[run.at(n)] / self.best for run in runs])
+
+
+def _run_key(problem: BenchProblem, trials: int) -> str:
+    """Of what a kept run must have in common with the one that is asked for."""
+    objectives = [str(objective) for objective in problem.objectives]
+    reference = sorted(problem.reference.items())
+    rests_on = sorted(problem.rests_on.items())
+    return digest(
+        [edgenas.__version__, problem.space.digest, objectives, reference, rests_on, trials]
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from edgenas.artifacts import digest, read_csv
 from edgenas.errors import SpecError, nearest
@@ -35,9 +39,12 @@ class TabulatedSpace:
     """Metrics by the row's values, in the order of `genes`."""
     edges: Edges | None = field(init=False, repr=False)
     """Where rows are cells (see `edgenas.search.cells`)."""
+    _codes: npt.NDArray[np.intp] = field(init=False, repr=False, compare=False)
+    """(rows, genes): each value's place in its gene."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "edges", read_edges(self.genes))
+        object.__setattr__(self, "_codes", np.array([self._code(row) for row in self.rows]))
 
     @property
     def name(self) -> str:
@@ -98,7 +105,11 @@ class TabulatedSpace:
         return describe(self.edges, [value for _, value in arch.choices])
 
     def _nearest(self, wanted: Row) -> Row:
-        return min(self.rows, key=lambda row: sum(a != b for a, b in zip(row, wanted, strict=True)))
+        differences = (self._codes != self._code(wanted)).sum(1)
+        return next(itertools.islice(self.rows, int(differences.argmin()), None))
+
+    def _code(self, row: Row) -> list[int]:
+        return [v.index(value) for v, value in zip(self.genes.values(), row, strict=True)]
 
 
 def read_table(

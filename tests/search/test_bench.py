@@ -9,14 +9,17 @@ import itertools
 import json
 import random
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from edgenas.errors import SpecError, UsageError
+from edgenas.errors import ArtifactError, Interrupted, SpecError, UsageError
 from edgenas.objectives import parse_objectives
 from edgenas.search.bench import BenchProblem, run_bench, table_problem
 from edgenas.search.tabulated import read_table
+from edgenas.spaces import Architecture
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3")
 
@@ -173,6 +176,37 @@ def test_ones_own_problem_is_relative_to_the_union_of_fronts(cells: Path) -> Non
     )
     with pytest.raises(SpecError, match="no architecture is better"):
         run_bench(hopeless, ["random"], [5], [0])
+
+
+def test_a_killed_comparison_goes_on_with_what_is_finished(cells: Path, tmp_path: Path) -> None:
+    known = table_problem(cells, architecture=["arch_str"], accuracy="top1", latency="ms")
+    whole = run_bench(known, ["nsga2", "random"], [20], [0, 1], work=tmp_path)
+
+    def dead(arch: Architecture) -> Mapping[str, float]:
+        raise KeyboardInterrupt
+
+    spent = dataclasses.replace(known, costly=dead)
+    (last,) = tmp_path.glob("random-1-*.json")
+    last.unlink()
+    with pytest.raises(Interrupted):
+        run_bench(spent, ["nsga2", "random"], [20], [0, 1], work=tmp_path)
+    assert run_bench(spent, ["nsga2", "random"], [20], [0], work=tmp_path).rows == tuple(
+        row for row in whole.rows if row.seed == 0
+    )
+    others: list[dict[str, Any]] = [
+        {"rests_on": {"table": "abc"}},
+        {"reference": {**known.reference, "accuracy": 1}},
+    ]
+    for other in others:
+        with pytest.raises(Interrupted):
+            run_bench(dataclasses.replace(spent, **other), ["nsga2"], [20], [0], work=tmp_path)
+    again = run_bench(known, ["nsga2", "random"], [20], [0, 1], work=tmp_path)
+    assert [(r.seed, r.hypervolume) for r in again.rows] == [
+        (r.seed, r.hypervolume) for r in whole.rows
+    ]
+    last.write_text("{")
+    with pytest.raises(ArtifactError, match=last.name):
+        run_bench(known, ["nsga2", "random"], [20], [0, 1], work=tmp_path)
 
 
 def test_the_default_beats_random_and_nsga2_on_a_public_table(measurements: Path) -> None:
