@@ -30,7 +30,7 @@ Values = npt.NDArray[np.float64]
 
 FIRST = 12
 """Trials of the first design."""
-BATCH = 5
+BATCH = 3
 """Trials that share one model, at first."""
 SHARE = 0.05
 """Later batches are this share of the trials before them, as a model costs more and more."""
