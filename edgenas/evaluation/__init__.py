@@ -9,13 +9,29 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgenas.evaluation.contested import Contested, pilots
     from edgenas.evaluation.corruption import CORRUPTIONS, SEVERITIES, corrupt
     from edgenas.evaluation.quantised import QuantisedNetwork
     from edgenas.evaluation.supernet import SupernetEvaluator, top1
 
-__all__ = ["CORRUPTIONS", "SEVERITIES", "QuantisedNetwork", "SupernetEvaluator", "corrupt", "top1"]
+__all__ = [
+    "CORRUPTIONS",
+    "SEVERITIES",
+    "Contested",
+    "QuantisedNetwork",
+    "SupernetEvaluator",
+    "corrupt",
+    "pilots",
+    "top1",
+]
 
-_MODULES = {"SupernetEvaluator": "supernet", "top1": "supernet", "QuantisedNetwork": "quantised"}
+_MODULES = {
+    "Contested": "contested",
+    "QuantisedNetwork": "quantised",
+    "SupernetEvaluator": "supernet",
+    "pilots": "contested",
+    "top1": "supernet",
+}
 
 
 def __getattr__(name: str) -> object:

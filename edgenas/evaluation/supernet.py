@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from edgenas.artifacts import derive_seed
 from edgenas.data import DataSet, Images, Unlabelled, prepare
 from edgenas.errors import DataError, SpecError, nearest
+from edgenas.evaluation.contested import Contested
 from edgenas.evaluation.corruption import CORRUPTIONS, SEVERITIES, corrupt
 from edgenas.evaluation.quantised import QuantisedNetwork
 from edgenas.networks import Network, fold
@@ -68,8 +69,17 @@ class SupernetEvaluator:
             scored = scored.take(torch.arange(min(self.n_images, len(scored))))
         object.__setattr__(self, "_scored", scored)
 
-    def __call__(self, arch: Architecture, metrics: Sequence[str] = ("top1",)) -> dict[str, float]:
+    def __call__(
+        self,
+        arch: Architecture,
+        metrics: Sequence[str] = ("top1",),
+        *,
+        contested: Contested | None = None,
+    ) -> dict[str, float]:
         """These metrics of the architecture.
+
+        With `contested` (see `contested_by`) the other images of the search split are not asked
+        but counted as it says: `top1`, `top1_int8` and `agreement` are estimates then.
 
         Raises:
             SpecError: an unknown metric.
@@ -77,19 +87,43 @@ class SupernetEvaluator:
         network = self.network(arch)
         float32 = fold(network)
         answers = functools.cache(lambda pixels: self._answers(float32, pixels, network))
-        scored, compared = self._scored, self._compared
+        contested = contested or Contested.everything(len(self._scored))
+        index = torch.tensor(contested.index, dtype=torch.int64)
+        scored = self._scored.take(index)
+
+        def share(logits: Tensor, classes: Tensor, others: int) -> float:
+            return (int((logits.argmax(1) == classes).sum()) + others) / contested.n
+
         measures: dict[str, Callable[[], float]] = {
-            "top1": lambda: top1(answers(scored.pixels), scored.labels),
-            "top1_int8": lambda: top1(
-                self._answers(self.quantised(network), scored.pixels, network), scored.labels
+            "top1": lambda: share(answers(scored.pixels), scored.labels, contested.others_right),
+            "top1_int8": lambda: share(
+                self._answers(self.quantised(network), scored.pixels, network),
+                scored.labels,
+                contested.others_right,
             ),
             "robustness": lambda: self._robustness(float32),
-            "agreement": lambda: top1(answers(compared), self._named_by_largest),
+            "agreement": lambda: (
+                share(
+                    answers(scored.pixels),
+                    self._named_by_largest[index],
+                    contested.n - len(index),
+                )
+                if self.unlabelled is None
+                else top1(answers(self._compared), self._named_by_largest)
+            ),
         }
         for name in metrics:
             if name not in measures:
                 raise SpecError(f"metric {name!r} is not evaluated; {nearest(name, measures)}")
         return {name: measures[name]() for name in metrics}
+
+    def contested_by(self, archs: Sequence[Architecture]) -> Contested:
+        """The images of the search split that these architectures do not all name alike."""
+        named = [
+            self._answers(fold(net), self._scored.pixels, net).argmax(1)
+            for net in map(self.network, archs)
+        ]
+        return Contested.of(torch.stack(named), self._scored.labels)
 
     def network(self, arch: Architecture) -> Network:
         """The extracted network with recalibrated BatchNorm, in evaluation mode."""

@@ -73,7 +73,10 @@ class SearchConfig:
     """Stop also when so many trials in a row add less than 0.1 % of hypervolume; at the earliest
     after twice as many."""
     images: int | None = None
-    """Images of the search split, or unlabelled ones, that are scored; default: all."""
+    """Images of the search split, or unlabelled ones, to be scored; default: all."""
+    pilots: int = 16
+    """Of these images only those are scored that so many networks, spread over the space, do not
+    all name alike; the rest counts as they name it. 0: all are scored, as are 1,000 or fewer."""
     recalibration_images: int = 2000
     """Training images that renew the BatchNorm statistics of each candidate."""
     robustness_images: int = 500
@@ -187,6 +190,7 @@ class _Search(_Strict):
     minutes: float | None = Field(None, gt=0)
     patience: int | None = Field(None, ge=1)
     images: int | None = Field(None, ge=1)
+    pilots: int = Field(16, ge=0)
     recalibration_images: int = Field(2000, ge=1)
     robustness_images: int = Field(500, ge=1)
     unlabelled: str | None = Field(None, min_length=1)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import derive_seed, digest
 from edgenas.errors import SpecError
-from edgenas.events import Report, silent
+from edgenas.events import Event, Report, silent
 from edgenas.objectives import Objective
 from edgenas.pipeline.config import RunConfig
 from edgenas.pipeline.knowing import basis
@@ -17,7 +18,7 @@ from edgenas.spaces import Architecture
 
 if TYPE_CHECKING:
     from edgenas.data import DataSet, Images, Unlabelled
-    from edgenas.evaluation import SupernetEvaluator
+    from edgenas.evaluation import Contested, SupernetEvaluator
     from edgenas.networks import Network
     from edgenas.supernet import Supernet
 
@@ -26,6 +27,8 @@ REVISIONS = {"top1": 1, "top1_int8": 1, "robustness": 1, "agreement": 1}
 """Each grows when the same network on the same images would be told another value."""
 CALIBRATION_IMAGES = 256
 """Training images that set the ranges of int8."""
+FEW_IMAGES = 1000
+"""So few are scored in full: to find the contested ones would cost more than it spares."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,45 @@ class Evaluator:
     rests_on: Mapping[str, str]
     """By the name of a metric's basis (see `knowing.basis`), the digest of what it rests on beside
     supernet and data: how many images, which."""
+    pilots: tuple[Architecture, ...] = ()
+    """Who say which images are scored; without them all are."""
+    kept: Callable[[Callable[[], Contested]], Contested] = lambda find: find()
+    """What they say, from where it is kept; found where it is not."""
+    report: Report = silent
 
     def __call__(
         self, arch: Architecture, metrics: Sequence[str] | None = None
     ) -> dict[str, float]:
         """The costly metrics of `arch`, or some of them."""
-        return self.inner(arch, self.metrics if metrics is None else metrics)
+        names = self.metrics if metrics is None else metrics
+        return self.inner(arch, names, contested=self.contested)
+
+    @functools.cached_property
+    def contested(self) -> Contested | None:
+        """Which images are scored; None: all. Found when it is first asked for."""
+        return self.kept(self._contested) if self.pilots else None
+
+    def _contested(self) -> Contested:
+        n = len(self.inner.data.search)
+        self.report(Event("evaluate", message=f"{len(self.pilots)} networks on all {n} images"))
+        return self.inner.contested_by(self.pilots)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What accuracies of candidates were read from, for `provenance.json`."""
+        contested, n = self.contested, len(self.inner.data.search)
+        told = {"images": n, "BatchNorm images": self.inner.n_recalibration}
+        return told if contested is None else {**told, "contested images": len(contested.index)}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the accuracies must know."""
+        if (contested := self.contested) is None:
+            return ()
+        return (
+            f"accuracy of candidates is estimated: of {contested.n} images those "
+            f"{len(contested.index)} were scored that not all pilot networks name alike",
+        )
 
     def network(self, arch: Architecture) -> Network:
         """The plain network that was evaluated."""
@@ -61,10 +97,12 @@ def evaluator(
 ) -> Evaluator:
     """The evaluator of a run; where `search.images` is set, on as many images drawn by the seed.
 
+    Of more than `FEW_IMAGES`, those are scored that `search.pilots` networks do not all name alike.
+
     Raises:
         DataError: the folder of unlabelled images cannot be used.
     """
-    from edgenas.evaluation import CORRUPTIONS, SEVERITIES, SupernetEvaluator
+    from edgenas.evaluation import CORRUPTIONS, SEVERITIES, SupernetEvaluator, pilots
 
     settings, root = config.search, config.seed
     n = len(data.search) if settings.images is None else min(settings.images, len(data.search))
@@ -81,13 +119,16 @@ def evaluator(
         corrupted=data.search.drawn(n_corrupted, seed=derive_seed(root, "corrupted images")),
         unlabelled=unlabelled,
     )
+    asked = pilots(supernet.space, settings.pilots, seed=derive_seed(root, "pilots"))
+    asked = asked if n > FEW_IMAGES else ()
+    scored = [n, "contested", len(asked)] if asked else [n]
     n_images = {"top1": n, "top1_int8": n, "robustness": n_corrupted, "agreement": n}
     kinds = {name: parameters for name, (_, parameters) in CORRUPTIONS.items()}
     own: dict[str, list[Any]] = {
-        "top1": [n],  # no name: caches of before there were other metrics stay valid
-        "top1_int8": ["top1_int8", n, CALIBRATION_IMAGES],
+        "top1": scored,  # no name: caches of before there were other metrics stay valid
+        "top1_int8": ["top1_int8", *scored, CALIBRATION_IMAGES],
         "robustness": ["robustness", n_corrupted, kinds, SEVERITIES],
-        "agreement": ["agreement", n],
+        "agreement": ["agreement", *scored],
     }
     if unlabelled is not None:
         n_images["agreement"] = len(unlabelled)
@@ -96,7 +137,7 @@ def evaluator(
         basis(name): digest([REVISIONS[name], *own[name], settings.recalibration_images, seed])
         for name in metrics
     }
-    return Evaluator(inner, tuple(metrics), n_images, rests_on)
+    return Evaluator(inner, tuple(metrics), n_images, rests_on, asked, report=report)
 
 
 def read_unlabelled(

@@ -13,7 +13,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from edgenas.pipeline.runs import find_run
 from edgenas.spaces import Architecture, SearchSpace
 
 if TYPE_CHECKING:
+    from edgenas.evaluation import Contested
     from edgenas.report.model import Evaluated
 
 CACHE = "evaluations.db"
@@ -46,7 +47,7 @@ def parents_of(metric: str, parents: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Cache:
-    """Costly metrics by architecture in an SQLite file that all runs of a folder share.
+    """Costly metrics by architecture, and the contested images, in an SQLite file of all runs.
 
     `parents` are the digests of what they rest on: another supernet, other images or another way
     to evaluate is another entry. Each metric is an entry by itself, so that a search for one more
@@ -89,6 +90,20 @@ class Cache:
 
         return cached
 
+    def contested(self, find: Callable[[], Contested]) -> Contested:
+        """What `find` found for a search with these parents, or finds now."""
+        key = digest(parents_of("top1", self.parents))
+        with self._open() as connection:
+            row = connection.execute("SELECT found FROM contested WHERE key = ?", (key,)).fetchone()
+        if row is not None and (kept := _read_contested(row[0])):
+            return kept
+        found = find()
+        with self._open() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO contested VALUES (?, ?)", (key, json.dumps(asdict(found)))
+            )
+        return found
+
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         with io_errors(self.path, "write"):
@@ -98,6 +113,9 @@ class Cache:
                 connection.execute(
                     "CREATE TABLE IF NOT EXISTS evaluations "
                     "(key TEXT, architecture TEXT, metrics TEXT, PRIMARY KEY (key, architecture))"
+                )
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS contested (key TEXT PRIMARY KEY, found TEXT)"
                 )
                 with connection:
                     yield connection
@@ -121,6 +139,19 @@ def _read_metrics(text: str) -> dict[str, float]:
         isinstance(v, float | int) and math.isfinite(v) for v in found.values()
     )
     return {str(name): float(value) for name, value in found.items()} if whole else {}
+
+
+def _read_contested(text: str) -> Contested | None:
+    """Contested images as they were stored; nothing where it is something else."""
+    from edgenas.evaluation import Contested
+
+    try:
+        found = json.loads(text)
+        index, others, n = tuple(found["index"]), found["others_right"], found["n"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    whole = all(type(i) is int and 0 <= i < n for i in index) if type(n) is int else False
+    return Contested(index, others, n) if whole and type(others) is int else None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import digest
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
 PROVENANCE_SCHEMA = "edgenas.provenance/1"
 
 
-def provenance(run: Opened) -> dict[str, Any]:
-    """The contents of `provenance.json`."""
+def provenance(run: Opened, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """The contents of `provenance.json`; `evaluation` says what accuracies were read from."""
     import platform
     from importlib import metadata
 
@@ -46,6 +47,7 @@ def provenance(run: Opened) -> dict[str, Any]:
             "space": run.supernet.space.digest,
             "recipe": digest(dict(run.info.recipe)),
         },
+        "evaluation": dict(evaluation),
         "tables": [table_facts(name, table) for name, table in run.tables.items()],
     }
 

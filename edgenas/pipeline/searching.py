@@ -125,12 +125,12 @@ def search(
             "exit_code": exit_code,
         }
         write_json(folder / "result.json", document)
-        write_json(folder / "provenance.json", provenance(run))
+        write_json(folder / "provenance.json", provenance(run, searched.evaluate.facts))
         report(Event("report", message="writing"))
         write_report(folder)
         seal(folder)
         report(Event("report", 1, 1, str(folder / "report.html")))
-        notes = (*searched.told.notes, *reading_notes(run), *told)
+        notes = (*searched.told.notes, *searched.evaluate.notes, *reading_notes(run), *told)
         return Outcome(folder, document, failures, notes, exit_code)
 
 
@@ -222,7 +222,13 @@ class _Search:
             runs=run.folder.parent,
             metrics=metrics,
         )
-        return cls(run, evaluate, told)
+        search = cls(run, evaluate, told)
+        return replace(search, evaluate=replace(evaluate, kept=search.cache.contested))
+
+    @property
+    def cache(self) -> Cache:
+        """Where evaluations are kept."""
+        return Cache(self.run.folder.parent / CACHE, self.rests_on)
 
     @property
     def rests_on(self) -> dict[str, str]:
@@ -253,6 +259,7 @@ class _Search:
             tasks[by_metric[metric]] = replace(task, threads=1, device=device.name)
         if not tasks:
             return self.run_study(storage, Sharing(study), resume=resume, report=report)
+        _ = self.evaluate.contested  # found once, before the helpers ask for it as well
         few = contextlib.nullcontext() if workers == 1 else threads(each)
         with few, helpers(tasks, report=report) as crew:
 
@@ -280,9 +287,7 @@ class _Search:
             run.supernet.space,
             objectives_of(run.config),
             cheap=run.cheap,
-            costly=Cache(run.folder.parent / CACHE, self.rests_on).wrapped(
-                self.evaluate, self.evaluate.metrics
-            ),
+            costly=self.cache.wrapped(self.evaluate, self.evaluate.metrics),
             known=self.told.known,
             prior=self.told.prior,
             strategy=settings.strategy,

@@ -276,7 +276,8 @@ def _facts(path: Path, data: DataSet, config: RunConfig, *, report: Report) -> d
     from edgenas.supernet import load_supernet
 
     supernet, info = load_supernet(path)
-    evaluate = evaluator(supernet, data, config)
+    whole = replace(config, search=replace(config.search, pilots=0))
+    evaluate = evaluator(supernet, data, whole)
     top1 = {}
     for name, arch in (
         ("largest", supernet.space.largest()),

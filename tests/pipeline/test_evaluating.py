@@ -13,6 +13,7 @@ from edgenas.artifacts import derive_seed, digest
 from edgenas.data import DataSet, Images, data_set
 from edgenas.errors import DataError, SpecError
 from edgenas.objectives import parse_objectives
+from edgenas.pipeline import evaluating
 from edgenas.pipeline.config import DataConfig, RunConfig, SearchConfig
 from edgenas.pipeline.evaluating import Evaluator, check_unlabelled, evaluator
 from edgenas.pipeline.metrics import COSTLY
@@ -117,3 +118,32 @@ def test_a_folder_that_nothing_reads_is_refused_before_anything_is_done(heap: Pa
     check_unlabelled(CONFIG, parse_objectives(["max top1"]))
     with pytest.raises(SpecError, match="'agreement' alone, which no objective names"):
         check_unlabelled(config, parse_objectives(["max top1"]))
+
+
+def test_of_many_images_those_are_scored_that_pilots_do_not_name_alike(
+    data: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = made(data)
+    assert whole.contested is None
+    assert whole.notes == ()
+    monkeypatch.setattr(evaluating, "FEW_IMAGES", 20)
+    assert made(data, images=20).contested is None, "few images are scored in full"
+    assert made(data, pilots=0).rests_on == whole.rests_on
+    events: list[str] = []
+    config = replace(CONFIG, search=replace(SETTINGS, pilots=4))
+    space = tiny_space()
+    torch.manual_seed(0)
+    supernet = Supernet(space)
+    found = evaluator(supernet, data, config, COSTLY, report=lambda e: events.append(e.message))
+    changed = {name for name, value in found.rests_on.items() if value != whole.rests_on[name]}
+    assert changed == {"images", "top1_int8", "agreement"}
+    assert not events, "they are asked only when something is evaluated"
+    largest = found(space.largest())
+    contested = found.contested
+    assert contested is not None
+    assert events == ["4 networks on all 30 images"], "once"
+    assert found.facts["contested images"] == len(contested.index)
+    assert f"of 30 images those {len(contested.index)}" in found.notes[0]
+    in_full = found.inner(space.largest(), COSTLY)
+    in_full.pop("top1_int8")
+    assert in_full == {name: largest[name] for name in in_full}, "a pilot's are exact"

@@ -13,6 +13,7 @@ import pytest
 
 from edgenas.artifacts import digest, write_json
 from edgenas.errors import ArtifactError, SpecError
+from edgenas.evaluation import Contested
 from edgenas.pipeline.knowing import CACHE, Cache, warm_start
 from edgenas.spaces import Architecture
 from edgenas.spaces.mobile import default_space
@@ -61,6 +62,28 @@ def test_each_metric_is_an_entry_by_itself(tmp_path: Path) -> None:
     assert evaluate.calls[3:] == [("top1",)]
     asked({**both, "supernet": "zz"}, "top1", "robustness")
     assert evaluate.calls[4:] == [("top1", "robustness")]
+
+
+def test_contested_images_are_found_once_for_all_searches(tmp_path: Path) -> None:
+    path = tmp_path / CACHE
+    calls: list[int] = []
+
+    def find() -> Contested:
+        calls.append(1)
+        return Contested((2, 5), 7, 9)
+
+    assert Cache(path, PARENTS).contested(find) == Contested((2, 5), 7, 9)
+    assert Cache(path, PARENTS).contested(find) == Contested((2, 5), 7, 9)
+    Cache(path, {**PARENTS, "robustness": "r2"}).contested(find)
+    assert len(calls) == 1, "they do not rest on that"
+    Cache(path, {**PARENTS, "images": "dd"}).contested(find)
+    assert len(calls) == 2
+    for text in ("{", "[]", '{"index": [9], "others_right": 7, "n": 9}', '{"index": [1]}'):
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE contested SET found = ?", (text,))
+        calls.clear()
+        assert Cache(path, PARENTS).contested(find) == Contested((2, 5), 7, 9)
+        assert calls, text
 
 
 def test_a_cache_of_before_there_were_other_metrics_is_read(tmp_path: Path) -> None:
