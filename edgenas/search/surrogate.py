@@ -49,14 +49,15 @@ def propose(problem: Problem, history: History, rng: random.Random) -> Mapping[s
     """The next architecture's genes: of the first design, then of the present batch."""
     known = problem.evaluated(history)
     tried = {trial.architecture for trial in history}
-    if len(known) < FIRST:
+    first = design_size(problem)
+    if len(known) < first:
         i = len(history)
         hints = hinted(problem) if i % 2 == 0 else []
         for params in hints[i // 2 :]:
             if problem.space.architecture(params) not in tried:
                 return params
-        return designed(problem, history, rng, FIRST)
-    start, size = present_batch(len(known))
+        return designed(problem, history, rng, first)
+    start, size = present_batch(len(known), first)
     known = known[:start]
     key = ("surrogate", tuple(trial.number for trial in known))
     if key not in problem.memory:
@@ -66,6 +67,11 @@ def propose(problem: Problem, history: History, rng: random.Random) -> Mapping[s
             return dict(params)
     ranked = survivors(known, problem.objectives)
     return untried(problem, history, lambda: offspring(problem.space, ranked, rng), rng)
+
+
+def design_size(problem: Problem) -> int:
+    """Trials of the first design: half as many where a prior tells what is good elsewhere."""
+    return FIRST // 2 if problem.prior else FIRST
 
 
 def hinted(problem: Problem) -> list[Params]:
@@ -78,16 +84,19 @@ def hinted(problem: Problem) -> list[Params]:
             for arch, metrics in problem.prior.items()
         ]
         front = next(ranks(problem.evaluated(elsewhere), problem.objectives), ([], []))[0]
-        axis = directed(problem.objectives)[-1]
+        axis, n = directed(problem.objectives)[-1], design_size(problem) // 2
         front.sort(key=lambda trial: axis.loss(trial.metrics))
-        problem.memory[key] = [dict(front[i].params) for i in evenly(len(front), FIRST // 2)]
+        problem.memory[key] = [dict(front[i].params) for i in evenly(len(front), n)]
     found: list[Params] = problem.memory[key]
     return found
 
 
-def present_batch(n: int) -> tuple[int, int]:
-    """How many of `n` trials the present batch's model knows, and how many trials share it."""
-    start, size = FIRST, BATCH
+def present_batch(n: int, first: int = FIRST) -> tuple[int, int]:
+    """How many of `n` trials the present batch's model knows, and how many trials share it.
+
+    The first `first` trials are a design, for which there is no model.
+    """
+    start, size = first, BATCH
     while start + size <= n:
         start, size = start + size, max(BATCH, round(SHARE * (start + size)))
     return start, size
