@@ -57,8 +57,9 @@ def propose(problem: Problem, history: History, rng: random.Random) -> Mapping[s
             if problem.space.architecture(params) not in tried:
                 return params
         return designed(problem, history, rng, first)
-    start, size = present_batch(len(known), first)
-    known = known[:start]
+    n = len(problem.earlier)
+    start, size = present_batch(len(known) - n, max(0, first - n))
+    known = known[: n + start]
     key = ("surrogate", tuple(trial.number for trial in known))
     if key not in problem.memory:
         problem.memory[key] = batch(problem, known, 2 * size)
