@@ -111,7 +111,7 @@ def told(source: SearchResult, target: BenchProblem) -> dict[Architecture, Mappi
 
 @pytest.mark.parametrize("seeds", [1, pytest.param(6, marks=pytest.mark.slow)])
 def test_a_second_device_costs_a_fifth(measurements: Path, seeds: int) -> None:
-    """After a search of the usual length; single seeds lie far apart, see tools/bench/warm_start."""
+    """After a search of the usual length; single seeds lie far apart: see tools/bench."""
     here = cells(measurements, "cifar100_test_200ep", "silver_4114")
     there = cells(measurements, "cifar100_test_200ep", "1080ti_1")
     cold_trials = warm_trials = 0
