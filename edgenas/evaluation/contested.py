@@ -12,9 +12,12 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from edgenas.spaces import Architecture, SearchSpace
+
+Classes = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +37,11 @@ class Contested:
         return cls(tuple(range(n)), 0, n)
 
     @classmethod
-    def of(cls, named: Tensor, labels: Tensor) -> Contested:
+    def of(cls, named: Classes, labels: Classes) -> Contested:
         """From the classes (networks, images) that networks name, and the right ones (images)."""
-        contested = (named != named[0]).any(0)
+        contested = (named != named[0]).any(axis=0)
         right = (named[0] == labels) & ~contested
-        return cls(tuple(contested.nonzero()[:, 0].tolist()), int(right.sum()), len(labels))
+        return cls(tuple(np.flatnonzero(contested).tolist()), int(right.sum()), len(labels))
 
 
 def pilots(space: SearchSpace, n: int, *, seed: int) -> tuple[Architecture, ...]:

@@ -123,7 +123,7 @@ class SupernetEvaluator:
             self._answers(fold(net), self._scored.pixels, net).argmax(1)
             for net in map(self.network, archs)
         ]
-        return Contested.of(torch.stack(named), self._scored.labels)
+        return Contested.of(torch.stack(named).numpy(), self._scored.labels.numpy())
 
     def network(self, arch: Architecture) -> Network:
         """The extracted network with recalibrated BatchNorm, in evaluation mode."""

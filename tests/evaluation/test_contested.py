@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,8 +18,8 @@ SPACE = tiny_space()
 
 
 def test_contested_is_what_networks_do_not_name_alike() -> None:
-    named = torch.tensor([[0, 1, 2, 3, 1], [0, 1, 1, 3, 2], [0, 1, 2, 3, 3]])
-    labels = torch.tensor([0, 2, 2, 3, 0])
+    named = np.array([[0, 1, 2, 3, 1], [0, 1, 1, 3, 2], [0, 1, 2, 3, 3]])
+    labels = np.array([0, 2, 2, 3, 0])
     assert Contested.of(named, labels) == Contested((2, 4), others_right=2, n=5)
     assert Contested.of(named[:1], labels) == Contested((), others_right=3, n=5)
     assert Contested.everything(3) == Contested((0, 1, 2), 0, 3)
