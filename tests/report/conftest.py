@@ -199,6 +199,7 @@ def provenance() -> dict[str, Any]:
         "command": ["edgenas", "search", "run.toml"],
         "seed": 0,
         "machine": {"cpu": "Invented CPU", "cores": 2, "virtualised": True, "os": "Linux"},
+        "evaluation": {"images": 5000, "BatchNorm images": 2000, "contested images": 472},
         "versions": {"torch": "2.13.0", "optuna": "5.0.0", "onnxruntime": "1.31.1"},
         "data": {"name": "invented", "train": 55000, "search": 5000, "test": 10000},
         "space": {"name": SPACE.name, "digest": SPACE.digest, "size": str(SPACE.size)},

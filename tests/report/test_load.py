@@ -40,6 +40,7 @@ def test_a_whole_run(view: RunView, run_folder: Path) -> None:
         "testchip-onnxruntime-fp32-t1": True,
     }
     assert any("virtualised" in note for note in view.notes)
+    assert any("only the 472 images were scored" in note for note in view.notes)
     titles = dict(view.provenance)
     assert ("seed", "0") in titles["Run"]
     assert ("search.strategy", "nsga2") in titles["Run file"]
