@@ -78,8 +78,8 @@ install_data() { # whether to try
     fi
 }
 
-# What tests reach devices and databases with: servers on loopback, and adb; they skip themselves
-# without.
+# What tests reach devices, databases and pages with: servers on loopback, adb, a browser; they skip
+# themselves without.
 # Where systemd runs, the package would open a port to the world: there it is left to the user.
 install_servers() { # whether to try
     local missing=() server=$1
@@ -94,6 +94,9 @@ install_servers() { # whether to try
     fi
     if ! command -v adb >/dev/null && ! install_debian adb "$1"; then
         missing+=(adb)
+    fi
+    if ! command -v chromium >/dev/null && ! install_debian chromium "$1"; then
+        missing+=(chromium)
     fi
     if [ ${#missing[@]} -gt 0 ]; then
         say "tests that need ${missing[*]} skip themselves (apt-get install ${missing[*]}, as root)"

@@ -101,7 +101,9 @@ def test_what_debian_lacks_is_told_and_no_error(checkout: Checkout, tmp_path: Pa
         (tmp_path / "commands" / name).symlink_to(found)
     run = checkout.run("tools/test", "--setup-only", PATH=str(tmp_path / "commands"))
     assert run.returncode == 0, run.stderr
-    assert re.search(r"tests that need .*adb skip themselves \(apt-get install", run.stderr)
+    assert re.search(
+        r"tests that need .*adb chromium skip themselves \(apt-get install", run.stderr
+    )
 
 
 def test_a_failed_installation_is_repeated(checkout: Checkout) -> None:
