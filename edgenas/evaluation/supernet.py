@@ -118,7 +118,10 @@ class SupernetEvaluator:
         return {name: measures[name]() for name in metrics}
 
     def contested_by(self, archs: Sequence[Architecture]) -> Contested:
-        """The images of the search split that these architectures do not all name alike."""
+        """The images of the search split that these architectures do not all name alike.
+
+        The largest must be among them: for `agreement` the other images count as named like it.
+        """
         named = [
             self._answers(fold(net), self._scored.pixels, net).argmax(1)
             for net in map(self.network, archs)

@@ -166,7 +166,7 @@ def _supernet_problem(
     """The search of a run file; its reference point is the worse of the two extreme networks."""
     from edgenas.pipeline.evaluating import evaluator
     from edgenas.pipeline.opening import open_stages
-    from edgenas.pipeline.searching import gradients_of
+    from edgenas.pipeline.searching import gradient_marks, gradients_of
     from edgenas.search.bench import BenchProblem
 
     run = open_stages(replace(config, name=None), folder, resume=True, report=report)
@@ -184,7 +184,7 @@ def _supernet_problem(
         evaluate,
         _worse_end(space, objectives, run.cheap, evaluate),
         gradients=gradients_of(run),
-        rests_on={**run.parents, **evaluate.rests_on},
+        rests_on={**run.parents, **evaluate.rests_on, **gradient_marks(config.search)},
     )
 
 

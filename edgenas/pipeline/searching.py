@@ -18,7 +18,7 @@ from edgenas.errors import DeviceError, UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.objectives import total_violation
 from edgenas.pareto import Candidate, Metric, ParetoFront
-from edgenas.pipeline.config import RunConfig, write_config
+from edgenas.pipeline.config import RunConfig, SearchConfig, write_config
 from edgenas.pipeline.evaluating import Evaluator, check_unlabelled, evaluator
 from edgenas.pipeline.explaining import EXPLANATION, explanation
 from edgenas.pipeline.knowing import CACHE, Cache, WarmStart, warm_start
@@ -278,10 +278,7 @@ class _Search:
         run, settings = self.run, self.run.config.search
         marks = {**run.parents, **self.evaluate.rests_on}
         if settings.strategy == "gradient":
-            marks["gradient"] = (
-                f"{settings.gradient_steps} steps, {settings.gradient_partial_channels:g} of the "
-                f"channels, progressive depth {settings.gradient_progressive_depth}"
-            )
+            marks |= gradient_marks(settings)
         patience = settings.patience
         return run_search(
             run.supernet.space,
@@ -312,6 +309,14 @@ def gradients_of(run: Opened) -> Gradients:
     settings = run.config.search
     of = LossGradient(run.supernet, run.data, partial_channels=settings.gradient_partial_channels)
     return Gradients(of, settings.gradient_steps, settings.gradient_progressive_depth)
+
+
+def gradient_marks(settings: SearchConfig) -> dict[str, str]:
+    """What a study's fingerprint says of how the strategy `gradient` is set."""
+    return {
+        "gradient": f"{settings.gradient_steps} steps, {settings.gradient_partial_channels:g} of "
+        f"the channels, progressive depth {settings.gradient_progressive_depth}"
+    }
 
 
 def _explained(run: Opened, candidate: Candidate, n_images: Mapping[str, int]) -> Candidate:
