@@ -190,8 +190,16 @@ def _signals() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def _logging(*, debug: bool) -> Iterator[None]:
-    """Warnings and errors on stderr; everything of edgenas with `--debug`."""
+    """Warnings and errors on stderr; everything of edgenas with `--debug`.
+
+    SQLAlchemy writes the traceback of what it raises besides when a signal cuts a query short; that
+    is kept off stderr.
+    """
     logger = logging.getLogger("edgenas")
+    if not debug:
+        database = logging.getLogger("sqlalchemy")
+        if not database.handlers:
+            database.addHandler(logging.NullHandler())
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     level = logger.level
