@@ -9,11 +9,14 @@ again; with `--out` the lines are appended to that file too, and it counts as do
 
 Rules, in the order in which they bite: creation and first inference are recorded apart; warm-up
 until two successive windows agree within 2 %; rounds over all models in random order; within a
-round each model runs for its share of time; a visit in which the process had less than 0.9 of the
-processor time it should have had is repeated, a bounded number of times; a model whose best round
-no other round confirms within 3 % gets further rounds, up to as many again; a canary model is timed
-again and again, and when it drifted by more than 5 % what came since it was last good is repeated
-after a pause.
+round each model runs for its share of time, in slices of a millisecond, and only those slices count
+that begin and end while a bit of fixed arithmetic takes as long as it ever did at its best: on a
+virtual machine a neighbour on the same core makes everything take up to half as long again, and
+nothing else shows it; a visit in which the process had less than 0.9 of the processor time it
+should have had is repeated, a bounded number of times; a model whose best round no other round
+confirms within 3 % gets further rounds, up to as many again; a canary model is timed again and
+again, and when it drifted by more than 5 % what came since it was last good is repeated after a
+pause.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import argparse
 import gc
 import hashlib
 import json
+import math
 import os
 import platform
 import random
@@ -39,6 +43,9 @@ AGREE = 0.02  # successive warm-up windows
 CPU_SHARE = 0.9  # of the processor time that the threads should get
 DRIFT = 0.05  # of the canary
 CONFIRMED = 0.03  # a model's best round median by its second best
+QUIET = 0.08  # the pace of a quiet moment by the best pace
+SLICE_S = 0.001
+CALM = 3  # samples in quiet moments that a visit needs
 clock = time.perf_counter_ns
 
 
@@ -301,14 +308,45 @@ def warm_up(invoke: Callable[[], object], runs: int, seconds: float, batch: int)
         before = median
 
 
+class Pace:
+    """Tells whether the processor runs at its full speed at this moment, by fixed arithmetic."""
+
+    def __init__(self) -> None:
+        import numpy as np
+
+        self._matrix, self._out = np.ones((2, 48, 48), np.float32)
+        self._repeats = 1
+        self.best_ns = 0
+        while self._once() < max(20_000, 100 * timer_resolution_ns()):
+            self._repeats *= 2
+        self.best_ns = self._twice()
+
+    def quiet(self) -> bool:
+        """Whether it takes as long now as it did at its best."""
+        ns = self._twice()
+        self.best_ns = min(self.best_ns, ns)
+        return ns <= (1 + QUIET) * self.best_ns
+
+    def _twice(self) -> int:
+        return min(self._once(), self._once())  # the system's timer disturbs one at most
+
+    def _once(self) -> int:
+        multiply = self._matrix.dot
+        start = clock()
+        for _ in range(self._repeats):
+            multiply(self._matrix, self._out)
+        return clock() - start
+
+
 class Job:
     """A job and what was already done of it.
 
     Keys: `schema`, `nonce`, `runtime`, `threads`, `models` (key to path), `seed`, `rounds`,
     `extra_rounds`, `seconds` and `runs` (of each model, over all rounds), `warmup_s`,
-    `warmup_runs`, `retries` (of a contended visit), `canary` (a key or null), `canary_every_s`,
-    `cool_s`, `on_drift` ("keep", "stop", or "auto": stop unless virtualised, where neighbours
-    come and go), `affinity` (list, empty: none), `budget_s` (null: none).
+    `warmup_runs`, `patience` (how many times its share of time a visit may wait for quiet
+    moments), `retries` (of a visit without the processor), `canary` (a key or null),
+    `canary_every_s`, `cool_s`, `on_drift` ("keep", "stop", or "auto": stop unless virtualised,
+    where neighbours come and go), `affinity` (list, empty: none), `budget_s` (null: none).
     """
 
     def __init__(
@@ -326,6 +364,7 @@ class Job:
         self.models: dict[str, str] = job["models"]
         self.rng = np.random.default_rng(job["seed"])
         self.step_ns = timer_resolution_ns()
+        self.pace = Pace()
         self.opened: OrderedDict[str, tuple[Callable[[], object], int]] = OrderedDict()
         self.done = finished(done)
         self.stops = job["on_drift"] == "stop" or (
@@ -369,13 +408,14 @@ class Job:
 
     def _unconfirmed(self) -> list[str]:
         """Models of whose rounds the best stands alone: it may still not be undisturbed."""
-        medians: dict[str, list[float]] = {}
+        rounds: dict[str, list[tuple[bool, float]]] = {}
         for (key, _), record in finished(self.records).items():
-            medians.setdefault(key, []).append(record["median_ms"])
+            rounds.setdefault(key, []).append((record["contended"], record["median_ms"]))
         found = []
-        for key, values in medians.items():
+        for key, values in rounds.items():
             best = sorted(values)[:2]
-            if key in self.models and (len(best) < 2 or best[1] > (1 + CONFIRMED) * best[0]):
+            calm = len(best) == 2 and not best[1][0]
+            if key in self.models and not (calm and best[1][1] <= (1 + CONFIRMED) * best[0][1]):
                 found.append(key)
         return sorted(found)
 
@@ -420,7 +460,8 @@ class Job:
             return None
         record = self._time(key, *model)
         budget = self.job["rounds"] * len(self.models)  # at most every visit twice, on average
-        final = last or not record["contended"] or self.retried >= budget
+        # What was not quiet is not repeated at once: the other rounds are at other moments.
+        final = last or not record.get("deprived") or self.retried >= budget
         self.retried += not final
         self.emit({"type": "visit", "key": key, "round": number, "final": final, **record})
         return final
@@ -430,14 +471,16 @@ class Job:
         for _ in range(2):
             invoke()  # the caches hold another model's weights
         wall, cpu = clock(), time.process_time_ns()
-        samples = run_many(
-            invoke, -(-self.job["runs"] // rounds), self.job["seconds"] / rounds, batch
+        everything, calm = self._slices(
+            invoke, batch, -(-self.job["runs"] // rounds), self.job["seconds"] / rounds
         )
         share = (time.process_time_ns() - cpu) / max(1, clock() - wall)
         best = self.best_share[key] = max(self.best_share.get(key, 0.0), share)
         # Several threads rarely fill their processors in a small model: its own best is expected.
         expected = 1.0 if threads == 1 else min(threads, best)
-        ordered = sorted(sample / 1e6 for sample in samples)
+        deprived = share < CPU_SHARE * expected
+        enough = len(calm) >= CALM
+        ordered = sorted(sample / 1e6 for sample in (calm if enough else everything))
         median = quantile(ordered, 0.5)
         deviations = sorted(abs(x - median) for x in ordered)
         return {
@@ -449,8 +492,37 @@ class Job:
             "p90_ms": round(quantile(ordered, 0.9), 7),
             "spread": round(1.4826 * quantile(deviations, 0.5) / median, 5),
             "cpu_share": round(share, 3),
-            "contended": share < CPU_SHARE * expected,
+            "quiet_share": round(len(calm) / len(everything), 3),
+            "deprived": deprived,
+            "contended": deprived or not enough,
         }
+
+    def _slices(
+        self, invoke: Callable[[], object], batch: int, runs: int, seconds: float
+    ) -> tuple[list[float], list[float]]:
+        """All samples, and those of slices between two quiet moments.
+
+        Ends with `runs` of the latter in `seconds` of their own, or when patience is at its end.
+        """
+        everything: list[float] = []
+        calm: list[float] = []
+        calm_s, best, start = 0.0, math.inf, clock()
+        quiet = self.pace.quiet()
+        while True:
+            samples = run_many(invoke, 1, SLICE_S, batch)
+            was_quiet, quiet = quiet, self.pace.quiet()
+            everything += samples
+            if was_quiet and quiet:
+                calm += samples
+                calm_s += sum(samples) * batch / 1e9
+            best = min(best, *samples)
+            least = max(seconds, runs * best * batch / 1e9)
+            patience = (1 + self.job["patience"]) * least
+            if len(calm) >= runs and calm_s >= seconds:
+                break
+            if len(everything) >= runs and (clock() - start) / 1e9 >= patience:
+                break
+        return everything, calm
 
     def _open(self, key: str) -> tuple[Callable[[], object], int] | None:
         if key in self.opened:

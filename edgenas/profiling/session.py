@@ -53,6 +53,8 @@ class Settings:
     """At least, for each model, over all rounds."""
     warmup_s: float = 0.1
     warmup_runs: int = 10
+    patience: float = 6.0
+    """How many times its share of time a model may wait for moments in which nobody disturbs it."""
     retries: int = 3
     """Of a visit during which others took the processor."""
     canary_every_s: float = 60.0
@@ -66,11 +68,11 @@ class Settings:
     def __post_init__(self) -> None:
         positive = self.rounds, self.runs, self.warmup_runs, self.idle_s, self.canary_every_s
         others = self.seconds, self.warmup_s, self.retries, self.cool_s, self.extra_rounds
-        if min(positive) <= 0 or min(others) < 0:
+        if min(positive) <= 0 or min(*others, self.patience) < 0:
             raise UsageError(f"settings of a measurement must be positive: {self}")
 
 
-QUICK = Settings(seconds=0.15, runs=30, warmup_s=0.02, cool_s=0.5)
+QUICK = Settings(rounds=5, extra_rounds=9, seconds=0.06, runs=15, warmup_s=0.02, cool_s=0.5)
 STANDARD = Settings()
 FULL = Settings(seconds=1.0, runs=50, warmup_s=0.5)
 
@@ -82,8 +84,8 @@ class Timing:
     `latency_ms` is the minimum over rounds of the round's median; p10, p50 and p90 are medians
     over rounds of the rounds' own. `n` counts the timed samples. `spread` is the median over
     rounds of 1.4826 x the median absolute deviation, relative to the median. `n_contended` rounds
-    had less processor time than they should; they count only where there is no other. The memory
-    is known where a compiler plans it.
+    had less processor time than they should, or no quiet moments; they count only where there is no
+    other. The memory is known where a compiler plans it.
     """
 
     latency_ms: float
@@ -497,6 +499,8 @@ def collect(
     complete = len(timings) + len(failed) == len(ids) and all(
         len(rounds) >= settings.rounds for rounds in visits.values()
     )
+    told_shares = [r.get("quiet_share") for r in records if r["type"] == "visit"]
+    shares = [x for x in told_shares if isinstance(x, float | int) and 0 <= x <= 1]
     told = {str(r["statistic"]) for rounds in visits.values() for r in rounds if "statistic" in r}
     conditions = {
         "runtime": device.runtime,
@@ -514,6 +518,7 @@ def collect(
         "n_starts": len(starts),
         "n_canaries": len(canaries),
         "canary_drift_median": round(drift, 4),
+        **({"quiet_share": round(statistics.fmean(shares), 3)} if shares else {}),
         "n_repeated": sum(r["type"] == "visit" and not r["final"] for r in records),
         "n_withdrawn": sum(len(r["keys"]) for r in records if r["type"] == "void"),
         "n_contended": contended,

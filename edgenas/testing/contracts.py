@@ -9,13 +9,13 @@ The other end must run POSIX programs, and see this machine's files where a test
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 
 from edgenas.errors import DeviceError
 from edgenas.hardware import Finished, Transport
+from edgenas.testing.processes import outlives
 
 PATIENCE_S = 60.0
 
@@ -106,16 +106,4 @@ class TransportContract:
         assert caught.value.exit_code == 4
         assert lines == ["started"]
         for pid in map(int, pids.read_text().split()):
-            until = time.monotonic() + PATIENCE_S
-            while _alive(pid):
-                assert time.monotonic() < until, f"process {pid} outlived the timeout"
-                time.sleep(0.05)
-
-
-def _alive(pid: int) -> bool:
-    """Whether it runs: a zombie that its parent has yet to collect does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return state.rpartition(")")[2].split()[0] != "Z"
+            assert not outlives(pid, PATIENCE_S), f"process {pid} outlived the timeout"

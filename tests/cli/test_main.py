@@ -160,6 +160,18 @@ def test_a_closed_pipe_is_quiet() -> None:
     assert done.stderr == ""
 
 
+def test_what_sqlalchemy_logs_of_an_interrupted_query_stays_off_stderr() -> None:
+    code = """
+import logging
+from edgenas.cli import main
+with main._logging(debug=False):
+    logging.getLogger("sqlalchemy.pool.impl.QueuePool").error("Error closing cursor")
+    logging.getLogger("edgenas").warning("ours")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "WARNING edgenas: ours\n"
+
+
 def test_doctor_names_a_remedy_for_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

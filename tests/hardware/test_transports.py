@@ -7,6 +7,7 @@ import pytest
 
 from edgenas.errors import DeviceError
 from edgenas.hardware import LocalTransport, connect, load_device
+from edgenas.testing.processes import outlives
 
 
 def run(code: str, idle_s: float = 20.0) -> tuple[list[str], int, str]:
@@ -41,12 +42,7 @@ def test_a_hung_command_is_stopped_with_its_children(tmp_path: Path) -> None:
     assert time.monotonic() - start < 20
     assert caught.value.exit_code == 4
     child = int(pid_file.read_text())
-    for _ in range(100):  # gone, or a zombie that its new parent has yet to collect
-        state = Path(f"/proc/{child}/stat")
-        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
-            return
-        time.sleep(0.05)
-    pytest.fail(f"child {child} of {os.getpid()} outlived the timeout")
+    assert not outlives(child, 30), f"child {child} of {os.getpid()} outlived the timeout"
 
 
 def test_arguments_are_never_read_by_a_shell(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def job(models: dict[str, Path], **changes: Any) -> dict[str, Any]:
         "warmup_s": 0.005,
         "warmup_runs": 5,
         "retries": 1,
+        "patience": 1.0,
         "canary": None,
         "canary_every_s": 60.0,
         "cool_s": 0.0,
@@ -231,6 +232,57 @@ def test_a_contended_visit_is_repeated_a_bounded_number_of_times(
     assert sum(r["final"] for r in visits) == 12
     assert 0 < sum(not r["final"] for r in visits) <= 12  # on average at most every visit twice
     assert all(r["contended"] for r in visits)
+
+
+class Shared:
+    """A clock that only a model moves: 2 ms a run, 4 ms while a neighbour works on the core.
+
+    The neighbour pauses for every `pause`-th stretch of four looks at it.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, pause: int) -> None:
+        self.pause, self.looks, self.here, self.ns = pause, 0, True, 0
+        monkeypatch.setattr(agent, "clock", lambda: self.ns)
+        monkeypatch.setattr(agent, "CPU_SHARE", 0.0)
+        monkeypatch.setattr(agent, "Pace", lambda: self)
+
+    def quiet(self) -> bool:
+        self.looks += 1
+        self.here = self.pause == 0 or self.looks // 4 % self.pause != 0
+        return not self.here
+
+    def invoke(self) -> None:
+        self.ns += 4_000_000 if self.here else 2_000_000
+
+
+def visit_beside(neighbour: Shared, **changes: Any) -> dict[str, Any]:
+    return agent.Job(job({}, **changes), [], lambda _: None)._time("k", neighbour.invoke, 1)
+
+
+def test_only_slices_between_quiet_moments_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    neighbour = Shared(monkeypatch, pause=3)
+    record = visit_beside(neighbour, runs=12, seconds=0.06, patience=20.0)
+    assert (record["min_ms"], record["p90_ms"], record["contended"]) == (2.0, 2.0, False)
+    assert record["n"] >= 10  # 20 ms of its own
+    assert 0 < record["quiet_share"] < 0.5
+
+
+def test_patience_with_a_neighbour_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    neighbour = Shared(monkeypatch, pause=0)
+    record = visit_beside(neighbour, runs=12, seconds=0.06, patience=4.0)
+    assert (record["median_ms"], record["quiet_share"]) == (4.0, 0.0)
+    assert record["contended"]
+    assert not record["deprived"]
+    assert neighbour.ns == 2 * 4_000_000 + 100_000_000  # five times its share of 20 ms
+
+
+def test_the_pace_is_compared_with_the_best_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    pace = agent.Pace()
+    times = iter([150, 100, 100, 300, 107, 109, 109, 90, 200, 98])
+    monkeypatch.setattr(pace, "_once", lambda: next(times))
+    pace.best_ns = 150
+    # the better of two: 100, 100, 107, then 90 is a new best, and 98 is too slow for it
+    assert [pace.quiet() for _ in range(5)] == [True, True, True, True, False]
 
 
 def test_a_drifting_canary_withdraws_what_came_since_three_times_and_then_stops(

@@ -92,7 +92,8 @@ def test_another_seed_or_setting_is_another_measurement(
     file = tmp_path / "m"
     file.write_text("2.0")
     device = oracle()
-    for settings, seed, total in ((FAST, 0, 3), (FAST, 0, 3), (FAST, 1, 6), (QUICK, 1, 13)):
+    quick = 6 + QUICK.rounds
+    for settings, seed, total in ((FAST, 0, 3), (FAST, 0, 3), (FAST, 1, 6), (QUICK, 1, quick)):
         measure(
             {"m": file},
             DEVICE,
@@ -111,7 +112,7 @@ def test_another_seed_or_setting_is_another_measurement(
         transport=device,
         resume=False,
     )
-    assert len(device.measured) == 20
+    assert len(device.measured) == quick + QUICK.rounds
 
 
 def test_an_agent_killed_midway_is_restarted_and_keeps_what_was_measured(
