@@ -43,6 +43,14 @@ def test_what_a_network_pays_once_is_found_and_otherwise_left_out() -> None:
     assert sum(fit.per_network_ms != 0 for fit in noisy) <= 5
 
 
+def test_a_few_networks_that_were_disturbed_hardly_count() -> None:
+    samples = networks(0.9, 0.004, n=16, noise=0.01)
+    for i in (2, 7, 11):
+        samples[i] = replace(samples[i], measured_ms=1.15 * samples[i].measured_ms)
+    fit = fit_networks(samples)
+    assert fit.network_ms(5.2, 20) == pytest.approx(0.9 * 5.2 + 0.08, rel=0.01)
+
+
 def test_order_does_not_matter() -> None:
     samples = networks(0.9, -0.002, noise=0.05)
     turned = fit_networks(samples[::-1])
