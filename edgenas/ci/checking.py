@@ -42,7 +42,7 @@ from edgenas.ci.lock import (
 )
 from edgenas.ci.planning import RUNS, TargetPlan, plan, table_metrics
 from edgenas.ci.targets import TARGETS, Target
-from edgenas.errors import EdgenasError
+from edgenas.errors import EdgenasError, UsageError
 from edgenas.export.certificate import Certificate, ExportedModel, read_certificate
 from edgenas.export.verify import MIN_IMAGES, Verdict, drop_gate, judged, wilson
 from edgenas.hardware import load_device
@@ -162,7 +162,7 @@ def check(
         SpecError: a file is missing or wrong.
     """
     reader = Reader(runs)
-    before = read_lock(base) if base is not None else None
+    before = None if base is None else read_base(base)
     judgements = []
     for t in plan(targets, lock=lock, runs=runs, only=only, reader=reader).targets:
         found = list(_of_the_lock(t))
@@ -171,6 +171,17 @@ def check(
             found += _Check(t.target, t.entry, t, reference, reader, runs / t.entry.run).findings()
         judgements.append(Judged(t.name, tuple(found)))
     return Checked(tuple(judgements))
+
+
+def read_base(base: Path) -> dict[str, Entry]:
+    """The lock to compare with; an empty file, as git leaves of one that is not there, is none.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    if not base.is_file():
+        raise UsageError(f"no lock {base} to compare with", hint="git show main:edgenas.lock > ...")
+    return read_lock(base)
 
 
 def _of_the_lock(t: TargetPlan) -> Iterator[Finding]:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from edgenas.artifacts import write_atomic
-from edgenas.ci.checking import Checked, Judged, check
+from edgenas.ci.checking import Checked, Judged, check, read_base
 from edgenas.ci.lock import LOCK, Entry, Network, read_lock
 from edgenas.ci.planning import RUNS, changes_between
 from edgenas.ci.targets import TARGETS, Target, read_targets
 from edgenas.objectives import Objective, directed
-from edgenas.report.numbers import reading, significant
+from edgenas.report.numbers import counted, reading, significant
 
 SCHEMA = "edgenas.ci-comment/1"
 MARK = "<!-- edgenas ci -->"
@@ -89,7 +89,7 @@ def comment(
     checked = check(targets, lock=lock, runs=runs, base=base)
     wanted = {target.name: target for target in read_targets(targets)}
     now = read_lock(lock)
-    before = now if base is None else read_lock(base)
+    before = now if base is None else read_base(base)
     views = [
         _view(judged, wanted.get(judged.name), before.get(judged.name), now.get(judged.name))
         for judged in checked.targets
@@ -119,10 +119,11 @@ def write_comment(folder: Path, told: Comment) -> tuple[Path, ...]:
 def markdown(views: Sequence[_View], checked: Checked, *, limit: int) -> str:
     """The text, of at most `limit` bytes in UTF-8."""
     failed = sum(judged.verdict == "failed" for judged in checked.targets)
-    word = f"{failed} of {len(views)} targets fail" if failed else f"{len(views)} targets pass"
+    n = counted(len(views), "target")
+    word = f"gates failed for {failed} of {n}" if failed else f"no gate failed, {n}"
     head = f"{MARK}\n## edgenas: {word}\n"
     rows = [_row(view) for view in views]
-    table = _table(("target", "gates", "front", "best top-1", "latency", "why"), rows)
+    table = _table(("target", "gates", "front", "best top-1", "least latency", "why"), rows)
     text = head + "\n" + _within(table, limit // 2, "targets")
     left = 0
     for view in views:
@@ -319,14 +320,14 @@ def _within(table: str, limit: int, what: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """`text` as Markdown shows it letter by letter, in a table too."""
-    found = escape(" ".join(text.split()), quote=False)
-    for letter in "\\`*_[]|~@#":
-        found = found.replace(letter, f"\\{letter}" if letter not in "|@#" else _ENTITY[letter])
-    return found
+    """`text` as Markdown shows it letter by letter, in a table too; nobody is mentioned by it."""
+    return " ".join(text.split()).translate(_ESCAPED)
 
 
-_ENTITY = {"|": "&#124;", "@": "&#64;", "#": "&#35;"}
+_ESCAPED = str.maketrans(
+    {letter: f"&#{ord(letter)};" for letter in "&<>|@#"}
+    | {letter: f"\\{letter}" for letter in "\\`*_[]~"}
+)
 
 
 def _cut(text: str, longest: int) -> str:

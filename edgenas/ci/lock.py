@@ -101,7 +101,7 @@ class _FileRow(_Strict):
 
 
 class _EntryRows(_Strict):
-    run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+    run: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     from_: dict[str, str | bool | int | float] = Field(alias="from")
     noted: dict[str, str] = {}
     digests: dict[str, str]
@@ -116,12 +116,12 @@ class _LockFile(_Strict):
 
 
 def read_lock(path: Path) -> dict[str, Entry]:
-    """The entries in `path` by target; none where there is no such file.
+    """The entries in `path` by target; none where there is no such file, or an empty one.
 
     Raises:
         ArtifactError: damaged, edited, of another version, or with a merge's conflict in it.
     """
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:
         return {}
     hint = f"restore it from git, or delete it: edgenas ci run makes {path.name} again"
     try:

@@ -176,14 +176,17 @@ def run(
     with locked(runs):
         reader = Reader(runs)
         todo = plan(targets, lock=lock, runs=runs, only=only, reader=reader)
-        if _train(todo, reader, report):
+        if trained := _train(todo, reader, report):
             reader = Reader(runs)
             todo = plan(targets, lock=lock, runs=runs, only=only, reader=reader)
         works = [work_for(t, reader, runs) for t in todo.targets if t.stale]
         found: dict[str, Made] = {}
         for work, failure in _worked(works, jobs, report):
-            found[work.name] = _commit(work, failure, todo, lock, runs)
-            report(Event("target", message=f"{work.name}: {found[work.name].state}"))
+            made = _commit(work, failure, todo, lock, runs)
+            if work.name in trained:
+                made = replace(made, stale=("supernet", *made.stale))
+            found[work.name] = made
+            report(Event("target", message=f"{made.name}: {made.state}"))
         _tidy(todo, lock)
         return Ran(tuple(found.get(t.name) or _untouched(t) for t in todo.targets))
 
@@ -249,16 +252,18 @@ def prepare(work: Work) -> None:
     write_json(work.folder / START, {"schema": START_SCHEMA, **start})
 
 
-def _train(todo: Plan, reader: Reader, report: Report) -> bool:
-    """Trains the supernets that stale targets have none of; whether there were any."""
-    trained = False
-    for t in todo.targets:
-        if t.target is None or not t.stale or not t.target.trains:
-            continue
-        if not reader.checkpoint(t.target).is_file():
-            train(t.target.config, reader.training_folder(t.target), resume=True, report=report)
-            trained = True
-    return trained
+def _train(todo: Plan, reader: Reader, report: Report) -> set[str]:
+    """Trains the supernets that stale targets have none of; the names of those targets."""
+    lacking = {
+        t.name: t.target
+        for t in todo.targets
+        if t.target is not None and t.target.trains and t.stale
+        if not reader.checkpoint(t.target).is_file()
+    }
+    for target in lacking.values():
+        if not reader.checkpoint(target).is_file():  # not with one before it
+            train(target.config, reader.training_folder(target), resume=True, report=report)
+    return set(lacking)
 
 
 def _worked(
