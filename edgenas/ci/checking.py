@@ -195,7 +195,7 @@ def _of_the_lock(t: TargetPlan) -> Iterator[Finding]:
         case _:
             changes = [c for c in t.changes if c.stage and c.fact != "results"]
             for c in changes:
-                yield Finding("lock", "failed", c.fact, f"{c.text}: stale from {c.stage}", mend)
+                yield Finding("lock", "failed", f"{c.stage} is stale", c.text, mend)
             if not changes:
                 told = "; ".join(t.notes) or f"as {len(t.facts)} facts are"
                 yield Finding("lock", "passed", t.name, told, "nothing stale")

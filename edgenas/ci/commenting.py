@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edgenas.artifacts import write_atomic
-from edgenas.ci.checking import Checked, Judged, check, read_base
+from edgenas.ci.checking import Judged, check, read_base
 from edgenas.ci.lock import LOCK, Entry, Network, read_lock
 from edgenas.ci.planning import RUNS, changes_between
 from edgenas.ci.targets import TARGETS, Target, read_targets
@@ -33,6 +33,8 @@ SUMMARY_BYTES = 1_000_000
 _FRONT_ROWS = 15
 _LINES = 20
 _LONGEST = 300
+_LAST_BYTES = 200
+"""Kept for the line that says what is left out."""
 _WIDTH, _HEIGHT, _EDGE = 420, 260, 40
 
 
@@ -101,8 +103,8 @@ def comment(
         if view.target is not None and view.now is not None and len(_axes(view.target)) > 1
     }
     return Comment(
-        markdown(views, checked, limit=COMMENT_BYTES),
-        markdown(views, checked, limit=SUMMARY_BYTES),
+        markdown(views, limit=COMMENT_BYTES),
+        markdown(views, limit=SUMMARY_BYTES),
         pictures,
         checked.exit_code,
     )
@@ -116,25 +118,27 @@ def write_comment(folder: Path, told: Comment) -> tuple[Path, ...]:
     return tuple(folder / name for name in texts)
 
 
-def markdown(views: Sequence[_View], checked: Checked, *, limit: int) -> str:
+def markdown(views: Sequence[_View], *, limit: int) -> str:
     """The text, of at most `limit` bytes in UTF-8."""
-    failed = sum(judged.verdict == "failed" for judged in checked.targets)
+    failed = sum(view.judged.verdict == "failed" for view in views)
     n = counted(len(views), "target")
     word = f"gates failed for {failed} of {n}" if failed else f"no gate failed, {n}"
     head = f"{MARK}\n## edgenas: {word}\n"
     rows = [_row(view) for view in views]
     table = _table(("target", "gates", "front", "best top-1", "least latency", "why"), rows)
     text = head + "\n" + _within(table, limit // 2, "targets")
-    left = 0
+    used = len(text.encode())
+    parts: list[str] = []
     for view in views:
         part = "\n" + _detail(view)
-        if len((text + part).encode()) > limit - 200:
-            left += 1
-            continue
-        text += part
-    if left:
-        text += f"\nNot told in full for want of room: {left} targets; see `edgenas ci check`.\n"
-    return text
+        used += len(part.encode())
+        if used > limit - _LAST_BYTES:
+            break
+        parts.append(part)
+    if left := len(views) - len(parts):
+        told = f"for want of room: {counted(left, 'target')}; see `edgenas ci check`"
+        parts.append(f"\nNot told in full {told}.\n")
+    return text + "".join(parts)
 
 
 def picture(before: Entry | None, now: Entry | None, target: Target | None) -> str:

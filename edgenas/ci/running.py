@@ -26,7 +26,7 @@ from typing import Any
 from edgenas.artifacts import digest, io_errors, read_json, write_json
 from edgenas.ci import worker
 from edgenas.ci.facts import HERE, Reader
-from edgenas.ci.lock import LOCK, Entry, entry_of, read_lock, write_lock
+from edgenas.ci.lock import LOCK, entry_of, read_lock, write_lock
 from edgenas.ci.planning import RUNS, Plan, TargetPlan, plan
 from edgenas.ci.stages import Facts
 from edgenas.ci.targets import TARGETS, Target
@@ -187,7 +187,7 @@ def run(
                 made = replace(made, stale=("supernet", *made.stale))
             found[work.name] = made
             report(Event("target", message=f"{made.name}: {made.state}"))
-        _tidy(todo, lock)
+        _tidy(todo, lock, runs)
         return Ran(tuple(found.get(t.name) or _untouched(t) for t in todo.targets))
 
 
@@ -329,7 +329,7 @@ def _commit(work: Work, failure: EdgenasError | None, todo: Plan, lock: Path, ru
     _keep_only_exported(work.folder, [row["path"] for row in result["exports"]])
     entry = replace(entry_of(work.target, work.folder, work.facts), noted=work.noted)
     write_lock(lock, {**read_lock(lock), t.name: entry})
-    _point_to(runs, t.name, entry)
+    _point_to(runs, t.name, entry.run)
     return replace(
         made,
         state="made",
@@ -350,32 +350,39 @@ def _keep_only_exported(folder: Path, paths: Sequence[str]) -> None:
     seal(folder)
 
 
-def _point_to(runs: Path, name: str, entry: Entry) -> None:
-    """Turns `runs/<name>` to the locked run, and deletes the target's other ones.
+def _point_to(runs: Path, name: str, run: str) -> None:
+    """Turns `runs/<name>` to the locked run, and deletes the target's other ones; '': all of them.
 
     The link is a help for people: where there is something else by its name, or links cannot be
     made, it is left out.
     """
     link = runs / name
     with contextlib.suppress(OSError):
-        if link.is_symlink() or not link.exists():
+        if not run and link.is_symlink():
+            link.unlink()
+        elif run and (link.readlink() != Path(run) if link.is_symlink() else not link.exists()):
             new = runs / f".{name}.new"
             new.unlink(missing_ok=True)
-            new.symlink_to(entry.run, target_is_directory=True)
+            new.symlink_to(run, target_is_directory=True)
             new.replace(link)
     for folder in runs.glob(f"{name}-*"):
         ours = re.fullmatch(r"[0-9a-f]{8}", folder.name.removeprefix(f"{name}-"))
-        if ours and folder.name != entry.run and (folder / START).is_file():
+        if ours and folder.name != run and (folder / START).is_file():
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _tidy(todo: Plan, lock: Path) -> None:
-    """Takes from the lock what is no target any more, and notes tables measured again."""
+def _tidy(todo: Plan, lock: Path, runs: Path) -> None:
+    """Takes from the lock what is no target any more, and notes tables measured again.
+
+    Deletes runs that the lock does not name: one that was killed may have left some.
+    """
     entries = read_lock(lock)
     for t in todo.targets:
         if t.state == "gone":
             entries.pop(t.name, None)
+            _point_to(runs, t.name, "")
         elif t.state == "fresh" and t.entry is not None:
+            _point_to(runs, t.name, t.entry.run)
             noted = {
                 change.fact: str(t.facts[change.fact])
                 for change in t.changes

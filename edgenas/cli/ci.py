@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import typer
 
 from edgenas.cli.console import Json, Quiet, again, output
-from edgenas.cli.options import Runs
 
 app = typer.Typer(
     help="Re-search when targets change: what is stale, make it again, gates, a comment."
@@ -17,6 +16,9 @@ app = typer.Typer(
 Targets = Annotated[Path, typer.Option(help="The file of targets.")]
 Lock = Annotated[
     Path | None, typer.Option(help="The lock; default: edgenas.lock beside the targets.")
+]
+Runs = Annotated[
+    Path | None, typer.Option(help="Folder of the runs; default: runs beside the targets.")
 ]
 Base = Annotated[
     Path | None,
@@ -35,7 +37,7 @@ TARGETS = Path("targets.toml")
 def plan(
     targets: Targets = TARGETS,
     lock: Lock = None,
-    runs: Runs = Path("runs"),
+    runs: Runs = None,
     target: Only = None,
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="End with 5 where something is stale.")
@@ -49,7 +51,7 @@ def plan(
     from edgenas import ci
 
     with output(json=json) as out:
-        found = ci.plan(targets, lock=_lock(lock, targets), runs=runs, only=target or ())
+        found = ci.plan(targets, **_beside(targets, lock, runs), only=target or ())
         out.result(found.document(), found.text())
     if exit_code and found.stale:
         raise typer.Exit(5)
@@ -59,7 +61,7 @@ def plan(
 def run(
     targets: Targets = TARGETS,
     lock: Lock = None,
-    runs: Runs = Path("runs"),
+    runs: Runs = None,
     target: Only = None,
     jobs: Annotated[
         int | None,
@@ -81,8 +83,7 @@ def run(
     with output(json=json, quiet=quiet, resume=again()) as out:
         found = ci.run(
             targets,
-            lock=_lock(lock, targets),
-            runs=runs,
+            **_beside(targets, lock, runs),
             only=target or (),
             jobs=jobs,
             report=out.report,
@@ -96,7 +97,7 @@ def run(
 def check(
     targets: Targets = TARGETS,
     lock: Lock = None,
-    runs: Runs = Path("runs"),
+    runs: Runs = None,
     base: Base = None,
     target: Only = None,
     json: Json = False,
@@ -111,9 +112,7 @@ def check(
     from edgenas import ci
 
     with output(json=json) as out:
-        found = ci.check(
-            targets, lock=_lock(lock, targets), runs=runs, base=base, only=target or ()
-        )
+        found = ci.check(targets, **_beside(targets, lock, runs), base=base, only=target or ())
         out.result(found.document(), found.text())
     if found.exit_code:
         raise typer.Exit(found.exit_code)
@@ -123,7 +122,7 @@ def check(
 def comment(
     targets: Targets = TARGETS,
     lock: Lock = None,
-    runs: Runs = Path("runs"),
+    runs: Runs = None,
     base: Base = None,
     out_folder: Annotated[
         Path | None,
@@ -141,12 +140,19 @@ def comment(
     from edgenas import ci
 
     with output(json=json) as out:
-        told = ci.comment(targets, lock=_lock(lock, targets), runs=runs, base=base)
+        told = ci.comment(targets, **_beside(targets, lock, runs), base=base)
         document = told.document()
         if out_folder is not None:
             document["files"] = [str(path) for path in ci.write_comment(out_folder, told)]
         out.result(document, told.comment)
 
 
-def _lock(lock: Path | None, targets: Path) -> Path:
-    return lock or targets.parent / "edgenas.lock"
+class _Beside(TypedDict):
+    lock: Path
+    runs: Path
+
+
+def _beside(targets: Path, lock: Path | None, runs: Path | None) -> _Beside:
+    """The lock and the folder of runs, which lie beside the targets unless said otherwise."""
+    folder = targets.parent
+    return {"lock": lock or folder / "edgenas.lock", "runs": runs or folder / "runs"}

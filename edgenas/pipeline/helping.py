@@ -184,7 +184,8 @@ def stop(number: int, frame: FrameType | None) -> None:
 
 def end_with(leader: BinaryIO) -> None:
     """Ends this process when its leader is gone."""
-    leader.read()
+    while os.read(leader.fileno(), 4096):  # a buffer's lock would be held when Python ends
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -232,7 +232,7 @@ class _Search:
         Those that a cheap bound keeps out are not evaluated.
         """
         run, told = self.run, self.told
-        lines = run.config.search.begin_with
+        lines, objectives = run.config.search.begin_with, objectives_of(run.config)
         evaluated = self.cache.wrapped(self.evaluate, self.evaluate.metrics)
         known = dict(told.known)
         for done, line in enumerate(lines, 1):
@@ -240,7 +240,7 @@ class _Search:
                 arch = run.supernet.space.parse(line)
             except SpecError as error:
                 raise SpecError(f"search.begin_with: {error}", hint=error.hint) from error
-            if total_violation(objectives_of(run.config), run.cheap(arch)) == 0:
+            if arch not in known and total_violation(objectives, run.cheap(arch)) == 0:
                 known[arch] = evaluated(arch)
             report(Event("begin", done, len(lines), "networks evaluated before the first trial"))
         prior = {arch: metrics for arch, metrics in told.prior.items() if arch not in known}

@@ -83,7 +83,6 @@ def write_repository(folder: Path) -> None:
     device = replace(table.device, name=OTHER, chip="other-board")
     write_table(replace(table, device=device), folder / "latency_tables" / f"{OTHER}.json")
     path = write_tiny_run(folder, trials=24)
-    change(path, "top = 1", "top = 2")
     trained = train(read_config(path), folder / "training")
     shutil.move(Path(trained["checkpoint"]).parent, folder / "supernet")
     shutil.rmtree(folder / "training")

@@ -90,8 +90,8 @@ CASES: dict[str, tuple[str, Callable[[], object], tuple[str, ...], str]] = {
         AFTER_SEARCH, "search strategy: surrogate became nsga2",
     ),
     "more networks exported": (
-        "board", lambda: change("run.toml", "top = 2", "top = 3"), AFTER_SELECT,
-        "select top: 2 became 3",
+        "board", lambda: change("run.toml", "top = 1", "top = 3"), AFTER_SELECT,
+        "select top: 1 became 3",
     ),
     "another costly objective": (
         "board",
