@@ -7,9 +7,9 @@ follows from the table in `stages`, but for some that are looked at more closely
   became looser does: beyond the old bound nothing was tried.
 - An objective or a device that is gone needs none either: what is undominated without it was
   undominated with it.
-- A table that was measured again stales nothing where it moves the front's networks by less than
-  its own interval. They are compared with what the lock says of them, not with the table before,
-  so many small steps are not overlooked.
+- A table that was measured again stales nothing where what the lock says of the front's networks
+  lies inside its intervals, and they moved by no more than the error that it states, in the median.
+  They are compared with the lock, not with the table before, so small steps add up.
 
 A search is never begun from nothing where the accuracies that the last one found still hold: they
 are known to the next, which makes a tenth of the trials.
@@ -17,11 +17,11 @@ are known to the next, which makes a tenth of the trials.
 
 from __future__ import annotations
 
-import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgenas.artifacts import sha256_file
 from edgenas.ci.facts import HERE, Reader
@@ -32,6 +32,9 @@ from edgenas.errors import EdgenasError, SpecError, UsageError, nearest
 from edgenas.hardware import load_device
 from edgenas.objectives import Objective
 from edgenas.pareto import Metric
+
+if TYPE_CHECKING:
+    from edgenas.latency import LatencyTable
 
 SCHEMA = "edgenas.ci-plan/1"
 RUNS = Path("runs")
@@ -202,7 +205,7 @@ def _target_plan(target: Target, entry: Entry | None, reader: Reader, runs: Path
         if reader.checkpoint(target).is_file():  # trained for another target
             stages = tuple(stage for stage in stages if stage != "supernet")
         return TargetPlan(target.name, "new", stages, facts=facts, target=target)
-    changes = changes_between(entry, facts, _Noise(target, entry, reader))
+    changes = changes_between(entry, facts, _noise(target, entry, reader))
     missing = missing_results(entry, runs)
     changes += [Change("results", "export", problem) for problem in missing]
     stale = following({c.stage for c in changes if c.stage}, stages)
@@ -231,69 +234,54 @@ def missing_results(entry: Entry, runs: Path) -> tuple[str, ...]:
     return tuple(problems)
 
 
-class _Noise:
-    """Says whether a table that was measured again moves a locked front by more than its noise."""
+WithinNoise = Callable[[str], tuple[bool, str]]
+"""Of a device's table that is another one: whether that counts for nothing, and by how much."""
 
-    def __init__(self, target: Target, entry: Entry, reader: Reader) -> None:
-        self._target, self._entry, self._reader = target, entry, reader
 
-    def __call__(self, device: str) -> tuple[bool, str]:
-        """Whether it does not, and a sentence of by how much."""
+def _noise(target: Target, entry: Entry, reader: Reader) -> WithinNoise:
+    """Compares what tables say now of a locked front with what the lock says of it."""
+
+    def within_noise(device: str) -> tuple[bool, str]:
         try:
-            moves = self._moves(device)
+            now = table_metrics(target, entry, reader, device)
+            stated = table_of(device).error_median
         except EdgenasError as error:
             return False, f"what it does to the front cannot be told: {error}"
-        if not moves:
+        told = [
+            (metric, entry.front[digest].metrics[name])
+            for digest, metrics in now.items()
+            for name, metric in metrics.items()
+            if name in entry.front[digest].metrics
+        ]
+        if not told:
             return False, "the lock has no network to compare it on"
-        far = max(moves, key=lambda move: move.beyond)
+        moves = [abs(metric.value / before - 1) for metric, before in told]
+        outside = sum(not _holds(metric, before) for metric, before in told)
+        typical = statistics.median(moves)
         text = (
-            f"{far.metric} of {far.network} moved by {100 * far.moved:+.1f} %, its interval is "
-            f"{100 * far.low:+.1f} to {100 * far.high:+.1f} %"
+            f"the front moved by {100 * typical:.1f} % in the median, {100 * max(moves):.1f} % at "
+            f"most; {outside} of {len(told)} figures were outside its intervals"
         )
-        return far.beyond <= 0, text
+        if stated is not None:
+            text += f", its stated error is {100 * stated:.1f} %"
+        return not outside and (stated is None or typical <= stated), text
 
-    def _moves(self, device: str) -> list[_Move]:
-        moves = []
-        for digest, metrics in table_metrics(
-            self._target, self._entry, self._reader, device
-        ).items():
-            locked = self._entry.front[digest].metrics
-            moves += [
-                _Move.of(digest, name, metric, locked[name])
-                for name, metric in metrics.items()
-                if name in locked
-            ]
-        return moves
+    return within_noise
 
 
-@dataclass(frozen=True, slots=True)
-class _Move:
-    """By what share a network's metric moved, and the new one's interval around it."""
+def _holds(metric: Metric, value: float) -> bool:
+    """Whether `value` lies in the metric's interval."""
+    low = metric.value if metric.low is None else metric.low
+    high = metric.value if metric.high is None else metric.high
+    return low <= value <= high
 
-    network: str
-    metric: str
-    moved: float
-    low: float
-    high: float
 
-    @classmethod
-    def of(cls, network: str, name: str, now: Metric, before: float) -> _Move:
-        low = now.value if now.low is None else now.low
-        high = now.value if now.high is None else now.high
-        value = now.value or math.inf
-        return cls(
-            network,
-            name,
-            now.value / before - 1,
-            (low - now.value) / value,
-            (high - now.value) / value,
-        )
+def table_of(device: str) -> LatencyTable:
+    """The table of the device called `device` as it is now; raises as `table_for`."""
+    from edgenas.latency import load_table, table_for
 
-    @property
-    def beyond(self) -> float:
-        """How far what the lock says lies outside the interval around the new value."""
-        before = 1 / (1 + self.moved) - 1  # relative to the new value
-        return max(self.low - before, before - self.high)
+    profile = load_device(device)
+    return load_table(device) if profile.is_local else table_for(profile)
 
 
 def table_metrics(
@@ -308,13 +296,11 @@ def table_metrics(
         SpecError: the space or the table cannot be read, or is another one.
         MissingUnitsError: the table does not know a network's units.
     """
-    from edgenas.latency import Predictor, load_table, table_for
+    from edgenas.latency import Predictor
     from edgenas.pipeline.metrics import CheapMetrics
 
-    profile = load_device(device)
-    table = load_table(device) if profile.is_local else table_for(profile)
     space = reader.space(target)
-    cheap = CheapMetrics(space, (profile,), {device: Predictor(table)})
+    cheap = CheapMetrics(space, (load_device(device),), {device: Predictor(table_of(device))})
     found = {}
     for digest, network in entry.front.items():
         told = cheap.explain(space.parse(network.architecture))
@@ -324,10 +310,6 @@ def table_metrics(
             if name in ("latency_ms", "energy_mj", "peak_memory_bytes")
         }
     return found
-
-
-WithinNoise = Callable[[str], tuple[bool, str]]
-"""Of a device's table that is another one: whether that counts for nothing, and by how much."""
 
 
 def changes_between(

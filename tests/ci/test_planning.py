@@ -14,7 +14,7 @@ import pytest
 from edgenas.ci import STAGES, plan, stages
 from edgenas.cli.main import main
 from edgenas.errors import SpecError, UsageError
-from edgenas.latency import write_table
+from edgenas.latency import read_table, write_table
 from tests.ci.conftest import (
     BOARD,
     OTHER,
@@ -70,7 +70,7 @@ CASES: dict[str, tuple[str, Callable[[], object], tuple[str, ...], str]] = {
     ),
     "table measured again": (
         "board", lambda: remeasure(1.2), ("score", *AFTER_SEARCH),
-        f"table of {BOARD} measured again: latency_ms@{BOARD} of ",
+        f"table of {BOARD} measured again: the front moved by 20.0 % in the median",
     ),
     "supernet retrained": (
         "board", lambda: write_other_supernet(Path(), seed=1), ("evaluate", *AFTER_SEARCH),
@@ -141,7 +141,9 @@ def test_a_table_measured_again_within_its_noise_stales_nothing(locked: Path) ->
         found = planned()
         assert (found.state, found.stale) == ("fresh", ())
         (note,) = found.notes
-        assert note.startswith(f"table of {BOARD} measured again, within its noise: latency_ms@")
+        assert note.startswith(
+            f"table of {BOARD} measured again, within its noise: the front moved"
+        )
         write_table(before, Path("latency_tables") / f"{BOARD}.json")
     assert planned().notes == ()
     remeasure(1.03)
@@ -150,6 +152,16 @@ def test_a_table_measured_again_within_its_noise_stales_nothing(locked: Path) ->
     assert "[target.board.noted]" in lock
     remeasure(1.03)
     assert planned().stale[0] == "score", "small steps add up: the lock's front is what counts"
+
+
+def test_a_table_may_not_move_by_more_than_the_error_it_states(locked: Path) -> None:
+    path = Path("latency_tables") / f"{BOARD}.json"
+    remeasure(1.03)
+    for stated, state in ((0.02, "stale"), (0.05, "fresh")):
+        write_table(replace(read_table(path), validation={"error_median": stated}), path)
+        found = planned()
+        assert found.state == state
+        assert f"its stated error is {100 * stated:.1f} %" in found.changes[0].text
 
 
 def test_nothing_stale_where_nothing_changed(
