@@ -24,6 +24,7 @@ import typer
 from edgenas import __version__
 from edgenas.cli import (
     bench,
+    ci,
     dashboard,
     devices,
     doctor,
@@ -91,6 +92,7 @@ app.command()(export.export)
 app.command()(verify.verify)
 app.command()(report.report)
 app.command()(dashboard.dashboard)
+app.add_typer(ci.app, name="ci")
 app.add_typer(bench.app, name="bench")
 
 

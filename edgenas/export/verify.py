@@ -168,19 +168,19 @@ def drop_gate(evidence: Verification, *, max_top1_drop: float) -> Gate:
         f"drop {e.top1_drop:+.4f}, 95 % interval [{e.drop_low:+.4f}, {e.drop_high:+.4f}], "
         f"limit {max_top1_drop:g}, n = {e.n}"
     )
-    verdict = _verdict(met=e.top1_drop <= max_top1_drop, excluded=e.drop_low > max_top1_drop, n=e.n)
+    verdict = judged(met=e.top1_drop <= max_top1_drop, excluded=e.drop_low > max_top1_drop, n=e.n)
     return Gate("top1_drop", verdict, facts)
 
 
 def agreement_gate(evidence: Verification, *, minimum: float = MIN_AGREEMENT) -> Gate:
     """Whether a float file gives the network's own class; the interval is Wilson's."""
     e = evidence
-    low, high = _wilson(e.n - e.n_disagree, e.n)
+    low, high = wilson(e.n - e.n_disagree, e.n)
     facts = (
         f"{e.n_disagree} of {e.n} images disagree: agreement {e.agreement:.4f}, "
         f"95 % interval [{low:.4f}, {high:.4f}], limit {minimum:g}"
     )
-    verdict = _verdict(met=e.agreement >= minimum, excluded=high < minimum, n=e.n)
+    verdict = judged(met=e.agreement >= minimum, excluded=high < minimum, n=e.n)
     return Gate("agreement", verdict, facts)
 
 
@@ -235,7 +235,8 @@ def _run(runner: Runner, images: FloatArray, name: str, report: Report) -> Float
     return np.concatenate(rows)
 
 
-def _verdict(*, met: bool, excluded: bool, n: int) -> Verdict:
+def judged(*, met: bool, excluded: bool, n: int) -> Verdict:
+    """Failed where the interval excludes the limit, passed where the figure meets it on enough."""
     if excluded:
         return "failed"
     return "passed" if met and n >= MIN_IMAGES else "inconclusive"
@@ -247,7 +248,8 @@ def _paired_interval(lost: int, won: int, n: int) -> tuple[float, float]:
     return max(-1.0, p - q - half), min(1.0, p - q + half)
 
 
-def _wilson(k: int, n: int) -> tuple[float, float]:
+def wilson(k: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of a share of k in n (Wilson 1927, J Am Stat Assoc 22:209)."""
     centre = (k + _Z**2 / 2) / (n + _Z**2)
     half = _Z / (n + _Z**2) * math.sqrt(k * (n - k) / n + _Z**2 / 4)
     return max(0.0, centre - half), min(1.0, centre + half)

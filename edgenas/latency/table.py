@@ -345,12 +345,20 @@ def table_for(device: DeviceProfile) -> LatencyTable:
         SpecError: there is none.
         ArtifactError: it is damaged, or does not hold for the device.
     """
+    table = _load(table_file(device))
+    table.check_device(device)
+    return table
+
+
+def table_file(device: DeviceProfile) -> Found:
+    """Where the table of `table_for` lies.
+
+    Raises:
+        SpecError: there is none.
+    """
     for name in dict.fromkeys((device.name, on_this_chip(device))):
-        found = find("latency_tables", name)
-        if found:
-            table = _load(found)
-            table.check_device(device)
-            return table
+        if found := find("latency_tables", name):
+            return found
     raise SpecError(
         f"no latency table for {device.name!r} (chip {device.chip})",
         hint=f"edgenas profile {device.name}",

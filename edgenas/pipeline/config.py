@@ -66,7 +66,8 @@ class SearchConfig:
     """Who proposes architectures: `surrogate`, `nsga2`, `nsga3`, `evolution`, `reinforce`,
     `gradient`, `tpe`, `gp` or `random`."""
     trials: int | None = None
-    """Stop after so many trials; 200 where neither `trials` nor `minutes` is given."""
+    """Stop after so many trials; 200 where neither `trials` nor `minutes` is given. 0: the front is
+    that of what `warm_start` and `begin_with` tell."""
     minutes: float | None = None
     """Stop after so long, the first of the two."""
     patience: int | None = None
@@ -85,6 +86,8 @@ class SearchConfig:
     """Folder of images without labels that `agreement` is read from; default: the search split."""
     warm_start: tuple[str, ...] = ()
     """Earlier runs (names below the folder of runs, or paths) whose trials this search may use."""
+    begin_with: tuple[str, ...] = ()
+    """Architectures (their lines) that are evaluated before the first trial, bounds permitting."""
     gradient_steps: int = 8
     """Of the strategy `gradient`: gradients a proposal."""
     gradient_partial_channels: float = 1.0
@@ -186,7 +189,7 @@ class _Search(_Strict):
     devices: list[str] = Field(min_length=1)
     objectives: list[str] = Field(default=["max top1", "min latency_ms"], min_length=1)
     strategy: str = "surrogate"
-    trials: int | None = Field(None, ge=1)
+    trials: int | None = Field(None, ge=0)
     minutes: float | None = Field(None, gt=0)
     patience: int | None = Field(None, ge=1)
     images: int | None = Field(None, ge=1)
@@ -195,12 +198,13 @@ class _Search(_Strict):
     robustness_images: int = Field(500, ge=1)
     unlabelled: str | None = Field(None, min_length=1)
     warm_start: list[str] = []
+    begin_with: list[str] = []
     gradient_steps: int = Field(8, ge=1)
     gradient_partial_channels: float = Field(1.0, gt=0, le=1)
     gradient_progressive_depth: bool = False
     profile_minutes: float = Field(10.0, ge=0)
 
-    @field_validator("devices", "objectives", "warm_start")
+    @field_validator("devices", "objectives", "warm_start", "begin_with")
     @classmethod
     def _distinct(cls, values: list[str]) -> list[str]:
         for value in values:
@@ -261,7 +265,7 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "train": _Train,
     "export": _Export,
 }
-_BUILT_IN_SETS = ("fashion-mnist", "digits")
+BUILT_IN_SETS = ("fashion-mnist", "digits")
 
 
 def read_config(path: Path) -> RunConfig:
@@ -271,21 +275,27 @@ def read_config(path: Path) -> RunConfig:
         SpecError: not TOML, unknown or missing keys, wrong values; all of them in one message.
         UsageError: where its `name` cannot name a folder.
     """
-    table = read_toml(path)
+    return parse_config(read_toml(path), origin=str(path), folder=path.resolve().parent)
+
+
+def parse_config(table: Mapping[str, Any], *, origin: str, folder: Path) -> RunConfig:
+    """The run that the contents of a run file describe; paths in it start from `folder`.
+
+    Raises as `read_config`; messages begin with `origin`.
+    """
     try:
         run = _Run.model_validate(table)
     except ValidationError as error:
-        problems = "\n".join(f"{path}: {_problem(e)}" for e in error.errors())
+        problems = "\n".join(f"{origin}: {_problem(e)}" for e in error.errors())
         raise SpecError(problems, hint="a valid one to start from: edgenas init FOLDER") from error
-    config = from_table(run.model_dump(exclude={"schema_"}))
-    return _absolute(config, path.resolve().parent)
+    return _absolute(from_table(run.model_dump(exclude={"schema_"})), folder)
 
 
 def from_table(table: Mapping[str, Any]) -> RunConfig:
     """The value that a checked table holds; what `write_config` writes."""
     search, export = dict(table["search"]), dict(table.get("export", {}))
     for section, keys in (
-        (search, ("devices", "objectives", "warm_start")),
+        (search, ("devices", "objectives", "warm_start", "begin_with")),
         (export, ("formats",)),
     ):
         section.update({key: tuple(section[key]) for key in keys if key in section})
@@ -355,7 +365,7 @@ def _problem(error: Any) -> str:
 def _absolute(config: RunConfig, folder: Path) -> RunConfig:
     """`config` with paths taken from `folder`; a bare word that names nothing there is kept."""
     source, checkpoint = config.data.source, config.supernet.checkpoint
-    if source not in _BUILT_IN_SETS:
+    if source not in BUILT_IN_SETS:
         candidate = folder / Path(source).expanduser()
         if candidate.exists() or "/" in source or source.endswith(".npz"):
             config = replace(config, data=replace(config.data, source=str(candidate)))

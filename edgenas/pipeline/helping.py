@@ -157,9 +157,9 @@ class _Helper:
 
 def main() -> int:
     """Works on the run that standard input names, until its search or its leader is at an end."""
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, stop)
     task = Task(**json.loads(sys.stdin.buffer.readline()))
-    threading.Thread(target=_end_with, args=(sys.stdin.buffer,), daemon=True).start()
+    threading.Thread(target=end_with, args=(sys.stdin.buffer,), daemon=True).start()
     try:
         from edgenas.data import threads
         from edgenas.pipeline.config import read_config
@@ -177,13 +177,15 @@ def main() -> int:
     return 0
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
+def stop(number: int, frame: FrameType | None) -> None:
+    """Of a signal: ends work as Ctrl-C does."""
     raise KeyboardInterrupt
 
 
-def _end_with(leader: BinaryIO) -> None:
+def end_with(leader: BinaryIO) -> None:
     """Ends this process when its leader is gone."""
-    leader.read()
+    while os.read(leader.fileno(), 4096):  # a buffer's lock would be held when Python ends
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 

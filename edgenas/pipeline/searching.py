@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import write_json
-from edgenas.errors import DeviceError, UsageError
+from edgenas.errors import DeviceError, SpecError, UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.objectives import total_violation
 from edgenas.pareto import Candidate, Metric, ParetoFront
@@ -223,7 +223,28 @@ class _Search:
             metrics=metrics,
         )
         search = cls(run, evaluate, told)
-        return replace(search, evaluate=replace(evaluate, kept=search.cache.contested))
+        search = replace(search, evaluate=replace(evaluate, kept=search.cache.contested))
+        return replace(search, told=search._begun(report))
+
+    def _begun(self, report: Report) -> WarmStart:
+        """What earlier runs tell, and the networks evaluated that the run file says to begin with.
+
+        Those that a cheap bound keeps out are not evaluated.
+        """
+        run, told = self.run, self.told
+        lines, objectives = run.config.search.begin_with, objectives_of(run.config)
+        evaluated = self.cache.wrapped(self.evaluate, self.evaluate.metrics)
+        known = dict(told.known)
+        for done, line in enumerate(lines, 1):
+            try:
+                arch = run.supernet.space.parse(line)
+            except SpecError as error:
+                raise SpecError(f"search.begin_with: {error}", hint=error.hint) from error
+            if arch not in known and total_violation(objectives, run.cheap(arch)) == 0:
+                known[arch] = evaluated(arch)
+            report(Event("begin", done, len(lines), "networks evaluated before the first trial"))
+        prior = {arch: metrics for arch, metrics in told.prior.items() if arch not in known}
+        return replace(told, known=known, prior=prior)
 
     @property
     def cache(self) -> Cache:

@@ -137,7 +137,11 @@ class SearchResult:
     @property
     def hypervolume(self) -> float:
         """Of the front, against `reference`."""
-        return self.hypervolume_history[-1] if self.hypervolume_history else 0.0
+        if self.hypervolume_history:
+            return self.hypervolume_history[-1]
+        axes = directed(self.front.objectives)  # no trial was made: what was known is the front
+        origin = [self.reference[axis.name] for axis in axes]
+        return hypervolume(self.front.points, self.front.directions, origin)
 
     @property
     def gains(self) -> Gains:
@@ -175,7 +179,8 @@ def run_search(
         cheap: metrics that cost nothing; called first, and as often as strategies like.
         costly: metrics that are evaluated once an architecture, and never against a cheap bound.
         strategy: a name; see `edgenas.search.strategies`.
-        trials: finished trials to reach, those of earlier sessions and other workers included.
+        trials: finished trials to reach, those of earlier sessions and other workers included; 0
+            makes a front of what is `known`.
         minutes: time to spend on trials, those of earlier sessions included; where several workers
             share the study, of this session alone.
         seed: root of every random choice.
@@ -209,7 +214,10 @@ def run_search(
     check_objectives(objectives)
     if trials is None and minutes is None:
         raise UsageError("a search needs a budget", hint="set trials, minutes or both")
-    if (trials is not None and trials < 1) or (minutes is not None and not 0 < minutes < math.inf):
+    least = 0 if known else 1
+    if (trials is not None and trials < least) or (
+        minutes is not None and not 0 < minutes < math.inf
+    ):
         raise UsageError(f"a search needs a positive budget: {trials=}, {minutes=}")
     make_sampler = find_strategy(strategy)
     cheap = _remembered(cheap)

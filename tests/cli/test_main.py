@@ -19,7 +19,7 @@ from edgenas.cli.main import app, main
 
 COMMANDS = (
     *("quickstart", "init", "doctor", "devices", "profile", "table", "predict"),
-    *("train", "search", "export", "verify", "report", "dashboard", "bench"),
+    *("train", "search", "export", "verify", "report", "dashboard", "ci", "bench"),
 )
 
 
@@ -34,7 +34,8 @@ def test_help_and_each_commands_help_load_nothing_heavy() -> None:
     code = f"""
 import contextlib, io, sys
 from edgenas.cli.main import main
-for argv in [[], *([name] for name in {COMMANDS!r}), ["devices", "list"], ["bench", "search"]]:
+for argv in [[], *([name] for name in {COMMANDS!r}), ["devices", "list"], ["ci", "run"],
+             ["bench", "search"]]:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         assert main([*argv, "--help"]) == 0, argv

@@ -51,3 +51,28 @@ def test_accuracies_are_kept_for_the_next_search(
     assert len(tried) > 4
     assert main(["search", "tiny.toml", "--name", "x", "--warm-start", "none", "--quiet"]) == 3
     assert "no run 'none'" in capfd.readouterr().err
+
+
+def test_networks_to_begin_with_are_evaluated_before_the_first_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_invented_device(tmp_path, tiny_space())
+    path = write_tiny_run(tmp_path, device=INVENTED_DEVICE, trials=3).rename("tiny.toml")
+    text = path.read_text("utf-8")
+    lines = [str(tiny_space().largest()), str(tiny_space().smallest())]
+    smallest = '"min latency_ms <= 0.013"'
+    text = text.replace('"min latency_ms"', smallest).replace(
+        "trials = 3", f"trials = 3\nbegin_with = {json.dumps(lines)}"
+    )
+    path.write_text(text, "utf-8")
+    found = searched(capfd)
+    assert found["trials"] == 3
+    trials = json.loads(Path("runs/tiny/trials.json").read_text("utf-8"))["trials"]
+    assert trials[0]["digest"] == tiny_space().smallest().digest
+    assert tiny_space().largest().digest not in {t["digest"] for t in trials}, (
+        "the bound forbids it"
+    )
+    path.write_text(text.replace("s1.depth", "s9.depth"), "utf-8")
+    assert main(["search", "tiny.toml", "--name", "other", "--quiet"]) == 3
+    assert "search.begin_with: " in capfd.readouterr().err

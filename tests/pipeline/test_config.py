@@ -53,7 +53,7 @@ def test_a_time_budget_alone_lifts_the_default_of_trials(tmp_path: Path) -> None
 def test_all_problems_come_in_one_message_with_key_and_nearest(tmp_path: Path) -> None:
     text = (
         MINIMAL.replace("devices", "device")
-        + 'trials = 0\nminutes = nan\n[export]\nformats = ["tflite-int4"]\nmax_top1_dorp = 0.1\n'
+        + 'trials = -1\nminutes = nan\n[export]\nformats = ["tflite-int4"]\nmax_top1_dorp = 0.1\n'
     )
     path = _file(tmp_path, text)
     with pytest.raises(SpecError) as caught:

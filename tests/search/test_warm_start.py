@@ -72,6 +72,15 @@ def test_known_accuracies_are_not_evaluated_again() -> None:
     assert all(latencies[a] == THERE.metrics(a)["latency_ms"] for a in known)
 
 
+def test_without_a_trial_the_front_is_that_of_what_is_known() -> None:
+    first = search(HERE)
+    again = search(HERE, known=accuracies(first), trials=0)
+    assert (again.n_trials, again.n_evaluated) == (0, 0)
+    assert [c.values for c in again.front.candidates] == [c.values for c in first.front.candidates]
+    assert again.hypervolume == pytest.approx(first.hypervolume)
+    assert again.stopped_because == "0 trials"
+
+
 @pytest.mark.parametrize("strategy", ["surrogate", "nsga2", "evolution", "tpe"])
 def test_what_is_known_is_in_the_front_from_the_start(strategy: str) -> None:
     known = accuracies(search(HERE))

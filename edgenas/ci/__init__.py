@@ -1,0 +1,39 @@
+"""Re-search when targets change: what is stale and why, what to make again, gates, the comment.
+
+A team keeps `targets.toml` in its repository (see `targets`). `run` makes the networks of every
+target and locks them with all that they rest on in `edgenas.lock`; `plan` compares the two; `check`
+holds locked files to their gates; `comment` says it all in Markdown.
+"""
+
+from edgenas.ci.checking import Checked, Finding, check
+from edgenas.ci.commenting import Comment, comment, write_comment
+from edgenas.ci.lock import LOCK, Entry, read_lock
+from edgenas.ci.planning import RUNS, Plan, TargetPlan, plan
+from edgenas.ci.running import Made, Ran, run
+from edgenas.ci.stages import STAGES, Stage
+from edgenas.ci.targets import TARGETS, Gates, Target, read_targets
+
+__all__ = [
+    "LOCK",
+    "RUNS",
+    "STAGES",
+    "TARGETS",
+    "Checked",
+    "Comment",
+    "Entry",
+    "Finding",
+    "Gates",
+    "Made",
+    "Plan",
+    "Ran",
+    "Stage",
+    "Target",
+    "TargetPlan",
+    "check",
+    "comment",
+    "plan",
+    "read_lock",
+    "read_targets",
+    "run",
+    "write_comment",
+]

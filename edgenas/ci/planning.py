@@ -1,0 +1,414 @@
+"""`ci plan`: which stages of which targets are stale, and why, from facts alone.
+
+Facts of today are compared with those of the lock, one by one. What a changed fact makes stale
+follows from the table in `stages`, but for some that are looked at more closely:
+
+- A bound that became tighter needs no search where every network of the front meets it; one that
+  became looser does: beyond the old bound nothing was tried.
+- An objective or a device that is gone needs none either: what is undominated without it was
+  undominated with it.
+- A table that was measured again stales nothing where what the lock says of the front's networks
+  lies inside its intervals, and they moved by no more than the error that it states, in the median.
+  They are compared with the lock, not with the table before, so small steps add up.
+
+A search is never begun from nothing where the accuracies that the last one found still hold: they
+are known to the next, which makes a tenth of the trials.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgenas.artifacts import sha256_file
+from edgenas.ci.facts import HERE, Reader
+from edgenas.ci.lock import FRONT, LOCK, Entry, read_lock
+from edgenas.ci.stages import Fact, Facts, first_reader, following, stages_of
+from edgenas.ci.targets import TARGETS, Target, read_targets
+from edgenas.errors import EdgenasError, SpecError, UsageError, nearest
+from edgenas.hardware import load_device
+from edgenas.objectives import Objective
+from edgenas.pareto import Metric
+
+if TYPE_CHECKING:
+    from edgenas.latency import LatencyTable
+
+SCHEMA = "edgenas.ci-plan/1"
+RUNS = Path("runs")
+
+KNOWN_SHARE = 0.1
+"""Of the trials, where the accuracies of the last search still hold."""
+HINT_SHARE = 0.5
+"""Of the trials, where they are a hint only: another supernet, other images."""
+
+State = Literal["fresh", "stale", "new", "gone"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A fact that is not what the lock says: the stage that it makes stale first, and in words.
+
+    `stage` empty: it stales nothing and is told all the same.
+    """
+
+    fact: str
+    stage: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TargetPlan:
+    """What has to be done for one target."""
+
+    name: str
+    state: State
+    stale: tuple[str, ...] = ()
+    """Stages, in order."""
+    changes: tuple[Change, ...] = ()
+    facts: Facts = field(default_factory=dict)
+    target: Target | None = None
+    """None where it is no longer in the targets file."""
+    entry: Entry | None = None
+    """None where it is not in the lock."""
+    missing: tuple[str, ...] = ()
+    """Results that are not here, or not as the lock says."""
+
+    @property
+    def reasons(self) -> dict[str, list[str]]:
+        """By stale stage why it is; one that merely follows others says so."""
+        found = {}
+        for stage in self.stale:
+            own = [change.text for change in self.changes if change.stage == stage]
+            found[stage] = own or ["new" if self.state == "new" else "follows"]
+        return found
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What changed and stales nothing."""
+        return tuple(change.text for change in self.changes if not change.stage)
+
+    @property
+    def begins(self) -> Literal["cold", "hints", "known"]:
+        """What the next search may use of the last one."""
+        words = {change.fact.split(" ")[0] for change in self.changes if change.stage}
+        if self.state == "new" or words & {"seed", "space"}:
+            return "cold"
+        return "hints" if {"supernet", "evaluate"} & set(self.stale) else "known"
+
+    @property
+    def share(self) -> float:
+        """How much of the run file's trials the next search makes."""
+        words = {change.fact.split(" ")[0] for change in self.changes if change.stage}
+        if "search" not in self.stale:
+            return 0.0
+        if self.begins == "cold" or "search" in words:
+            return 1.0
+        return HINT_SHARE if self.begins == "hints" else KNOWN_SHARE
+
+    def document(self) -> dict[str, Any]:
+        """As it stands in JSON."""
+        return {
+            "target": self.name,
+            "state": self.state,
+            "stale": [{"stage": s, "reasons": why} for s, why in self.reasons.items()],
+            "notes": list(self.notes),
+            "begins": self.begins if "search" in self.stale else None,
+            "share_of_trials": self.share,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What has to be done, target by target, sorted by name."""
+
+    targets: tuple[TargetPlan, ...]
+
+    @property
+    def stale(self) -> tuple[TargetPlan, ...]:
+        """Those with something to do, the ones that are gone among them."""
+        return tuple(target for target in self.targets if target.state != "fresh")
+
+    def document(self) -> dict[str, Any]:
+        """As `ci plan --json` prints it (schema `edgenas.ci-plan/1`)."""
+        return {
+            "schema": SCHEMA,
+            "stale": [target.name for target in self.stale],
+            "targets": [target.document() for target in self.targets],
+        }
+
+    def text(self) -> str:
+        """For people: each target, what is stale, and why."""
+        lines = []
+        for t in self.targets:
+            match t.state:
+                case "fresh":
+                    lines.append(f"{t.name}: nothing stale")
+                case "gone":
+                    lines.append(f"{t.name}: no longer a target; it goes from the lock")
+                case "new":
+                    lines.append(f"{t.name}: new: {', '.join(t.stale)}")
+                case _:
+                    lines.append(f"{t.name}: stale: {', '.join(t.stale)}")
+                    lines += [f"  {c.stage}: {c.text}" for c in t.changes if c.stage]
+                    lines.append(f"  {_effort(t)}")
+            lines += [f"  {note}" for note in t.notes]
+        return "\n".join(lines)
+
+
+def plan(
+    targets: Path = TARGETS,
+    *,
+    lock: Path = LOCK,
+    runs: Path = RUNS,
+    only: Sequence[str] = (),
+    reader: Reader | None = None,
+) -> Plan:
+    """Compares the targets with the lock. Writes nothing and loads no torch.
+
+    Args:
+        targets: the targets file.
+        lock: the lock.
+        runs: the folder of runs.
+        only: these targets alone; default: all, those that only the lock knows among them.
+        reader: reads facts; default: a new one.
+
+    Raises:
+        UsageError: `only` names no target.
+        SpecError: a file is missing or wrong.
+    """
+    wanted = {target.name: target for target in read_targets(targets)}
+    entries = read_lock(lock)
+    for name in only:
+        if name not in wanted:
+            raise UsageError(f"no target {name!r} in {targets}; {nearest(name, wanted)}")
+    names = only or sorted({*wanted, *entries})
+    reader = reader or Reader(runs)
+    found = []
+    for name in sorted(set(names)):
+        if name not in wanted:
+            found.append(TargetPlan(name, "gone", entry=entries[name]))
+            continue
+        try:
+            found.append(_target_plan(wanted[name], entries.get(name), reader, runs))
+        except SpecError as error:
+            raise type(error)(f"target {name}: {error}", hint=error.hint) from error
+    return Plan(tuple(found))
+
+
+def _target_plan(target: Target, entry: Entry | None, reader: Reader, runs: Path) -> TargetPlan:
+    facts = reader.facts(target, {} if entry is None else entry.facts)
+    stages = stages_of(facts)
+    if entry is None:
+        if reader.checkpoint(target).is_file():  # trained for another target
+            stages = tuple(stage for stage in stages if stage != "supernet")
+        return TargetPlan(target.name, "new", stages, facts=facts, target=target)
+    changes = changes_between(entry, facts, _noise(target, entry, reader))
+    missing = missing_results(entry, runs)
+    changes += [Change("results", "export", problem) for problem in missing]
+    stale = following({c.stage for c in changes if c.stage}, stages)
+    return TargetPlan(
+        target.name,
+        "stale" if stale else "fresh",
+        stale,
+        tuple(changes),
+        facts,
+        target,
+        entry,
+        missing,
+    )
+
+
+def missing_results(entry: Entry, runs: Path) -> tuple[str, ...]:
+    """The locked files that are not in the folder of runs, or not with the content locked."""
+    wanted = {FRONT: entry.digests.get(FRONT)} | {p: f.sha256 for p, f in entry.files.items()}
+    problems = []
+    for name, sha256 in sorted(wanted.items()):
+        path = runs / entry.run / name
+        if not path.is_file():
+            problems.append(f"{path} is missing")
+        elif (found := sha256_file(path)) != sha256:
+            problems.append(f"{path} was changed: SHA-256 {found[:12]}, locked {str(sha256)[:12]}")
+    return tuple(problems)
+
+
+WithinNoise = Callable[[str], tuple[bool, str]]
+"""Of a device's table that is another one: whether that counts for nothing, and by how much."""
+
+
+def _noise(target: Target, entry: Entry, reader: Reader) -> WithinNoise:
+    """Compares what tables say now of a locked front with what the lock says of it."""
+
+    def within_noise(device: str) -> tuple[bool, str]:
+        try:
+            now = table_metrics(target, entry, reader, device)
+            stated = table_of(device).error_median
+        except EdgenasError as error:
+            return False, f"what it does to the front cannot be told: {error}"
+        told = [
+            (metric, entry.front[digest].metrics[name])
+            for digest, metrics in now.items()
+            for name, metric in metrics.items()
+            if name in entry.front[digest].metrics
+        ]
+        if not told:
+            return False, "the lock has no network to compare it on"
+        moves = [abs(metric.value / before - 1) for metric, before in told]
+        outside = sum(not _holds(metric, before) for metric, before in told)
+        typical = statistics.median(moves)
+        text = (
+            f"the front moved by {100 * typical:.1f} % in the median, {100 * max(moves):.1f} % at "
+            f"most; {outside} of {len(told)} figures were outside its intervals"
+        )
+        if stated is not None:
+            text += f", its stated error is {100 * stated:.1f} %"
+        return not outside and (stated is None or typical <= stated), text
+
+    return within_noise
+
+
+def _holds(metric: Metric, value: float) -> bool:
+    """Whether `value` lies in the metric's interval."""
+    low = metric.value if metric.low is None else metric.low
+    high = metric.value if metric.high is None else metric.high
+    return low <= value <= high
+
+
+def table_of(device: str) -> LatencyTable:
+    """The table of the device called `device` as it is now; raises as `table_for`."""
+    from edgenas.latency import load_table, table_for
+
+    profile = load_device(device)
+    return load_table(device) if profile.is_local else table_for(profile)
+
+
+def table_metrics(
+    target: Target, entry: Entry, reader: Reader, device: str
+) -> dict[str, dict[str, Metric]]:
+    """What the table of `device`, as it is now, says of each network of the locked front.
+
+    Latency, and energy and memory where the table speaks of them; by the network's digest, then by
+    metric.
+
+    Raises:
+        SpecError: the space or the table cannot be read, or is another one.
+        MissingUnitsError: the table does not know a network's units.
+    """
+    from edgenas.latency import Predictor
+    from edgenas.pipeline.metrics import CheapMetrics
+
+    space = reader.space(target)
+    cheap = CheapMetrics(space, (load_device(device),), {device: Predictor(table_of(device))})
+    found = {}
+    for digest, network in entry.front.items():
+        told = cheap.explain(space.parse(network.architecture))
+        found[digest] = {
+            f"{name}@{device}": metric
+            for name, metric in told.items()
+            if name in ("latency_ms", "energy_mj", "peak_memory_bytes")
+        }
+    return found
+
+
+def changes_between(
+    entry: Entry, facts: Facts, within_noise: WithinNoise | None = None
+) -> list[Change]:
+    """What is not as the lock says, in the order of the stages that it makes stale.
+
+    Without `within_noise` every table that was measured again counts.
+    """
+    before = entry.facts
+    changes = []
+    stages = stages_of(facts)
+    for fact in sorted({*before, *facts}):
+        was, now = before.get(fact), facts.get(fact)
+        if was != now and (change := _change(fact, was, now, entry, facts, stages, within_noise)):
+            changes.append(change)
+    order = ["", *stages]
+    return sorted(changes, key=lambda change: (order.index(change.stage), change.fact))
+
+
+def _change(
+    fact: str,
+    was: Fact | None,
+    now: Fact | None,
+    entry: Entry,
+    facts: Facts,
+    stages: Sequence[str],
+    within_noise: WithinNoise | None,
+) -> Change | None:
+    word, _, name = fact.partition(" ")
+    text = _words(fact, was, now)
+    match word:
+        case "table" if was is None or now is None:
+            return None  # with its device
+        case "table" if within_noise is not None and HERE not in (was, now):
+            holds, told = within_noise(name)
+            if holds:
+                told = f"table of {name} measured again, within its noise: {told}"
+                return Change(fact, "", told)
+            return Change(fact, "score", f"table of {name} measured again: {told}")
+        case "device" | "objective" | "metric" if now is None:
+            return Change(fact, "" if word == "metric" else "select", text)
+        case "bound":
+            stage, why = _bound_change(name, was, now, entry)
+            return Change(fact, stage, f"{text}: {why}")
+        case "train" if "supernet" not in stages:
+            return Change(fact, "evaluate", text)
+        case "revision" if now is None:
+            return None  # a stage that there is no more
+    return Change(fact, first_reader(fact, stages), text)
+
+
+def _words(fact: str, was: Fact | None, now: Fact | None) -> str:
+    word, _, name = fact.partition(" ")
+    subject = {"metric": f"revision of {name}", "revision": f"revision of {name}"}.get(word, fact)
+    if word == "supernet" and was is not None and now is not None:
+        return f"supernet retrained: {was} became {now}"
+    if was is None or now is None:
+        value = now if was is None else was
+        told = "" if value is True else f" ({value})"
+        return f"{fact} {'added' if was is None else 'removed'}{told}"
+    if word == "bound":
+        return f"{subject} {was} became {now}"
+    return f"{subject}: {was} became {now}"
+
+
+def _bound_change(metric: str, was: Fact | None, now: Fact | None, entry: Entry) -> tuple[str, str]:
+    """The stage that another bound on `metric` makes stale, and why."""
+    if now is None:
+        return "search", "beyond it nothing was tried"
+    bound = Objective.parse(f"{metric} {now}")
+    if was is not None and _looser(Objective.parse(f"{metric} {was}"), bound):
+        return "search", "beyond the old one nothing was tried"
+    values = [n.metrics[metric] for n in entry.front.values() if metric in n.metrics]
+    if len(values) < len(entry.front):
+        return "search", "the lock does not say which networks of the front meet it"
+    missing = sum(not bound.feasible({metric: value}) for value in values)
+    if missing:
+        return "search", f"{missing} of the front's {len(values)} networks miss it"
+    return "select", f"all of the front's {len(values)} networks meet it"
+
+
+def _looser(before: Objective, after: Objective) -> bool:
+    """Whether `after` lets in what `before` kept out."""
+    if before.relation != after.relation:
+        return True
+    sign = 1 if after.relation == "<=" else -1
+    return sign * (after.bound or 0.0) > sign * (before.bound or 0.0)
+
+
+def _effort(t: TargetPlan) -> str:
+    """In words, what the stale stages will do."""
+    if "search" not in t.stale:
+        return "no search: networks are chosen from the known front"
+    share = f"{100 * t.share:g} % of the trials"
+    match t.begins:
+        case "cold":
+            return f"search from the start, {share}"
+        case "hints":
+            return f"the front is evaluated again first, then a search with {share}"
+        case _:
+            return f"known accuracies are scored anew at no cost, then a search with {share}"

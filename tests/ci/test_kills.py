@@ -1,0 +1,125 @@
+"""kill -9 at whatever moment, then `ci run` again: the lock of an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edgenas.ci import read_lock
+from edgenas.cli.main import main
+from tests.ci.conftest import change, write_other_supernet
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "edgenas", "ci", "run", "--jobs", "1", "--quiet"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def tighter() -> None:
+    change("targets.toml", "latency_ms <= 0.028", "latency_ms <= 0.024")
+
+
+def everything() -> None:
+    """Both targets stale: another supernet, a tighter bound, a format more."""
+    tighter()
+    write_other_supernet(Path(), seed=1)
+    change("run.toml", 'formats = ["onnx"]', 'formats = ["onnx", "onnx-int8"]')
+
+
+def killed(times: int, undisturbed_s: float) -> int:
+    """Kills a run again and again at random moments, then lets it end; how often it hit."""
+    rng, hits = random.Random(times), 0
+    for _ in range(times):
+        process = start()
+        try:
+            process.wait(rng.random() * undisturbed_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            hits += 1
+        process.communicate()
+        for run in (Path("runs") / entry.run for entry in read_lock(Path("edgenas.lock")).values()):
+            assert (run / "front.json").is_file(), "what the lock names is whole at any moment"
+    process = start()
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()
+    return hits
+
+
+def test_a_killed_run_ends_with_the_same_lock(
+    locked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = locked.with_name("undisturbed")
+    shutil.copytree(locked, undisturbed, symlinks=True)
+    with monkeypatch.context() as there:
+        there.chdir(undisturbed)
+        tighter()
+        assert main(["ci", "run", "--quiet"]) == 0
+    tighter()
+    before = set(Path("runs").glob("board-*/study.db"))
+    process = start()
+    while process.poll() is None and before == set(Path("runs").glob("board-*/study.db")):
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert Path("edgenas.lock").read_bytes() != (undisturbed / "edgenas.lock").read_bytes()
+    assert main(["ci", "run", "--quiet"]) == 0
+    assert Path("edgenas.lock").read_bytes() == (undisturbed / "edgenas.lock").read_bytes()
+    assert len(list(Path("runs").glob("board-*"))) == 1
+
+
+@pytest.mark.slow
+def test_a_run_killed_twenty_times_ends_with_the_same_lock(
+    locked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = locked.with_name("undisturbed")
+    shutil.copytree(locked, undisturbed, symlinks=True)
+    with monkeypatch.context() as there:
+        there.chdir(undisturbed)
+        everything()
+        began = time.monotonic()
+        process = start()
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors.decode()
+        took_s = time.monotonic() - began
+    everything()
+    assert killed(20, took_s) >= 10
+    assert Path("edgenas.lock").read_bytes() == (undisturbed / "edgenas.lock").read_bytes()
+    assert main(["ci", "check"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
+def test_a_signal_says_how_to_go_on(locked: Path, number: signal.Signals, code: int) -> None:
+    change("run.toml", "trials = 24", "trials = 100000")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgenas", "ci", "run", "--jobs", "1"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "search" in line:
+            break
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors
+    assert "to go on: edgenas ci run --jobs 1" in errors
+    assert "Traceback" not in errors

@@ -1,0 +1,257 @@
+"""What each kind of change makes stale, and what is said of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+
+from edgenas.ci import STAGES, plan, stages
+from edgenas.cli.main import main
+from edgenas.errors import SpecError, UsageError
+from edgenas.latency import read_table, write_table
+from tests.ci.conftest import (
+    BOARD,
+    OTHER,
+    change,
+    planned,
+    remeasure,
+    told,
+    write_other_supernet,
+)
+
+AFTER_SEARCH = ("search", "select", "export", "verify")
+AFTER_SELECT = ("select", "export", "verify")
+
+
+def bound(new: str) -> Callable[[], None]:
+    return lambda: change("targets.toml", "latency_ms <= 0.028", new)
+
+
+def of_both(*devices: str) -> Callable[[], None]:
+    names = ", ".join(f'"{name}"' for name in devices)
+    return lambda: change(
+        "targets.toml", f'devices = ["{BOARD}", "{OTHER}"]', f"devices = [{names}]"
+    )
+
+
+def second_device() -> None:
+    change("targets.toml", "[target.board]", f'[target.board]\ndevices = ["{BOARD}", "{OTHER}"]')
+    change("targets.toml", '"latency_ms <= 0.028"', f'"latency_ms@{BOARD} <= 0.028"')
+
+
+CASES: dict[str, tuple[str, Callable[[], object], tuple[str, ...], str]] = {
+    "bound tightened beyond the front": (
+        "board", bound("latency_ms <= 0.02"), AFTER_SEARCH,
+        f"bound latency_ms@{BOARD} <= 0.028 became <= 0.02: ",
+    ),
+    "bound tightened, and the front meets it": (
+        "board", bound("latency_ms <= 0.02799"), AFTER_SELECT,
+        f"bound latency_ms@{BOARD} <= 0.028 became <= 0.02799: all of the front's",
+    ),
+    "bound loosened": (
+        "board", bound("latency_ms <= 0.04"), AFTER_SEARCH,
+        f"bound latency_ms@{BOARD} <= 0.028 became <= 0.04: beyond the old one nothing was tried",
+    ),
+    "bound removed": (
+        "board", lambda: change("targets.toml", 'bounds = ["latency_ms <= 0.028"]', ""),
+        AFTER_SEARCH, f"bound latency_ms@{BOARD} removed (<= 0.028): beyond it nothing was tried",
+    ),
+    "device added": (
+        "board", second_device, ("score", *AFTER_SEARCH), f"device {OTHER} added",
+    ),
+    "device removed": (
+        "both", of_both(BOARD), AFTER_SELECT, f"device {OTHER} removed",
+    ),
+    "table measured again": (
+        "board", lambda: remeasure(1.2), ("score", *AFTER_SEARCH),
+        f"table of {BOARD} measured again: the front moved by 20.0 % in the median",
+    ),
+    "supernet retrained": (
+        "board", lambda: write_other_supernet(Path(), seed=1), ("evaluate", *AFTER_SEARCH),
+        "supernet retrained: ",
+    ),
+    "format added": (
+        "board",
+        lambda: change("targets.toml", "bounds =", 'formats = ["onnx", "onnx-int8"]\nbounds ='),
+        ("export", "verify"), "format onnx-int8 added",
+    ),
+    "seed changed": (
+        "board", lambda: change("run.toml", 'name = "tiny"', "seed = 1"),
+        ("evaluate", *AFTER_SEARCH), "seed: 0 became 1",
+    ),
+    "strategy changed": (
+        "board", lambda: change("run.toml", "trials = 24", 'trials = 24\nstrategy = "nsga2"'),
+        AFTER_SEARCH, "search strategy: surrogate became nsga2",
+    ),
+    "more networks exported": (
+        "board", lambda: change("run.toml", "top = 1", "top = 3"), AFTER_SELECT,
+        "select top: 1 became 3",
+    ),
+    "another costly objective": (
+        "board",
+        lambda: change("run.toml", '"max top1"', '"max top1", "max top1_int8"'),
+        ("evaluate", *AFTER_SEARCH), "metric top1_int8 added (1)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_a_change_makes_stale_and_why(locked: Path, case: str) -> None:
+    name, make, stale, reason = CASES[case]
+    make()
+    found = planned(name)
+    assert found.state == "stale"
+    assert found.stale == stale
+    assert any(change.text.startswith(reason) for change in found.changes), found.changes
+    assert found.changes[0].stage == stale[0]
+    assert all(change.stage in stale for change in found.changes)
+    assert [entry["stage"] for entry in found.document()["stale"]] == list(stale)
+
+
+@pytest.mark.parametrize("stage", [name for name in STAGES if name not in ("supernet", "evaluate")])
+def test_another_revision_of_a_stage(
+    locked: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    later = replace(STAGES[stage], revision=STAGES[stage].revision + 1)
+    monkeypatch.setattr(stages, "STAGES", MappingProxyType({**STAGES, stage: later}))
+    found = planned()
+    order = list(STAGES)
+    assert found.stale == tuple(order[order.index(stage) :])
+    assert [change.text for change in found.changes] == [f"revision of {stage}: 1 became 2"]
+
+
+def test_another_revision_of_how_a_metric_is_evaluated(
+    locked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgenas.ci.facts.REVISIONS", {"top1": 2})
+    found = planned()
+    assert found.stale == ("evaluate", *AFTER_SEARCH)
+    assert found.changes[0].text == "revision of top1: 1 became 2"
+
+
+def test_a_table_measured_again_within_its_noise_stales_nothing(locked: Path) -> None:
+    for factor in (1.02, 0.98):
+        before = remeasure(factor)
+        found = planned()
+        assert (found.state, found.stale) == ("fresh", ())
+        (note,) = found.notes
+        assert note.startswith(
+            f"table of {BOARD} measured again, within its noise: the front moved"
+        )
+        write_table(before, Path("latency_tables") / f"{BOARD}.json")
+    assert planned().notes == ()
+    remeasure(1.03)
+    assert main(["ci", "run", "--quiet"]) == 0
+    lock = Path("edgenas.lock").read_text("utf-8")
+    assert "[target.board.noted]" in lock
+    remeasure(1.03)
+    assert planned().stale[0] == "score", "small steps add up: the lock's front is what counts"
+
+
+def test_a_table_may_not_move_by_more_than_the_error_it_states(locked: Path) -> None:
+    path = Path("latency_tables") / f"{BOARD}.json"
+    remeasure(1.03)
+    for stated, state in ((0.02, "stale"), (0.05, "fresh")):
+        write_table(replace(read_table(path), validation={"error_median": stated}), path)
+        found = planned()
+        assert found.state == state
+        assert f"its stated error is {100 * stated:.1f} %" in found.changes[0].text
+
+
+def test_nothing_stale_where_nothing_changed(
+    locked: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    document = told(capfd, "plan", "--exit-code")
+    assert document["schema"] == "edgenas.ci-plan/1"
+    assert document["stale"] == []
+    assert [t["state"] for t in document["targets"]] == ["fresh", "fresh"]
+    assert main(["ci", "plan"]) == 0
+    assert capfd.readouterr().out == "board: nothing stale\nboth: nothing stale\n"
+
+
+def test_settings_that_change_no_result_stale_nothing(locked: Path) -> None:
+    change("run.toml", "checkpoint_every = 5", "checkpoint_every = 7")
+    change("targets.toml", "max_size_bytes = 100000", "max_size_bytes = 90000\nmin_top1 = 0.01")
+    assert not plan().stale
+
+
+def test_new_and_gone_targets(locked: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    change("targets.toml", "[target.both]", "[target.pair]")
+    document = told(capfd, "plan", "--exit-code", code=5)
+    states = {t["target"]: t["state"] for t in document["targets"]}
+    assert states == {"board": "fresh", "both": "gone", "pair": "new"}
+    assert [s["stage"] for s in document["targets"][2]["stale"]] == [
+        "evaluate",
+        "score",
+        *AFTER_SEARCH,
+    ]
+
+
+def test_a_result_that_is_missing_or_changed_is_made_again(locked: Path) -> None:
+    model = next(Path("runs/board/models").glob("*/model.onnx"))
+    model.write_bytes(model.read_bytes()[:-1] + b"x")
+    found = planned()
+    assert found.stale == ("export", "verify")
+    assert "was changed: SHA-256" in found.changes[0].text
+    model.unlink()
+    assert f"{model.name} is missing" in planned().changes[0].text
+    assert planned("both").state == "fresh"
+
+
+def test_the_plan_loads_no_torch(locked: Path) -> None:
+    remeasure(1.5)
+    code = (
+        "import sys\nfrom edgenas.cli.main import main\nassert main(['ci', 'plan']) == 0\n"
+        "heavy = 'torch optuna onnxruntime sqlalchemy moocore'.split()\n"
+        "print([name for name in heavy if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_targets_that_are_wrong_are_told_with_their_name(locked: Path) -> None:
+    change("run.toml", 'source = "digits"', 'source = "nowhere/images"')
+    with pytest.raises(SpecError, match=r"target board: .*no such images"):
+        plan()
+    with pytest.raises(UsageError, match="did you mean 'both'"):
+        plan(only=["bth"])
+
+
+def test_images_in_a_folder_are_told_by_names_sizes_and_contents(tmp_path: Path) -> None:
+    from edgenas.ci import facts
+
+    folder = tmp_path / "photos"
+    (folder / "cat").mkdir(parents=True)
+    picture = folder / "cat" / "a.png"
+    picture.write_bytes(b"123")
+    first = facts.data_text(str(folder))
+    assert first.startswith("photos, 1 files by names, sizes and contents, ")
+    picture.write_bytes(b"124")
+    second = facts.data_text(str(folder))
+    assert second != first
+    picture.rename(folder / "cat" / "b.png")
+    assert facts.data_text(str(folder)) not in (first, second)
+    (folder / "cat" / ".hidden").write_bytes(b"")
+    (folder / "cat" / "loop").symlink_to(folder)
+    assert facts.data_text(str(folder)).startswith("photos, 1 files")
+
+
+def test_arrays_are_told_by_their_checksums(tmp_path: Path) -> None:
+    import numpy as np
+
+    from edgenas.ci import facts
+
+    path = tmp_path / "set.npz"
+    np.savez(path, images=np.zeros((4, 8, 8), np.uint8), labels=np.arange(4))
+    first = facts.data_text(str(path))
+    np.savez(path, images=np.ones((4, 8, 8), np.uint8), labels=np.arange(4))
+    assert facts.data_text(str(path)) != first
+    path.write_bytes(b"no archive")
+    with pytest.raises(SpecError, match="damaged"):
+        facts.data_text(str(path))
