@@ -353,7 +353,7 @@ def table_for(device: DeviceProfile) -> LatencyTable:
             return table
     raise SpecError(
         f"no latency table for {device.name!r} (chip {device.chip})",
-        hint=f"edgenas profile {device.name}",
+        hint=f"edgenas profile {device.name}; or name it in [export] targets, which need no table",
     )
 
 
