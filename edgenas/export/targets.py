@@ -234,9 +234,9 @@ def _by_list(path: Path, device: DeviceProfile, chain: Toolchain) -> _Told:
     found = misfits(operators, device)
     share = offloaded_share(operators, found, chain)
     named = "; ".join(map(str, found[:_SHOWN])) + ("; ..." if len(found) > _SHOWN else "")
-    told = (f"{share:.0%} of the operators are taken: {named}",) if found else ()
+    told = (f"{share:.0%} of the operators are taken, not: {named}",) if found else ()
     unmet = share < chain.least_share
-    source = f"{chain.source} ({chain.url}, {chain.date}); its own tool is not available here"
+    source = f"checked against: {chain.source}, {chain.url}; its own tool is not available here"
     return _Told(
         f"{chain.source}, {chain.date}",
         {
@@ -244,7 +244,7 @@ def _by_list(path: Path, device: DeviceProfile, chain: Toolchain) -> _Told:
             "on_npu_share": share if chain.offloads else None,
         },
         broken=told if unmet else (),
-        notes=(*(() if unmet else told), f"checked against the {source}"),
+        notes=(*(() if unmet else told), source),
     )
 
 

@@ -105,7 +105,8 @@ def open_stages(
     if loaded is not None:
         check_fits(loaded[1], loaded[0], data, checkpoint)
     space = space_for(config, data) if loaded is None else loaded[0].space
-    check_targets(space, targets)
+    if may_train:  # who goes on with a search, or verifies what it made, has its networks
+        check_targets(space, targets)
     tables = tables_for(
         devices,
         space,

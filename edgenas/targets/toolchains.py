@@ -235,7 +235,7 @@ _ALL = (
         "nnapi_delegate.cc",
         date="2026-11",
         offloads=True,
-        least_share=0.95,
+        least_share=0.9,  # the mean at the end may stay on the processor
     ),
     Toolchain(
         "edgetpu",
