@@ -91,6 +91,9 @@ def test_metadata_is_read_from_the_file_alone(exported):
             assert contract.scale * 127 == pytest.approx(reach, rel=1.1)
         if path.suffix == ".tflite":
             assert tflite.read_labels(path) == request.contract.classes
+            held = tflite.unpack(path.read_bytes(), path)
+            (entry,) = (e for e in held.metadata if tflite.text(e.name) == "TFLITE_METADATA")
+            assert bytes(held.buffers[entry.buffer].data[4:8]) == b"M001"
         else:
             properties = onnx.read_metadata(path)
             assert properties["labels"].splitlines() == list(request.contract.classes)
