@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,31 +127,33 @@ def _evidence(path: Path, device: DeviceProfile, toolchain: str, told: _Told) ->
 
 
 def _asked(path: Path, device: DeviceProfile, chain: Toolchain | None, images: FloatArray) -> _Told:
-    match None if chain is None else chain.name:
+    if chain is None:
+        return _Told("-", unsure=(f"what {device.runtime} accepts is not known here",))
+    match chain.name:
         case "vela":
-            return _by_vela(path, device)
+            return _by_vela(path, device, chain)
         case "tflm":
             return _by_micro(path, device, images)
         case "openvino":
             return _by_openvino(path, images)
-        case _ if chain is None or chain.operators is None:
+        case "litert" | "onnxruntime":
             return _by_runtime(path, device)
         case _:
             return _by_list(path, device, chain)
 
 
-def _by_vela(path: Path, device: DeviceProfile) -> _Told:
+def _by_vela(path: Path, device: DeviceProfile, chain: Toolchain) -> _Told:
     """Vela's own report; where Vela is not installed, the list that it publishes."""
     try:
         found = estimate(path, accelerator(device.chip))
     except MeasurementError as error:
         return _Told(_version("vela"), broken=(str(error),))
-    except DeviceError as error:
-        return _uninstalled(path, device, error)
+    except DeviceError as error:  # by the list alone, and nothing that it lets pass is passed
+        told = _by_list(path, device, chain)
+        return replace(told, unsure=(f"{error}; {error.hint}",))
     n = found.npu_operators + found.cpu_operators
-    chain = toolchain_of(device)
-    share, least = found.npu_operators / n, chain.least_share if chain else 1.0
-    told = f"{found.npu_operators} of {n} operators on the NPU"
+    share, least = found.npu_operators / n, chain.least_share
+    few = f"{found.npu_operators} of {n} operators on the NPU, {least:.0%} are wanted"
     return _Told(
         _version("vela"),
         {
@@ -161,7 +163,7 @@ def _by_vela(path: Path, device: DeviceProfile) -> _Told:
             "sram_bytes": found.sram_bytes,
             "flash_bytes": found.flash_bytes,
         },
-        broken=() if share >= least else (f"{told}, {least:.0%} are wanted",),
+        broken=() if share >= least else (few,),
         notes=("cycles, SRAM and flash are the compiler's estimates",),
         ram_bytes=found.sram_bytes,
     )
@@ -244,26 +246,9 @@ def _by_list(path: Path, device: DeviceProfile, chain: Toolchain) -> _Told:
     source = f"checked against: {chain.source}, {chain.url}; its own tool is not available here"
     return _Told(
         f"{chain.source}, {chain.date}",
-        {
-            "operators": len(operators),
-            "on_npu_share": share if chain.offloads else None,
-        },
+        {"operators": len(operators), "on_npu_share": share},
         broken=told if unmet else (),
         notes=(*(() if unmet else told), source),
-    )
-
-
-def _uninstalled(path: Path, device: DeviceProfile, error: DeviceError) -> _Told:
-    """By the list alone; nothing that it lets pass is called *passed*."""
-    chain = toolchain_of(device)
-    assert chain is not None  # noqa: S101  # who has no tool-chain has no compiler
-    told = _by_list(path, device, chain)
-    return _Told(
-        told.checked_by,
-        told.numbers,
-        told.broken,
-        (f"{error}; {error.hint}",),
-        told.notes,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,25 +99,31 @@ def check_space(space: SearchSpace, device: DeviceProfile) -> None:
             f"{device.name}: {chain.title} takes {' and '.join(chain.precisions)}, "
             f"not {device.precision}"
         )
+    if chain is not None and device.format.startswith("tflite"):
+        _check_operators(space, device, chain)
+    _check_memory(space, device)
+
+
+def _check_operators(space: SearchSpace, device: DeviceProfile, chain: Toolchain) -> None:
     primitives = {node.op: None for unit in space.units() for node in unit.primitives()}
-    found: dict[tuple[str, str], int] = {}
+    found: Counter[tuple[str, str]] = Counter()
     for op in primitives:
         alone = Lowering(op.in_chw, (Node(op, (-1,) * op.n_inputs),))
-        for misfit in misfits(operators_of_lowering(alone), device):
-            key = misfit.operator.name, misfit.why
-            found[key] = found.get(key, 0) + 1
-    if found and chain is not None:
-        told = "; ".join(
-            f"{name} ({n} of {len(primitives)} distinct operators): {why}"
-            for (name, why), n in sorted(found.items())
+        found.update(
+            (m.operator.name, m.why) for m in misfits(operators_of_lowering(alone), device)
         )
-        remedies = dict.fromkeys(_REMEDIES[name] for name, _ in sorted(found) if name in _REMEDIES)
-        raise SpecError(
-            f"{device.name} cannot run this space: {chain.title} does not take {told}"
-            + (f" [{chain.source}, {chain.url}, {chain.date}]" if chain.url else ""),
-            hint=f"in [space]: {', '.join(remedies)}" if remedies else "another [space]",
-        )
-    _check_memory(space, device)
+    if not found:
+        return
+    told = "; ".join(
+        f"{name} ({n} of {len(primitives)} distinct operators): {why}"
+        for (name, why), n in sorted(found.items())
+    )
+    source = "its own file" if device.operators else f"{chain.source}, {chain.url}, {chain.date}"
+    remedies = dict.fromkeys(_REMEDIES[name] for name, _ in sorted(found) if name in _REMEDIES)
+    raise SpecError(
+        f"{device.name} cannot run this space: {chain.title} does not take {told} [{source}]",
+        hint=f"in [space]: {', '.join(remedies)}" if remedies else "another [space]",
+    )
 
 
 def _check_memory(space: SearchSpace, device: DeviceProfile) -> None:

@@ -37,8 +37,8 @@ class Toolchain:
 
     `operators` None: whatever its runtime opens, so that the runtime is asked, not a list.
     `refused` holds operators that are on the list and yet not wanted, each with the reason. What an
-    accelerator does not take, the host's processor computes (`offloads`); where it takes only what
-    comes before the first such operator, it `stops`. `least_share` of the operators must be taken.
+    accelerator does not take, its host computes: `least_share` of the operators must be taken, and
+    one that `stops` takes only what comes before the first that it does not.
     """
 
     name: str
@@ -49,7 +49,6 @@ class Toolchain:
     source: str = ""
     url: str = ""
     date: str = ""
-    offloads: bool = False
     stops: bool = False
     least_share: float = 1.0
 
@@ -234,7 +233,6 @@ _ALL = (
         "002e5f47fa2ea99aa910ba83e66240c0cda8ff8a/tensorflow/lite/delegates/nnapi/"
         "nnapi_delegate.cc",
         date="2026-11",
-        offloads=True,
         least_share=0.9,  # the mean at the end may stay on the processor
     ),
     Toolchain(
@@ -251,7 +249,6 @@ _ALL = (
         source="published operator list",
         url="https://coral.ai/docs/edgetpu/models-intro/#supported-operations",
         date="2026-11",
-        offloads=True,
         stops=True,
         least_share=0.95,
     ),
@@ -263,7 +260,6 @@ _ALL = (
         source="supported operators of Vela 5.2.0",
         url="https://gitlab.arm.com/artificial-intelligence/ethos-u/ethos-u-vela",
         date="2026-11",
-        offloads=True,
         least_share=0.95,
     ),
     Toolchain(

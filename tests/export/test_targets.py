@@ -213,6 +213,9 @@ def test_devices_of_which_nothing_is_known_are_left_out(certificate, images, tmp
     assert check_targets(tmp_path, certificate, [unknown], images=images) == ()
     limited = replace(unknown, ram_bytes=1000)
     assert "bytes of RAM" in asked(tmp_path, certificate, images, limited).problem
+    found = asked(tmp_path, certificate, images, replace(unknown, ram_bytes=10**6))
+    assert found.verdict == "inconclusive"
+    assert found.reasons == ("what xcubeai accepts is not known here",)
 
 
 def test_openvino_is_asked_where_it_is_installed(images, tmp_path) -> None:
