@@ -8,6 +8,7 @@ is constant is written into them: they need nothing of edgenas.
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -46,6 +47,8 @@ def write_ready(folder: Path, certificate: Certificate, *, image_size: int) -> N
     int8 = next((m for m in tflite if m.precision == "int8"), None)
     if int8 is not None and any(_is_micro(t) for t in certificate.targets):
         write_micro(folder / "micro", folder / int8.path, int8, certificate, facts=facts)
+    else:  # one of an earlier export would be of another file
+        shutil.rmtree(folder / "micro", ignore_errors=True)
 
 
 def write_micro(

@@ -16,7 +16,7 @@ from edgenas.pipeline.evaluating import read_unlabelled
 from edgenas.pipeline.metrics import CheapMetrics, check_energy, costly_metrics, metric_names
 from edgenas.pipeline.shipped import supernet_path
 from edgenas.pipeline.tables import tables_for
-from edgenas.pipeline.targets import check_targets, memory_bounds
+from edgenas.pipeline.targets import check_runnable, memory_bounds
 from edgenas.pipeline.training import (
     check_fits,
     read_data,
@@ -106,7 +106,7 @@ def open_stages(
         check_fits(loaded[1], loaded[0], data, checkpoint)
     space = space_for(config, data) if loaded is None else loaded[0].space
     if may_train:  # who goes on with a search, or verifies what it made, has its networks
-        check_targets(space, targets)
+        check_runnable(space, targets)
     tables = tables_for(
         devices,
         space,

@@ -47,7 +47,7 @@ def metric_at(metric: str, target: DeviceProfile, devices: Collection[DeviceProf
     return f"{metric}@{target.name}"
 
 
-def check_targets(space: SearchSpace, targets: Iterable[DeviceProfile]) -> None:
+def check_runnable(space: SearchSpace, targets: Iterable[DeviceProfile]) -> None:
     """Refuses a space that a target cannot run, before anything is trained or timed for it.
 
     Raises:

@@ -48,7 +48,7 @@ def train(
         Interrupted: stopped; `resume` goes on.
     """
     from edgenas.pipeline.opening import targets_of
-    from edgenas.pipeline.targets import check_targets
+    from edgenas.pipeline.targets import check_runnable
 
     if not _leads():
         data = read_data(config)
@@ -59,7 +59,7 @@ def train(
             clear(folder)
         write_config(folder / "run.toml", config)
         data = read_data(config, report=report)
-        check_targets(space_for(config, data), targets_of(config))
+        check_runnable(space_for(config, data), targets_of(config))
         checkpoint = train_supernet(config, folder, data, resume=resume, report=report)
         return _facts(checkpoint, data, config, report=report)
 
