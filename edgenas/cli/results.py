@@ -66,10 +66,27 @@ def exports_text(result: Outcome) -> str:
     ]
     heads = ("file", "", "size", "top-1", "drop", "agree", "predicted", "measured")
     text = columns(heads, rows) if rows else ""
-    lines = [text, *(f"FAILED: {failure}" for failure in result.failures)]
+    lines = [text, targets_text(result.document.get("targets", ()))]
+    lines += [f"FAILED: {failure}" for failure in result.failures]
     if unsure := sorted({e["n_images"] for e in exports if e["verified"] is None}):
         lines.append(f"inconclusive: {unsure[0]} test images are too few for a verdict")
     return "\n".join(lines).strip("\n")
+
+
+def targets_text(targets: Sequence[Mapping[str, Any]]) -> str:
+    """What each target's tool-chain said of each file."""
+    rows = [
+        (
+            str(t["path"]),
+            str(t["device"]),
+            "FAILED" if t["verdict"] == "failed" else str(t["verdict"]),
+            "" if t["on_npu_share"] is None else f"{t['on_npu_share']:.0%} on the NPU",
+            "" if t["arena_bytes"] is None else f"{t['arena_bytes'] / 1024:.0f} KiB arena",
+            str(t["checked_by"]),
+        )
+        for t in targets
+    ]
+    return "\n" + columns(("file", "target", "", "", "", "checked by"), rows) if rows else ""
 
 
 def prediction_text(facts: Mapping[str, Any]) -> str:

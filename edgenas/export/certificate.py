@@ -73,6 +73,38 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class TargetEvidence:
+    """Whether a device takes the file `path`, and who says so.
+
+    `path` is empty where no file of the device's format was exported. `on_npu_share` is the share
+    of its `operators` that the accelerator computes; `cycles` and `sram_bytes` are a compiler's
+    estimates; `arena_bytes` is what TFLite-Micro takes for tensors and records; `flash_bytes` is
+    what the model itself takes. None: not known, or not asked. `reasons` say why the verdict is not
+    *passed*, and what the reader must know.
+    """
+
+    device: str
+    toolchain: str
+    verdict: Verdict
+    checked_by: str
+    path: str = ""
+    operators: int | None = None
+    on_npu_share: float | None = None
+    cycles: int | None = None
+    sram_bytes: int | None = None
+    arena_bytes: int | None = None
+    flash_bytes: int | None = None
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def problem(self) -> str:
+        """A failed check in one line; empty where it did not fail."""
+        if self.verdict != "failed":
+            return ""
+        return f"{self.path} on {self.device}: {'; '.join(self.reasons)}"
+
+
+@dataclass(frozen=True, slots=True)
 class Certificate:
     """The exported files of one network. `parents` are digests by what they stand for."""
 
@@ -85,6 +117,7 @@ class Certificate:
     parents: Mapping[str, str] = field(default_factory=dict)
     tools: Mapping[str, str] = field(default_factory=dict)
     max_top1_drop: float = 0.01
+    targets: tuple[TargetEvidence, ...] = ()
 
     def problems(self) -> tuple[str, ...]:
         """What went wrong, one line a file or format: failed gates and formats not written."""
@@ -94,24 +127,27 @@ class Certificate:
             for gate in model.gates
             if gate.verdict == "failed"
         ]
+        lines += [target.problem for target in self.targets if target.problem]
         return (*lines, *(f"{f.format}: {f.error}" for f in self.failures))
 
     @property
     def exit_code(self) -> int:
-        """0; 5 if a file failed a gate; else that of the first format not written."""
-        if any(model.verdict == "failed" for model in self.models):
+        """0; 5 if a file failed a gate or a target; else that of the first format not written."""
+        if "failed" in [m.verdict for m in self.models] + [t.verdict for t in self.targets]:
             return 5
         return self.failures[0].exit_code if self.failures else 0
 
 
 def write_certificate(folder: Path, certificate: Certificate) -> None:
-    """Writes `export.json` into `folder`."""
+    """Writes `export.json` into `folder`; `targets` only where there are any."""
     table = asdict(certificate)
     for row, model in zip(table["models"], certificate.models, strict=True):
         row["input"] = contract_table(model.input)
         row["verified"] = model.verified
     table["parents"] = dict(certificate.parents)
     table["tools"] = dict(certificate.tools)
+    if not certificate.targets:
+        del table["targets"]
     write_json(folder / FILE_NAME, {"schema": SCHEMA, **table})
 
 
@@ -158,6 +194,9 @@ def read_certificate(folder: Path) -> Certificate:
         parents=file.parents,
         tools=file.tools,
         max_top1_drop=file.max_top1_drop,
+        targets=tuple(
+            TargetEvidence(**{**t.model_dump(), "reasons": tuple(t.reasons)}) for t in file.targets
+        ),
     )
 
 
@@ -239,6 +278,21 @@ class _Failure(_Row):
     exit_code: int
 
 
+class _Target(_Row):
+    device: str
+    toolchain: str
+    verdict: Literal["passed", "failed", "inconclusive"]
+    checked_by: str
+    path: str
+    operators: int | None
+    on_npu_share: float | None = Field(ge=0, le=1)
+    cycles: int | None
+    sram_bytes: int | None
+    arena_bytes: int | None
+    flash_bytes: int | None
+    reasons: list[str]
+
+
 class _File(_Row):
     schema_: str = Field(alias="schema")
     architecture: str
@@ -250,3 +304,4 @@ class _File(_Row):
     parents: dict[str, str]
     tools: dict[str, str]
     max_top1_drop: float
+    targets: list[_Target] = []

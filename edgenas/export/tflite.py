@@ -38,7 +38,7 @@ def canonicalise(
     path: Path,
     *,
     int8: bool = False,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Mapping[str, bytes] | None = None,
     labels: Sequence[str] = (),
     input_name: str = "",
     output_name: str = "",
@@ -75,7 +75,7 @@ def canonicalise(
                 if len(port) == 1:
                     port[0].name = name
     for name, value in (metadata or {}).items():
-        _add_metadata(model, name, value.encode())
+        _add_metadata(model, name, value)
     write_atomic(path, _pack(model) + b"")
     if labels:
         _append_labels(path, labels)

@@ -114,7 +114,10 @@ def compare(
         VerificationError: another number of classes; a NaN or an infinity.
     """
     if logits.shape != reference_logits.shape:
-        raise VerificationError(f"{name} answers {logits.shape}, torch {reference_logits.shape}")
+        raise VerificationError(
+            f"{name} answers {logits.shape[0]} images in {logits.shape[-1]} classes, the network "
+            f"{reference_logits.shape[0]} in {reference_logits.shape[-1]}: it is another network's"
+        )
     if not np.isfinite(logits).all():
         raise VerificationError(f"{name} answers with NaN or infinity")
     answers, reference = logits.argmax(1), reference_logits.argmax(1)

@@ -81,7 +81,7 @@ def _convert(job: Mapping[str, Any]) -> None:
     source = files["tflite"]
     form = job["form"]
     names = {"input_name": form["input_name"], "output_name": form["output_name"]}
-    extras = {"metadata": form["metadata"], "labels": form["labels"]}
+    extras = {"metadata": _metadata(form["metadata"]), "labels": form["labels"]}
     with torch.no_grad():
         if not source.is_file():
             with replacing(source) as temporary:
@@ -100,6 +100,21 @@ def _convert(job: Mapping[str, Any]) -> None:
         with replacing(files["tflite-int8"]) as temporary:
             litert.quantize(source, temporary, samples)
             tflite.canonicalise(temporary, int8=True, **names, **extras)
+
+
+def _metadata(texts: Mapping[str, str]) -> dict[str, bytes]:
+    """The buffers of a file: the given texts and, where they hold a contract, the standard form."""
+    from edgenas.export.contract import METADATA_KEY, contract_from
+    from edgenas.export.tflite import LABELS_FILE
+    from edgenas.export.tflite_metadata import KEY, standard_metadata
+
+    found = {name: text.encode() for name, text in texts.items()}
+    if METADATA_KEY in texts:
+        document = json.loads(texts[METADATA_KEY])
+        contract = contract_from(document["input"], origin="the job")
+        name = document["about"].get("digest", "")
+        found[KEY] = standard_metadata(contract, name=name, labels_file=LABELS_FILE)
+    return found
 
 
 if __name__ == "__main__":

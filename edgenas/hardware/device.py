@@ -23,17 +23,19 @@ RuntimeName = Literal[
     "onnxruntime",
     "litert",
     "vela",  # Arm's compiler, which estimates its Ethos-U NPUs
+    "tflm",  # TensorFlow Lite Micro, which runs here but is timed on no device
+    "openvino",
     # known by published figures only; edgenas times nothing in them
     "tflite",  # TensorFlow Lite before it was called LiteRT
     "armnn",
     "tensorrt",
     "edgetpu",
-    "tflm",
     "xcubeai",
     "xla",
     "unstated",
 ]
 Precision = Literal["fp32", "int8", "unstated"]
+ToolchainName = Literal["onnxruntime", "openvino", "litert", "nnapi", "edgetpu", "vela", "tflm"]
 
 CLASSES: tuple[str, ...] = get_args(DeviceClass)
 RUNTIMES: tuple[str, ...] = get_args(RuntimeName)
@@ -47,7 +49,7 @@ FORMATS = MappingProxyType(
     }
 )
 """The runtimes and precisions that edgenas can time, with the exported format that each runs."""
-_ONNX_RUNTIMES = ("onnxruntime", "tensorrt", "xla", "unstated")
+_ONNX_RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "xla", "unstated")
 
 SCHEMA = "edgenas.device/1"
 _LOCAL = re.compile(r"local-([a-z0-9]+)-([a-z0-9]+)-t([0-9]{1,4})")
@@ -59,7 +61,9 @@ class DeviceProfile:
 
     `threads` None means that the source of its figures does not state them. A latency is that of
     the whole batch. `runtime_version` None means whichever is installed. `affinity` names the
-    processors that the agent is bound to; empty: none. `operators` empty means that all kinds run.
+    processors that the agent is bound to; empty: none. `ram_bytes` and `flash_bytes` are what is
+    left for a model. `toolchain` None means the runtime's own (`edgenas.targets`); `operators`,
+    named as in files, stand in place of its list; empty: the list holds.
     """
 
     name: str
@@ -73,6 +77,7 @@ class DeviceProfile:
     runtime_version: str | None = None
     ram_bytes: int | None = None
     flash_bytes: int | None = None
+    toolchain: ToolchainName | None = None
     operators: tuple[str, ...] = ()
     affinity: tuple[int, ...] = ()
     batch: int = 1
@@ -87,6 +92,8 @@ class DeviceProfile:
             raise SpecError(f"device {self.name}: {self.threads} threads; 1 to 1024 are allowed")
         if not 1 <= self.batch <= 65536:
             raise SpecError(f"device {self.name}: batch {self.batch}; 1 to 65536 are allowed")
+        if self.toolchain == "vela":
+            accelerator(self.chip)
         if self.runtime in _RUNTIME and not self.can_be_timed:
             raise SpecError(f"device {self.name}: {self.runtime} does not run {self.precision}")
         if self.is_estimated:
@@ -156,6 +163,7 @@ class _DeviceFile(BaseModel):
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     batch: Annotated[int, Field(ge=1, le=65536)] = 1
     affinity: list[Annotated[int, Field(ge=0)]] = []
+    toolchain: ToolchainName | None = None
     operators: list[str] = []
     connection: dict[str, Any] = {}  # each kind checks its own keys
     memory: _Limits = _Limits()
@@ -181,6 +189,7 @@ class _DeviceFile(BaseModel):
             runtime_version=self.runtime_version,
             ram_bytes=self.memory.ram_bytes,
             flash_bytes=self.memory.flash_bytes,
+            toolchain=self.toolchain,
             operators=tuple(self.operators),
             affinity=tuple(self.affinity),
             batch=self.batch,
@@ -278,6 +287,8 @@ def device_toml(device: DeviceProfile, *, runtime_version: str | None = None) ->
         lines.append(f"runtime_version = {json.dumps(version)}")
     if device.affinity:
         lines.append(f"affinity = {json.dumps(list(device.affinity))}")
+    if device.toolchain:
+        lines.append(f"toolchain = {json.dumps(device.toolchain)}")
     if device.operators:
         lines.append(f"operators = {json.dumps(list(device.operators))}")
     if device.connection != LOCAL:

@@ -8,6 +8,8 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "litert": ("ai-edge-litert", "tflite-runtime", "tensorflow"),
     "vela": ("ethos-u-vela",),
+    "tflm": ("tflite-micro",),
+    "openvino": ("openvino",),
 }
 """Distributions that hold each runtime, in the order in which the agent tries them."""
 

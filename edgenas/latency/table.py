@@ -361,7 +361,7 @@ def table_file(device: DeviceProfile) -> Found:
             return found
     raise SpecError(
         f"no latency table for {device.name!r} (chip {device.chip})",
-        hint=f"edgenas profile {device.name}",
+        hint=f"edgenas profile {device.name}; or name it in [export] targets, which need no table",
     )
 
 

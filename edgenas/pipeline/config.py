@@ -143,6 +143,9 @@ class ExportConfig:
     """File formats."""
     top: int = 3
     """Networks: the most accurate, the knee, the fastest, then spread over the front."""
+    targets: tuple[str, ...] = ()
+    """More devices that files are held against, beside those of the search. They need no latency
+    table; memory that their files state bounds the search as well."""
     max_top1_drop: float = 0.01
     """Largest loss of top-1 of a file against the network in torch, on the test split."""
 
@@ -234,6 +237,7 @@ class _Train(_Strict):
 class _Export(_Strict):
     formats: list[Format] = Field(default=list(FORMATS), min_length=1)
     top: int = Field(3, ge=1)
+    targets: list[str] = []
     max_top1_drop: float = Field(0.01, ge=0, le=1)
 
 
@@ -296,7 +300,7 @@ def from_table(table: Mapping[str, Any]) -> RunConfig:
     search, export = dict(table["search"]), dict(table.get("export", {}))
     for section, keys in (
         (search, ("devices", "objectives", "warm_start", "begin_with")),
-        (export, ("formats",)),
+        (export, ("formats", "targets")),
     ):
         section.update({key: tuple(section[key]) for key in keys if key in section})
     name = table.get("name")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgenas.errors import EdgenasError, UsageError
 from edgenas.hardware import DeviceProfile, Found, device_names, find, load_device, this_chip
 from edgenas.pipeline.provenance import table_facts
+from edgenas.targets import toolchain_of
 
 if TYPE_CHECKING:
     from edgenas.latency import LatencyTable
@@ -69,6 +70,7 @@ def show_device(name: str) -> dict[str, Any]:
     from edgenas.latency import table_names
 
     device = load_device(name)
+    chain = toolchain_of(device)
     table, found = _table_of(name, device, table_names())
     facts: dict[str, Any] = {
         "name": device.name,
@@ -86,6 +88,8 @@ def show_device(name: str) -> dict[str, Any]:
         "digest": device.digest,
         "ram_bytes": device.ram_bytes,
         "flash_bytes": device.flash_bytes,
+        "toolchain": None if chain is None else chain.title,
+        "operators": None if chain is None or not chain.url else f"{chain.source}: {chain.url}",
         "table": None,
     }
     if table is not None and found is not None:

@@ -21,6 +21,8 @@ _PACKAGES = {
     "litert_torch": ("litert-torch", "pip install 'edgenas[tflite]' (TFLite export)"),
     "ai_edge_quantizer": ("ai-edge-quantizer", "pip install 'edgenas[tflite]' (TFLite int8)"),
     "tflite_micro": ("tflite-micro", "pip install 'edgenas[micro]' (microcontroller check)"),
+    "ethosu": ("ethos-u-vela", "pip install 'edgenas[micro]' (Ethos-U estimates and check)"),
+    "openvino": ("openvino", "pip install 'edgenas[openvino]' (its target)"),
     "optuna_dashboard": (
         "optuna-dashboard",
         "pip install 'edgenas[dashboard]' (edgenas dashboard)",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgenas.artifacts import write_atomic, write_json
+from edgenas.artifacts import write_json
 from edgenas.errors import ArtifactError, DeviceError, SpecError, UsageError, nearest
 from edgenas.events import Event, Report, silent
 from edgenas.pareto import Candidate, ParetoFront
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from edgenas.data import DataSet, Images
-    from edgenas.export.certificate import Certificate, ExportedModel
+    from edgenas.export.certificate import Certificate, ExportedModel, TargetEvidence
     from edgenas.export.certified import ExportRequest
     from edgenas.networks import Network
     from edgenas.pipeline.opening import Opened
@@ -46,6 +46,14 @@ class Exported:
             _row(model, (place / model.path).relative_to(folder).as_posix())
             for place, certificate in self.certificates.items()
             for model in certificate.models
+        ]
+
+    def targets(self, folder: Path) -> list[dict[str, Any]]:
+        """What each target says of each network's file, as rows of `result.json`."""
+        return [
+            _target_row(target, place.relative_to(folder).as_posix())
+            for place, certificate in self.certificates.items()
+            for target in certificate.targets
         ]
 
 
@@ -90,24 +98,27 @@ def export(
         "schema": EXPORTS_SCHEMA,
         "run": str(folder),
         "exports": exported.rows(folder),
+        "targets": exported.targets(folder),
         "failures": list(exported.failures),
     }
     return Outcome(folder, document, exported.failures, (), exported.exit_code)
 
 
 def verify(path: Path, *, report: Report = silent) -> Outcome:
-    """The certificates at or below `path` again: digests, then every file over the test split.
+    """The certificates at or below `path` again: digests, every file over the test split, targets.
 
     `path` is a run's folder, a model's folder, or one exported file. Nothing is written.
 
     Raises:
         UsageError: nothing exported lies there.
-        ArtifactError: a file is missing, or was changed since it was verified.
+        ArtifactError: a file is missing, was changed since it was verified, or has no certificate.
+        VerificationError: a file answers in another number of classes, or not with numbers.
     """
     from edgenas.artifacts import check_manifest
     from edgenas.export.certificate import recheck
     from edgenas.export.certified import verify_again
     from edgenas.export.models import torch_logits
+    from edgenas.export.targets import check_targets
     from edgenas.export.verify import worst
     from edgenas.pipeline.opening import open_stages
 
@@ -120,9 +131,11 @@ def verify(path: Path, *, report: Report = silent) -> Outcome:
         recheck(folder)
     run = open_stages(run_config, root, resume=True, may_train=False, report=report)
     rows: list[dict[str, Any]] = []
+    targets: list[dict[str, Any]] = []
     failures: list[str] = []
     for folder in folders:
-        arch = run.supernet.space.parse(recheck(folder).architecture)
+        certificate, place = recheck(folder), folder.relative_to(root).as_posix()
+        arch = run.supernet.space.parse(certificate.architecture)
         images, labels = network_images(run.data, run.data.test, _resolution(run, arch))
         reference = torch_logits(extract(run, arch), images)
         for model, evidence, gates in verify_again(
@@ -131,7 +144,7 @@ def verify(path: Path, *, report: Report = silent) -> Outcome:
             if only is not None and model.path != only:
                 continue
             verdict = worst(gates)
-            row = _row(model, (folder / model.path).relative_to(root).as_posix())
+            row = _row(model, f"{place}/{model.path}")
             row |= {
                 "verified": {"passed": True, "failed": False, "inconclusive": None}[verdict],
                 "top1": evidence.top1,
@@ -145,10 +158,15 @@ def verify(path: Path, *, report: Report = silent) -> Outcome:
                 for gate in gates
                 if gate.verdict == "failed"
             ]
+        for target in check_targets(folder, certificate, run.targets, images=images, report=report):
+            if only is None or target.path == only:
+                targets.append(_target_row(target, place))
+                failures += [f"{place}/{target.problem}"] if target.problem else []
     document = {
         "schema": EXPORTS_SCHEMA,
         "run": str(root),
         "exports": rows,
+        "targets": targets,
         "failures": failures,
     }
     return Outcome(root, document, tuple(failures), (), 5 if failures else 0)
@@ -164,8 +182,8 @@ def export_candidates(
 ) -> Exported:
     """Exports and verifies the chosen networks; those with a valid certificate are not repeated.
 
-    Beside the models lie `labels.txt` and `latency.json`. A gate that is missed does not raise: it
-    is among the failures.
+    Beside the models lie `latency.json` and what runs them (`export.ready`). A gate that is missed
+    does not raise, nor does a target that takes no file: they are among the failures.
     """
     from edgenas.export.certified import export_networks
 
@@ -190,11 +208,30 @@ def export_candidates(
         )
         for request, certificate in zip(requests, certificates, strict=True):
             done[request.folder] = certificate
-            write_atomic(request.folder / "labels.txt", "\n".join(run.data.classes) + "\n")
     for _, candidate in chosen:
         _write_latency(run, candidate.architecture, folders[candidate.architecture])
     ordered = {folders[c.architecture]: done[folders[c.architecture]] for _, c in chosen}
-    return _exported(run.folder, ordered)
+    return _exported(run.folder, _on_targets(run, ordered, report=report))
+
+
+def _on_targets(
+    run: Opened, certificates: Mapping[Path, Certificate], *, report: Report
+) -> dict[Path, Certificate]:
+    """The certificates with the evidence of the run's targets; writes what lies ready beside."""
+    from edgenas.export.certificate import write_certificate
+    from edgenas.export.ready import write_ready
+    from edgenas.export.targets import ANSWERS, check_targets
+
+    few = run.data.test.drawn(ANSWERS, seed=run.config.seed)
+    found = {}
+    for folder, certificate in certificates.items():
+        arch = run.supernet.space.parse(certificate.architecture)
+        images, _ = network_images(run.data, few, _resolution(run, arch))
+        told = check_targets(folder, certificate, run.targets, images=images, report=report)
+        found[folder] = replace(certificate, targets=told)
+        write_certificate(folder, found[folder])
+        write_ready(folder, found[folder], image_size=run.data.image_size)
+    return found
 
 
 def measure_exports(run: Opened, exported: Exported, *, report: Report = silent) -> Exported:
@@ -411,11 +448,15 @@ def _row(model: ExportedModel, path: str) -> dict[str, Any]:
     }
 
 
+def _target_row(target: TargetEvidence, place: str) -> dict[str, Any]:
+    """Evidence with the path of its file, or of its network's folder, in the run's folder."""
+    return {**asdict(target), "path": f"{place}/{target.path}" if target.path else place}
+
+
 def _certified_folders(path: Path) -> tuple[list[Path], str | None]:
     """Folders with a certificate at or below `path`, and the one file that is meant, if so."""
-    if path.is_file() and (path.parent / "export.json").is_file():
-        name = None if path.name == "export.json" else path.name
-        return [path.parent], name
+    if path.is_file():
+        return [path.parent], _certified_file(path)
     if (path / "export.json").is_file():
         return [path], None
     found = sorted(p.parent for p in path.glob("models/*/export.json"))
@@ -425,3 +466,32 @@ def _certified_folders(path: Path) -> tuple[list[Path], str | None]:
             hint="edgenas verify runs/NAME",
         )
     return found, None
+
+
+def _certified_file(path: Path) -> str | None:
+    """The name under which the certificate beside `path` lists it; None: it is the certificate.
+
+    Raises:
+        ArtifactError: there is no certificate, or it does not list the file.
+    """
+    from edgenas.export.certificate import FILE_NAME, read_certificate
+    from edgenas.export.contract import read_document
+
+    if path.name == FILE_NAME:
+        return None
+    hint = "edgenas verify repeats certificates of models that a run exported: runs/NAME"
+    if not (path.parent / FILE_NAME).is_file():
+        try:
+            origin = f"by its own word it is network {read_document(path)[1].get('digest')}"
+        except SpecError as error:
+            origin = str(error)
+        raise ArtifactError(
+            f"{path} has no certificate: no {FILE_NAME} lies beside it ({origin})", hint=hint
+        )
+    listed = [model.path for model in read_certificate(path.parent).models]
+    if path.name not in listed:
+        raise ArtifactError(
+            f"{path} is not in the certificate beside it, which lists {', '.join(listed)}",
+            hint=hint,
+        )
+    return path.name

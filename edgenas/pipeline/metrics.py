@@ -8,7 +8,7 @@
 | `agreement` | share named as the supernet's largest network does, without labels | supernet |
 | `latency_ms` | time of one image on a device | predicted, extrapolated, ... |
 | `size_bytes` | size of the file in the device's format | computed |
-| `peak_memory_bytes` | activations, as its compiler or TFLite plans them | estimated, computed |
+| `peak_memory_bytes` | activations as planned; all of TFLite-Micro's arena | estimated, computed |
 | `energy_mj` | of one image, where the device's table states its mean power | as the latency |
 | `macs`, `params` | multiply-accumulates, parameters as deployed | computed |
 
@@ -18,16 +18,16 @@ Those between `agreement` and `macs` belong to a device: with several devices th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgenas.errors import SpecError
 from edgenas.hardware import DeviceProfile
-from edgenas.models import planned_bytes, tflite_graph
 from edgenas.objectives import Objective
 from edgenas.pareto import Metric
 from edgenas.spaces import Architecture, Lowering, SearchSpace
+from edgenas.targets import ram_bytes_of
 
 if TYPE_CHECKING:
     from edgenas.latency import LatencyTable, Predictor
@@ -35,14 +35,19 @@ if TYPE_CHECKING:
 COSTLY = ("top1", "top1_int8", "robustness", "agreement")
 OF_NETWORK = ("macs", "params")
 OF_DEVICE = ("latency_ms", "size_bytes", "peak_memory_bytes", "energy_mj")
+OF_TARGET = ("size_bytes", "peak_memory_bytes")
 
 
-def metric_names(devices: Sequence[str]) -> tuple[str, ...]:
-    """The names that objectives may use when these devices are searched for."""
+def metric_names(devices: Sequence[str], targets: Sequence[str] = ()) -> tuple[str, ...]:
+    """The names that objectives may use when these devices are searched for.
+
+    Of further `targets`, which have no latency table, there is what needs none.
+    """
+    more = [f"{m}@{t}" for m in OF_TARGET for t in targets if t not in devices]
     if len(devices) == 1:
-        return (*COSTLY, *OF_DEVICE, *OF_NETWORK)
+        return (*COSTLY, *OF_DEVICE, *more, *OF_NETWORK)
     qualified = [f"{metric}@{device}" for metric in OF_DEVICE for device in devices]
-    return (*COSTLY, *qualified, *OF_NETWORK)
+    return (*COSTLY, *qualified, *more, *OF_NETWORK)
 
 
 def costly_metrics(objectives: Sequence[Objective]) -> tuple[str, ...]:
@@ -66,6 +71,8 @@ class CheapMetrics:
     names: frozenset[str] | None = None
     """Those that a call gives, beside `macs` and `params`; None: all. A search asks for thousands
     of architectures, and planning the memory of each takes longer than all else."""
+    targets: tuple[DeviceProfile, ...] = ()
+    """More devices, whose size and memory are told but no latency."""
 
     def __call__(self, arch: Architecture) -> dict[str, float]:
         """The values by name."""
@@ -87,17 +94,19 @@ class CheapMetrics:
             }
             found = self._on(device, lowering, wanted)
             metrics |= {at_device(k, device, self.devices): v for k, v in found.items()}
+        for target in self.targets:
+            wanted = {m for m in OF_TARGET if names is None or f"{m}@{target.name}" in names}
+            found = self._on(target, lowering, wanted)
+            metrics |= {f"{k}@{target.name}": v for k, v in found.items()}
         return metrics
 
-    def _on(
-        self, device: DeviceProfile, lowering: Lowering, wanted: Collection[str]
-    ) -> dict[str, Metric]:
+    def _on(self, device: DeviceProfile, lowering: Lowering, wanted: set[str]) -> dict[str, Metric]:
         from edgenas.latency import energy_mj
         from edgenas.spaces.size import size_bytes
 
-        predictor = self.predictors[device.name]
+        predictor = self.predictors.get(device.name)
         metrics = {}
-        if "latency_ms" in wanted or "energy_mj" in wanted:
+        if predictor is not None and not wanted.isdisjoint(("latency_ms", "energy_mj")):
             rough = predictor.table.rough
             found = predictor.predict(lowering)
             times = found.latency_ms, found.low_ms, found.high_ms
@@ -132,11 +141,8 @@ def check_energy(objectives: Sequence[Objective], tables: Mapping[str, LatencyTa
             )
 
 
-def _peak_memory(device: DeviceProfile, predictor: Predictor, lowering: Lowering) -> Metric:
-    if (planned := predictor.memory(lowering)) is not None:
+def _peak_memory(device: DeviceProfile, predictor: Predictor | None, lowering: Lowering) -> Metric:
+    planned = None if predictor is None else predictor.memory(lowering)
+    if predictor is not None and planned is not None:
         return Metric(planned.sram_bytes, predictor.table.source)
-    int8 = device.precision == "int8"
-    if device.format.startswith("tflite"):
-        graph = tflite_graph(lowering, dtype="int8" if int8 else "float32")
-        return Metric(float(planned_bytes(graph.lifetimes())), "computed")
-    return Metric(float(lowering.peak_memory_bytes(bytes_per_element=1 if int8 else 4)), "computed")
+    return Metric(float(ram_bytes_of(lowering, device)), "computed")

@@ -16,6 +16,7 @@ from edgenas.pipeline.evaluating import read_unlabelled
 from edgenas.pipeline.metrics import CheapMetrics, check_energy, costly_metrics, metric_names
 from edgenas.pipeline.shipped import supernet_path
 from edgenas.pipeline.tables import tables_for
+from edgenas.pipeline.targets import check_runnable, memory_bounds
 from edgenas.pipeline.training import (
     check_fits,
     read_data,
@@ -43,6 +44,7 @@ class Opened:
     devices: tuple[DeviceProfile, ...]
     tables: Mapping[str, LatencyTable]
     cheap: CheapMetrics
+    targets: tuple[DeviceProfile, ...] = ()
 
     @property
     def rests_on(self) -> dict[str, str]:
@@ -80,7 +82,7 @@ def open_stages(
     from edgenas.supernet import load_supernet
 
     find_strategy(config.search.strategy)
-    devices = devices_of(config)
+    devices, targets = devices_of(config), targets_of(config)
     report(Event("data", message=config.data.source))
     data = read_data(config, report=report)
     report(Event("data", 1, 1, f"{data.name}: {len(data.train)} training images"))
@@ -103,6 +105,8 @@ def open_stages(
     if loaded is not None:
         check_fits(loaded[1], loaded[0], data, checkpoint)
     space = space_for(config, data) if loaded is None else loaded[0].space
+    if may_train:  # who goes on with a search, or verifies what it made, has its networks
+        check_runnable(space, targets)
     tables = tables_for(
         devices,
         space,
@@ -121,17 +125,20 @@ def open_stages(
 
     predictors = {name: Predictor(table) for name, table in tables.items()}
     named = frozenset(o.name for o in objectives_of(config))
-    cheap = CheapMetrics(supernet.space, devices, predictors, named)
-    return Opened(config, folder, data, supernet, info, checkpoint, devices, tables, cheap)
+    more = tuple(target for target in targets if target not in devices)
+    cheap = CheapMetrics(supernet.space, devices, predictors, named, more)
+    return Opened(config, folder, data, supernet, info, checkpoint, devices, tables, cheap, targets)
 
 
 def objectives_of(config: RunConfig) -> tuple[Objective, ...]:
-    """What the search of a run file is after.
+    """What the search of a run file is after, within the memory of its targets.
 
     Raises:
         SpecError: a text that is no objective, or an unknown metric.
     """
-    return parse_objectives(config.search.objectives, known=metric_names(config.search.devices))
+    known = metric_names(config.search.devices, config.export.targets)
+    given = parse_objectives(config.search.objectives, known=known)
+    return memory_bounds(given, devices_of(config), targets_of(config))
 
 
 def devices_of(config: RunConfig) -> tuple[DeviceProfile, ...]:
@@ -140,10 +147,22 @@ def devices_of(config: RunConfig) -> tuple[DeviceProfile, ...]:
     Raises:
         SpecError: one is unknown, or its file is wrong: what was typed is not at fault.
     """
-    devices = []
-    for name in config.search.devices:
-        try:
-            devices.append(load_device(name))
-        except UsageError as error:
-            raise SpecError(f"search.devices: {error}", hint=error.hint) from error
-    return tuple(devices)
+    return tuple(_device(name, "search.devices") for name in config.search.devices)
+
+
+def targets_of(config: RunConfig) -> tuple[DeviceProfile, ...]:
+    """All devices that exported files are held against: those of the search, then the others.
+
+    Raises:
+        SpecError: as `devices_of`.
+    """
+    more = dict.fromkeys(config.export.targets)
+    others = (_device(name, "export.targets") for name in more if name not in config.search.devices)
+    return (*devices_of(config), *others)
+
+
+def _device(name: str, key: str) -> DeviceProfile:
+    try:
+        return load_device(name)
+    except UsageError as error:
+        raise SpecError(f"{key}: {error}", hint=error.hint) from error

@@ -121,6 +121,7 @@ def search(
             "reference": dict(found.reference),
             "front": [c.to_table() for c in front.candidates],
             "exports": exported.rows(folder),
+            "targets": exported.targets(folder),
             "failures": list(failures),
             "exit_code": exit_code,
         }

@@ -50,6 +50,7 @@ batch = 128
 [export]
 formats = ["onnx", "onnx-int8", "tflite", "tflite-fp16", "tflite-int8"]
 top = 3                      # the most accurate, the knee, the fastest, then spread over the front
+targets = []                 # more devices to hold the files against, as "cortex-m-tflm-int8"
 max_top1_drop = 0.01         # a file that loses more top-1 on the test split fails (exit code 5)
 """)
 

@@ -41,10 +41,15 @@ def train(
 
     Raises:
         UsageError: an unfinished training is there, and neither `resume` nor `fresh` is set.
-        SpecError: the data, the space or the recipe is wrong; see `supernet.train`.
+        SpecError: the data, the space or the recipe is wrong; see `supernet.train`. A target cannot
+            run the space.
+        InfeasibleError: even the smallest network is too large for a target.
         ResourceError: disk or memory do not suffice.
         Interrupted: stopped; `resume` goes on.
     """
+    from edgenas.pipeline.opening import targets_of
+    from edgenas.pipeline.targets import check_runnable
+
     if not _leads():
         data = read_data(config)
         checkpoint = train_supernet(config, folder, data, resume=True)
@@ -54,6 +59,7 @@ def train(
             clear(folder)
         write_config(folder / "run.toml", config)
         data = read_data(config, report=report)
+        check_runnable(space_for(config, data), targets_of(config))
         checkpoint = train_supernet(config, folder, data, resume=resume, report=report)
         return _facts(checkpoint, data, config, report=report)
 

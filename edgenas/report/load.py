@@ -53,6 +53,7 @@ from edgenas.report.model import (
     Importance,
     RunView,
     Table,
+    TargetCheck,
     Unit,
     UnitTime,
 )
@@ -158,11 +159,27 @@ class _Failure(_Part):
     error: str
 
 
+class _Target(_Part):
+    device: str
+    toolchain: str
+    verdict: str
+    checked_by: str
+    path: str = ""
+    operators: int | None = None
+    on_npu_share: float | None = None
+    cycles: int | None = None
+    sram_bytes: int | None = None
+    arena_bytes: int | None = None
+    flash_bytes: int | None = None
+    reasons: list[str] = []
+
+
 class _Certificate(_Part):
     architecture: str
     digest: str
     models: list[_Certified]
     failures: list[_Failure] = []
+    targets: list[_Target] = []
     parents: dict[str, str] = {}
     tools: dict[str, str] = {}
 
@@ -476,9 +493,18 @@ def _models(
                 failures=tuple((f.format, f.error) for f in certificate.failures)
                 if certificate
                 else (),
+                targets=tuple(
+                    _target(f"models/{digest}", target)
+                    for target in (certificate.targets if certificate else ())
+                ),
             )
         )
     return tuple(models)
+
+
+def _target(place: str, row: _Target) -> TargetCheck:
+    path = f"{place}/{row.path}" if row.path else place
+    return TargetCheck(**{**row.model_dump(), "path": path, "reasons": tuple(row.reasons)})
 
 
 def _certified(path: str, row: _Certified, told: ExportedFile | None) -> ExportedFile:

@@ -97,6 +97,28 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class TargetCheck:
+    """What was found when a device's tool-chain was asked about one of the files.
+
+    `path` is relative to the run folder, that of the model where there was no file to ask about.
+    `verdict` is passed, failed or inconclusive; `reasons` say why, in words.
+    """
+
+    device: str
+    toolchain: str
+    verdict: str
+    checked_by: str
+    path: str
+    operators: int | None = None
+    on_npu_share: float | None = None
+    cycles: int | None = None
+    sram_bytes: int | None = None
+    arena_bytes: int | None = None
+    flash_bytes: int | None = None
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ExportedModel:
     """An architecture whose files were written; `why` says what it was chosen for.
 
@@ -112,6 +134,7 @@ class ExportedModel:
     why: str = ""
     failures: tuple[tuple[str, str], ...] = ()
     changes: tuple[Change, ...] = ()
+    targets: tuple[TargetCheck, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

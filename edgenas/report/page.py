@@ -13,7 +13,14 @@ from edgenas.report.charts import Figure, hypervolume_figure, model_bars, pareto
 from edgenas.report.drawing import architecture_svg
 from edgenas.report.explained import bounds_html, changes_html, importances_html, sentences_html
 from edgenas.report.frame import chart, page
-from edgenas.report.model import DeviceLatency, Evaluated, ExportedFile, ExportedModel, RunView
+from edgenas.report.model import (
+    DeviceLatency,
+    Evaluated,
+    ExportedFile,
+    ExportedModel,
+    RunView,
+    TargetCheck,
+)
 from edgenas.report.numbers import (
     capital,
     counted,
@@ -68,6 +75,11 @@ def warnings(view: RunView) -> list[str]:
             if file.verified is False
         ]
         found += [f"{model.digest}: {kind} was not written: {why}" for kind, why in model.failures]
+        found += [
+            f"{target.path} is not for {target.device}: {'; '.join(target.reasons)}."
+            for target in model.targets
+            if target.verdict == "failed"
+        ]
     files = [file for model in view.models for file in model.files]
     if unsure := [file for file in files if file.verified is None]:
         reasons = "; ".join(unsure[0].problems) or "no reason"
@@ -264,7 +276,61 @@ def _files(view: RunView) -> str:
         "answer, drop is torch's top-1 less the file's, with its 95 % interval. "
         "Beside a predicted latency stands its 90 % interval, beside a measured one p10 to p90.</p>"
         '<div class="scroll"><table aria-describedby="files-note">'
-        f"<thead><tr>{head}</tr></thead>{''.join(groups)}</table></div></div></section>"
+        f"<thead><tr>{head}</tr></thead>{''.join(groups)}</table></div></div>{_targets(view)}</section>"
+    )
+
+
+def _targets(view: RunView) -> str:
+    """What the tool-chain of each device said of each model."""
+    if not any(model.targets for model in view.models):
+        return ""
+    heads = (
+        ("model", ""),
+        ("target", ""),
+        ("verdict", ""),
+        ("on the NPU", "n"),
+        ("cycles", "n"),
+        ("RAM", "n"),
+        ("flash", "n"),
+        ("checked by", ""),
+    )
+    head = "".join(f'<th scope="col" class="{style}">{text}</th>' for text, style in heads)
+    groups = []
+    for model in view.models:
+        rows = [_target_cells(target) for target in model.targets]
+        first = (
+            f'<th scope="rowgroup" rowspan="{len(rows)}"><code>{escape(model.digest)}</code></th>'
+        )
+        rows = [f"<tr>{first if i == 0 else ''}{row}</tr>" for i, row in enumerate(rows)]
+        groups.append(f"<tbody>{''.join(rows)}</tbody>")
+    return (
+        '<div class="panel"><p class="note" id="targets-note">Each target is asked about the file '
+        "in its format. RAM is the SRAM that a compiler plans, or TFLite-Micro's arena; a vendor's "
+        'cycles are estimates.</p><div class="scroll"><table aria-describedby="targets-note">'
+        f"<thead><tr>{head}</tr></thead>{''.join(groups)}</table></div></div>"
+    )
+
+
+def _target_cells(target: TargetCheck) -> str:
+    style = {"passed": "yes", "failed": "no"}.get(target.verdict, "open")
+    ram = target.sram_bytes if target.arena_bytes is None else target.arena_bytes
+
+    def number(text: str | None) -> str:
+        return f'<td class="n">{"-" if text is None else text}</td>'
+
+    def size(n_bytes: int | None) -> str:
+        return number(None if n_bytes is None else escape(reading("size_bytes").text(n_bytes)))
+
+    share = target.on_npu_share
+    return (
+        f'<td>{escape(target.device)}<span class="word">{escape(target.path.rpartition("/")[2])}'
+        f'</span></td><td><span class="tag {style}">{escape(target.verdict)}</span></td>'
+        + number(None if share is None else f"{share:.0%}")
+        + number(None if target.cycles is None else f"{target.cycles:,}")
+        + size(ram)
+        + size(target.flash_bytes)
+        + f'<td>{escape(target.checked_by)}<span class="word">{escape("; ".join(target.reasons))}'
+        "</span></td>"
     )
 
 

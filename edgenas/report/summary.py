@@ -151,7 +151,26 @@ def _files(view: RunView) -> str:
             name += f" {_plain(found)}" if i == 0 and found else ""
             rows.append([name, *_file_cells(view, file)])
     table = _table([*heads, "predicted", "measured"], rows)
-    return f"{table}\n\nTop-1, drop (percentage points) and agreement: test split, in the runtime."
+    told = "Top-1, drop (percentage points) and agreement: test split, in the runtime."
+    return "\n\n".join([table, told, *_targets(view)])
+
+
+def _targets(view: RunView) -> list[str]:
+    """A table of what the targets said; none where there are none."""
+    rows = [
+        [
+            _code(model.digest),
+            _code(t.device),
+            "**failed**" if t.verdict == "failed" else _plain(t.verdict),
+            "-" if t.on_npu_share is None else percent(t.on_npu_share, 0),
+            _plain(t.checked_by),
+            _plain("; ".join(t.reasons)) or "-",
+        ]
+        for model in view.models
+        for t in model.targets
+    ]
+    heads = ["model", "target", "verdict", "on the NPU", "checked by", "told"]
+    return [_table(heads, rows)] if rows else []
 
 
 def _file_cells(view: RunView, file: ExportedFile) -> list[str]:
@@ -250,6 +269,7 @@ def _model(view: RunView, model: ExportedModel) -> dict[str, Any]:
             for f in model.files
         ],
         "failures": [{"format": kind, "error": error} for kind, error in model.failures],
+        "targets": [asdict(target) for target in model.targets],
         "latencies": [_device(model, latency) for latency in model.latencies],
         "why": why.sentences(view, model),
         "changes": [

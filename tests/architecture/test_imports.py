@@ -16,8 +16,8 @@ import pytest
 
 ORDER = (
     "errors", "plugins", "events", "artifacts", "spaces", "models", "objectives", "pareto",
-    "hardware", "latency", "profiling", "data", "networks", "supernet", "evaluation", "search",
-    "export", "report", "pipeline", "ci", "cli", "__main__", "testing",
+    "hardware", "targets", "latency", "profiling", "data", "networks", "supernet", "evaluation",
+    "search", "export", "report", "pipeline", "ci", "cli", "__main__", "testing",
 )  # fmt: skip
 """A package imports only from itself and from those before it.
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx as onnx_package
+import onnxruntime
 import pytest
 
 from edgenas.errors import ArtifactError, SpecError
@@ -91,8 +92,13 @@ def test_metadata_is_read_from_the_file_alone(exported):
             assert contract.scale * 127 == pytest.approx(reach, rel=1.1)
         if path.suffix == ".tflite":
             assert tflite.read_labels(path) == request.contract.classes
+            held = tflite.unpack(path.read_bytes(), path)
+            (entry,) = (e for e in held.metadata if tflite.text(e.name) == "TFLITE_METADATA")
+            assert bytes(held.buffers[entry.buffer].data[4:8]) == b"M001"
         else:
             properties = onnx.read_metadata(path)
+            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            assert session.get_modelmeta().custom_metadata_map == properties
             assert properties["labels"].splitlines() == list(request.contract.classes)
             assert float(properties["mean"]) == request.contract.mean[0]
             graph = onnx_package.load(path).graph

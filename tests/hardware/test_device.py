@@ -60,7 +60,7 @@ def test_the_digest_depends_on_what_decides_a_latency_only(tmp_path: Path) -> No
         ("threads = 4", 'threads = "4"', "threads"),
         ("threads = 4", "threads = true", "threads"),
         ('"mobile"', '"phone"', "'phone'"),
-        ('"litert"', '"openvino"', "'openvino'"),
+        ('"litert"', '"pytorch"', "'pytorch'"),
         ('"int8"', '"int4"', "'int4'"),
         ('"2.3.0"', '"$(touch x)"', "runtime_version"),
         ("device/1", "device/2", "schema"),

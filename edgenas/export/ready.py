@@ -1,0 +1,159 @@
+"""What lies beside exported models so that they can be used at once.
+
+`infer.py`, `classify.cc` and `Classifier.kt` run the files of a folder; `micro/` holds the int8
+file as a C array, with the arena and the operators that TensorFlow Lite Micro needs for it. What
+is constant is written into them: they need nothing of edgenas.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from edgenas.artifacts import write_atomic
+from edgenas.export.certificate import REJECTED, Certificate, ExportedModel, TargetEvidence
+from edgenas.export.contract import InputContract
+from edgenas.export.tflite import LABELS_FILE
+from edgenas.models import micro_arena
+from edgenas.models.tflite import read_tflite
+from edgenas.targets import operators_of_file
+from edgenas.targets.toolchains import MICRO_METHODS, SQUEEZE_EXCITE
+
+_BYTES_A_LINE = 16
+
+
+def write_ready(folder: Path, certificate: Certificate, *, image_size: int) -> None:
+    """Writes `labels.txt` and the scripts beside the models; nothing where there is no model.
+
+    `image_size` is the height and width in pixels that images were read at for training. `micro/`
+    is written where a target of the certificate takes the int8 file in TensorFlow Lite Micro.
+    """
+    models = [m for m in certificate.models if not m.path.endswith(REJECTED)]
+    if not models:
+        return
+    facts = _facts(models[0].input, certificate.digest, image_size)
+    write_atomic(folder / LABELS_FILE, "".join(f"{c}\n" for c in models[0].input.classes))
+    write_atomic(folder / "infer.py", _filled("infer.py", facts))
+    tflite = [m for m in models if m.format.startswith("tflite")]
+    if tflite:
+        best = next((m for m in tflite if m.precision == "int8"), tflite[0])
+        write_atomic(folder / "classify.cc", _filled("classify.cc", facts))
+        text = _filled("Classifier.kt", {**facts, "model": best.path})
+        write_atomic(folder / "Classifier.kt", text)
+    int8 = next((m for m in tflite if m.precision == "int8"), None)
+    if int8 is not None and any(_is_micro(t) for t in certificate.targets):
+        write_micro(folder / "micro", folder / int8.path, int8, certificate, facts=facts)
+    else:  # one of an earlier export would be of another file
+        shutil.rmtree(folder / "micro", ignore_errors=True)
+
+
+def write_micro(
+    target: Path,
+    path: Path,
+    model: ExportedModel,
+    certificate: Certificate,
+    *,
+    facts: Mapping[str, str],
+) -> None:
+    """Writes the int8 file at `path` as a C array with its arena and operators into `target`."""
+    arena, origin = _arena(path, certificate)
+    data = path.read_bytes()
+    adds = micro_methods(path)
+    values = {
+        **facts,
+        "file": path.name,
+        "sha256": model.sha256,
+        "size": str(len(data)),
+        "arena": str(arena),
+        "arena_origin": origin,
+        "scale": repr(model.input.scale),
+        "zero_point": str(model.input.zero_point),
+        "bytes": "\n".join(_lines(data)),
+        "n_operators": str(len(adds)),
+        "adds": "\n".join(f"  TF_LITE_ENSURE_STATUS(operators.{add}());" for add in adds),
+    }
+    for name in ("model_data.h", "model_data.c", "model_runner.h"):
+        write_atomic(target / name, _filled(name, values))
+
+
+def micro_methods(path: Path) -> tuple[str, ...]:
+    """Methods of `MicroMutableOpResolver` that add the operators of the TFLite file, each once.
+
+    Raises:
+        KeyError: TensorFlow Lite Micro has no such operator; `check_targets` fails such a file.
+    """
+    names = {"MUL" if op.name == SQUEEZE_EXCITE else op.name for op in operators_of_file(path)}
+    return tuple(sorted(MICRO_METHODS[name] for name in names))
+
+
+def _is_micro(target: TargetEvidence) -> bool:
+    return target.toolchain == "tflm" and target.verdict != "failed"
+
+
+def _arena(path: Path, certificate: Certificate) -> tuple[int, str]:
+    """The arena's bytes in whole multiples of 16, and where the figure comes from."""
+    for target in certificate.targets:
+        if target.toolchain == "tflm" and target.path == path.name and target.arena_bytes:
+            if not target.checked_by.startswith("tflm"):
+                break
+            where = f"measured in {target.checked_by}, a 64-bit build; a 32-bit one takes less"
+            return -(-target.arena_bytes // 16) * 16, where
+    planned = micro_arena(read_tflite(path.read_bytes(), path, pads=True)).total
+    return -(-planned // 16) * 16, "planned, not measured: leave some per cent"
+
+
+def _facts(contract: InputContract, digest: str, image_size: int) -> dict[str, str]:
+    _, height, width, channels = contract.shape
+    low, high = contract.value_range
+    return {
+        "digest": digest,
+        "image_size": str(image_size),
+        "height": str(height),
+        "width": str(width),
+        "channels": str(channels),
+        "mean": repr(list(contract.mean)),
+        "std": repr(list(contract.std)),
+        "mean_c": _floats(contract.mean),
+        "std_c": _floats(contract.std),
+        "low": repr(float(low)),
+        "high": repr(float(high)),
+        "labels": repr(list(contract.classes)),
+        "labels_c": ",\n".join(f"    {c_string(label)}" for label in contract.classes),
+        "n_classes": str(len(contract.classes)),
+    }
+
+
+def c_string(text: str) -> str:
+    r"""`text` as a C string literal of UTF-8 bytes.
+
+    >>> print(c_string('caf\u00e9 "1"?'))
+    "caf\303\251 \0421\042\077"
+    """
+    safe = (
+        chr(byte) if 32 <= byte < 127 and byte not in b'"\\?' else f"\\{byte:03o}"
+        for byte in text.encode()
+    )
+    return '"' + "".join(safe) + '"'
+
+
+def _floats(values: Sequence[float]) -> str:
+    return ", ".join(f"{float(value)!r}f" for value in values)
+
+
+def _lines(data: bytes) -> Iterable[str]:
+    for start in range(0, len(data), _BYTES_A_LINE):
+        yield "    " + ",".join(f"0x{b:02x}" for b in data[start : start + _BYTES_A_LINE]) + ","
+
+
+@functools.cache
+def _template(name: str) -> Template:
+    folder = resources.files("edgenas.export") / "templates"
+    return Template((folder / f"{name}.in").read_text("utf-8"))
+
+
+def _filled(name: str, values: Mapping[str, str]) -> str:
+    return _template(name).substitute(values)

@@ -1,0 +1,257 @@
+"""Exported files held against targets, by a device's own tool where that runs here.
+
+Vela compiles for Ethos-U, TFLite-Micro and OpenVINO run the file; LiteRT and onnxruntime have run
+it over the test split before. What has no tool here is checked against the list that its maker
+publishes, and the evidence says so.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgenas.errors import DeviceError, MeasurementError
+from edgenas.events import Event, Report, silent
+from edgenas.export.certificate import REJECTED, Certificate, TargetEvidence
+from edgenas.export.runners import FloatArray, LiteRunner, MicroRunner, open_model
+from edgenas.export.verify import Verdict
+from edgenas.hardware import DeviceProfile, installed_version
+from edgenas.hardware.micro import measure_arena
+from edgenas.hardware.vela import accelerator, estimate
+from edgenas.models import micro_arena, planned_bytes, read_model
+from edgenas.models.tflite import read_tflite
+from edgenas.targets import (
+    Toolchain,
+    misfits,
+    offloaded_share,
+    operators_of_file,
+    toolchain_of,
+)
+
+ANSWERS = 32
+"""Images on which another runtime's answers are compared."""
+
+MIN_SAME = 0.9
+"""Share of them that it must name as the file's own runtime does: kernels round differently, and
+what reads a file wrongly agrees by chance alone."""
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What one tool says of a file.
+
+    `numbers` are fields of `TargetEvidence`. What is `broken` fails the target, what is `unsure`
+    leaves the verdict open, `notes` do neither.
+    """
+
+    checked_by: str
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    broken: tuple[str, ...] = ()
+    unsure: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    ram_bytes: int | None = None
+
+
+def check_targets(
+    folder: Path,
+    certificate: Certificate,
+    targets: Sequence[DeviceProfile],
+    *,
+    images: FloatArray,
+    report: Report = silent,
+) -> tuple[TargetEvidence, ...]:
+    """Evidence for each device that anything is known of, on the file in `folder` that it runs.
+
+    `images` are normalised (n, h, w, c); the answers of other runtimes are compared on some.
+    Nothing is written, and nothing is raised for a file that a device does not take.
+    """
+    found = []
+    for device in targets:
+        chain = toolchain_of(device)
+        if chain is None and device.ram_bytes is None and device.flash_bytes is None:
+            continue
+        report(Event("targets", message=f"{certificate.digest} on {device.name}"))
+        name = device.runtime if chain is None else chain.name
+        path = _file_for(folder, certificate, device)
+        if path is None:
+            why = f"no {device.format} file was exported that passed its own gates"
+            found.append(TargetEvidence(device.name, name, "inconclusive", "-", reasons=(why,)))
+            continue
+        told = _asked(path, device, chain, images[:ANSWERS])
+        found.append(_evidence(path, device, name, told))
+    return tuple(found)
+
+
+def _file_for(folder: Path, certificate: Certificate, device: DeviceProfile) -> Path | None:
+    for model in certificate.models:
+        if model.format == device.format and not model.path.endswith(REJECTED):
+            return folder / model.path
+    return None
+
+
+def _evidence(path: Path, device: DeviceProfile, toolchain: str, told: _Told) -> TargetEvidence:
+    """The tool's word and the device's memory limits together."""
+    flash = told.numbers.get("flash_bytes") or path.stat().st_size
+    ram = told.ram_bytes
+    if ram is None and device.ram_bytes is not None:
+        ram = planned_bytes(read_model(path, pads=True).lifetimes())
+    over = [
+        f"{need:,} bytes of {what}, the device has {limit:,}"
+        for what, need, limit in (
+            ("RAM", ram, device.ram_bytes),
+            ("flash", flash, device.flash_bytes),
+        )
+        if limit is not None and need is not None and need > limit
+    ]
+    verdict: Verdict = "passed"
+    if told.unsure:
+        verdict = "inconclusive"
+    if told.broken or over:
+        verdict = "failed"
+    return TargetEvidence(
+        device=device.name,
+        toolchain=toolchain,
+        verdict=verdict,
+        checked_by=told.checked_by,
+        path=path.name,
+        **{**told.numbers, "flash_bytes": flash},
+        reasons=(*told.broken, *over, *told.unsure, *told.notes),
+    )
+
+
+def _asked(path: Path, device: DeviceProfile, chain: Toolchain | None, images: FloatArray) -> _Told:
+    if chain is None:
+        return _Told("-", unsure=(f"what {device.runtime} accepts is not known here",))
+    match chain.name:
+        case "vela":
+            return _by_vela(path, device, chain)
+        case "tflm":
+            return _by_micro(path, device, images)
+        case "openvino":
+            return _by_openvino(path, images)
+        case "litert" | "onnxruntime":
+            return _by_runtime(path, device)
+        case _:
+            return _by_list(path, device, chain)
+
+
+def _by_vela(path: Path, device: DeviceProfile, chain: Toolchain) -> _Told:
+    """Vela's own report; where Vela is not installed, the list that it publishes."""
+    try:
+        found = estimate(path, accelerator(device.chip))
+    except MeasurementError as error:
+        return _Told(_version("vela"), broken=(str(error),))
+    except DeviceError as error:  # by the list alone, and nothing that it lets pass is passed
+        told = _by_list(path, device, chain)
+        return replace(told, unsure=(f"{error}; {error.hint}",))
+    n = found.npu_operators + found.cpu_operators
+    share, least = found.npu_operators / n, chain.least_share
+    few = f"{found.npu_operators} of {n} operators on the NPU, {least:.0%} are wanted"
+    return _Told(
+        _version("vela"),
+        {
+            "operators": n,
+            "on_npu_share": share,
+            "cycles": found.cycles,
+            "sram_bytes": found.sram_bytes,
+            "flash_bytes": found.flash_bytes,
+        },
+        broken=() if share >= least else (few,),
+        notes=("cycles, SRAM and flash are the compiler's estimates",),
+        ram_bytes=found.sram_bytes,
+    )
+
+
+def _by_micro(path: Path, device: DeviceProfile, images: FloatArray) -> _Told:
+    """The interpreter's arena and answers, and what its kernels are not good at."""
+    operators = operators_of_file(path)
+    broken = [str(misfit) for misfit in misfits(operators, device)[:_SHOWN]]
+    numbers: dict[str, Any] = {"operators": len(operators)}
+    try:
+        arena = measure_arena(path).total
+    except MeasurementError as error:
+        return _Told(_version("tflm"), numbers, broken=(*broken, str(error)))
+    except DeviceError as error:
+        planned = micro_arena(read_tflite(path.read_bytes(), path, pads=True)).total
+        return _Told(
+            "edgenas' memory plan",
+            numbers | {"arena_bytes": planned},
+            broken=tuple(broken),
+            unsure=(f"{error}: the arena is planned; {error.hint}",),
+            ram_bytes=planned,
+        )
+    answers, expected = MicroRunner(path).run(images), LiteRunner(path, reference=True).run(images)
+    lost, told = _compared(answers, expected, "LiteRT's reference kernels")
+    return _Told(
+        _version("tflm"),
+        numbers | {"arena_bytes": arena},
+        broken=(*broken, *lost),
+        notes=(*told, "the arena is that of a 64-bit build: a 32-bit one takes less"),
+        ram_bytes=arena,
+    )
+
+
+def _by_openvino(path: Path, images: FloatArray) -> _Told:
+    """The answers of OpenVINO's CPU plug-in beside those of onnxruntime."""
+    operators = len(operators_of_file(path))
+    if importlib.util.find_spec("openvino") is None:
+        hint = 'OpenVINO is not installed; pip install "edgenas[openvino]"'
+        return _Told("-", {"operators": operators}, unsure=(hint,))
+    import openvino
+
+    try:
+        compiled = openvino.Core().compile_model(str(path), "CPU")
+        output = compiled.output(0)
+        rows = [np.array(compiled(images[i : i + 1])[output]) for i in range(len(images))]
+    except RuntimeError as error:
+        refused = f"OpenVINO refuses the file: {str(error).strip().splitlines()[-1][-300:]}"
+        return _Told(_version("openvino"), {"operators": operators}, broken=(refused,))
+    lost, told = _compared(np.concatenate(rows), open_model(path).run(images), "onnxruntime")
+    return _Told(_version("openvino"), {"operators": operators}, broken=lost, notes=told)
+
+
+def _compared(
+    answers: FloatArray, expected: FloatArray, whose: str
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """How often two runtimes name the same class: as a fault, or else as a note."""
+    same = int((answers.argmax(1) == expected.argmax(1)).sum())
+    told = (f"{same} of {len(answers)} answers are those of {whose}",)
+    return ((), told) if same >= MIN_SAME * len(answers) else (told, ())
+
+
+def _by_runtime(path: Path, device: DeviceProfile) -> _Told:
+    """A runtime in which the file was verified before; on this machine, wherever the device is."""
+    operators = operators_of_file(path)
+    broken = tuple(str(misfit) for misfit in misfits(operators, device)[:_SHOWN])
+    runtime = "onnxruntime" if path.suffix == ".onnx" else "litert"
+    notes = () if device.is_local else (f"run here in {_version(runtime)}, not on the device",)
+    return _Told(_version(runtime), {"operators": len(operators)}, broken, notes=notes)
+
+
+def _by_list(path: Path, device: DeviceProfile, chain: Toolchain) -> _Told:
+    """The maker's list; what an accelerator does not take may be a small share."""
+    operators = operators_of_file(path)
+    found = misfits(operators, device)
+    share = offloaded_share(operators, found, chain)
+    named = "; ".join(map(str, found[:_SHOWN])) + ("; ..." if len(found) > _SHOWN else "")
+    told = (f"{share:.0%} of the operators are taken, not: {named}",) if found else ()
+    unmet = share < chain.least_share
+    source = f"checked against: {chain.source}, {chain.url}; its own tool is not available here"
+    return _Told(
+        f"{chain.source}, {chain.date}",
+        {"operators": len(operators), "on_npu_share": share},
+        broken=told if unmet else (),
+        notes=(*(() if unmet else told), source),
+    )
+
+
+def _version(runtime: str) -> str:
+    """The runtime with its version here: `vela 5.2.0`."""
+    return f"{runtime} {installed_version(runtime) or '(version unknown)'}"

@@ -1,0 +1,58 @@
+"""Targets of a run: what their memory allows, and what of a space they can run at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+
+from edgenas.hardware import DeviceProfile
+from edgenas.objectives import Objective
+from edgenas.pipeline.metrics import at_device
+from edgenas.spaces import SearchSpace
+from edgenas.targets import MARGIN, check_space
+
+
+def memory_bounds(
+    objectives: Sequence[Objective],
+    devices: Sequence[DeviceProfile],
+    targets: Iterable[DeviceProfile],
+) -> tuple[Objective, ...]:
+    """`objectives` with a bound for each limit that a target's file states on its memory.
+
+    Of the devices that are searched for, metrics have the names that the run file gives them. A
+    bound that stands there already is kept where it is the tighter one.
+    """
+    found = {objective.name: objective for objective in objectives}
+    for target in targets:
+        limits = {"peak_memory_bytes": target.ram_bytes, "size_bytes": target.flash_bytes}
+        for metric, limit in limits.items():
+            if limit is None:
+                continue
+            name = metric_at(metric, target, devices)
+            bound = float(math.floor(MARGIN * limit))
+            given = found.get(name)
+            if given is None:
+                at = name.partition("@")[2] or None
+                found[name] = Objective(metric, at, relation="<=", bound=bound)
+            elif given.direction != "max" and (given.bound is None or given.bound > bound):
+                found[name] = replace(given, relation="<=", bound=bound)
+    return tuple(found.values())
+
+
+def metric_at(metric: str, target: DeviceProfile, devices: Collection[DeviceProfile]) -> str:
+    """What `metric` of `target` is called in a search for `devices`, which need not hold it."""
+    if target in devices:
+        return at_device(metric, target, tuple(devices))
+    return f"{metric}@{target.name}"
+
+
+def check_runnable(space: SearchSpace, targets: Iterable[DeviceProfile]) -> None:
+    """Refuses a space that a target cannot run, before anything is trained or timed for it.
+
+    Raises:
+        SpecError: with the operators and the settings that leave them out.
+        InfeasibleError: even the smallest network is too large.
+    """
+    for target in targets:
+        check_space(space, target)

@@ -1,0 +1,177 @@
+"""Whether a tool-chain takes operators, and whether a network fits into a device's memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgenas.errors import InfeasibleError, SpecError
+from edgenas.hardware import DeviceProfile
+from edgenas.models import micro_arena, planned_bytes, tflite_graph
+from edgenas.spaces import Lowering, Node, SearchSpace
+from edgenas.spaces.size import size_bytes
+from edgenas.targets.operators import Operator, operators_of_lowering
+from edgenas.targets.toolchains import SQUEEZE_EXCITE, Rule, Toolchain, toolchain_of
+
+MARGIN = 0.98
+"""Share of a memory limit that plans may fill: arenas and sizes are planned to about 1 %."""
+
+_REMEDIES = {
+    "HARD_SWISH": 'activation = "relu6"',
+    SQUEEZE_EXCITE: "squeeze_excite = false",
+    "DEPTHWISE_CONV_2D": "smaller kernels",
+    "CONV_2D": "smaller kernels",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """An operator that a tool-chain does not take: `index` in the network's list, and why."""
+
+    index: int
+    operator: Operator
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.operator.name} ({self.operator.place}): {self.why}"
+
+
+def misfits(operators: Sequence[Operator], device: DeviceProfile) -> tuple[Misfit, ...]:
+    """Those of `operators` that the device's tool-chain does not take.
+
+    The `operators` of the device's file, if it has any, stand in place of the tool-chain's list.
+    """
+    chain = toolchain_of(device)
+    if chain is None:
+        return ()
+    found = []
+    for i, operator in enumerate(operators):
+        if why := _why_not(operator, chain, device):
+            found.append(Misfit(i, operator, why))
+    return tuple(found)
+
+
+def offloaded_share(
+    operators: Sequence[Operator], found: Sequence[Misfit], chain: Toolchain
+) -> float:
+    """Share of `operators` that the accelerator takes where it does not take those `found`.
+
+    >>> from edgenas.targets import TOOLCHAINS
+    >>> ops = [Operator("ADD", f"{i}") for i in range(4)]
+    >>> lost = [Misfit(1, ops[1], "no")]
+    >>> [offloaded_share(ops, lost, TOOLCHAINS[name]) for name in ("edgetpu", "nnapi")]
+    [0.25, 0.75]
+    """
+    if not found:
+        return 1.0
+    taken = found[0].index if chain.stops else len(operators) - len(found)
+    return taken / len(operators)
+
+
+def ram_bytes_of(lowering: Lowering, device: DeviceProfile) -> int:
+    """RAM that a network takes on a device beside its file, as planned before it is exported.
+
+    TFLite-Micro's whole arena where that runs the model, else the activations as TFLite plans them,
+    or their floor in ONNX runtimes.
+    """
+    int8 = device.precision == "int8"
+    if not device.format.startswith("tflite"):
+        return lowering.peak_memory_bytes(bytes_per_element=1 if int8 else 4)
+    graph = tflite_graph(lowering, dtype="int8" if int8 else "float32")
+    chain = toolchain_of(device)
+    if chain is not None and chain.name == "tflm":
+        return micro_arena(graph).total
+    return planned_bytes(graph.lifetimes())
+
+
+def check_space(space: SearchSpace, device: DeviceProfile) -> None:
+    """Refuses a space that the device cannot run, or that is too large for it throughout.
+
+    Raises:
+        SpecError: operators that its tool-chain does not take, by name, with the setting of the
+            space that leaves them out.
+        InfeasibleError: even the space's smallest network exceeds its RAM or flash.
+    """
+    chain = toolchain_of(device)
+    if chain is not None and device.precision not in (*chain.precisions, "unstated"):
+        raise SpecError(
+            f"{device.name}: {chain.title} takes {' and '.join(chain.precisions)}, "
+            f"not {device.precision}"
+        )
+    if chain is not None and device.format.startswith("tflite"):
+        _check_operators(space, device, chain)
+    _check_memory(space, device)
+
+
+def _check_operators(space: SearchSpace, device: DeviceProfile, chain: Toolchain) -> None:
+    primitives = {node.op: None for unit in space.units() for node in unit.primitives()}
+    found: Counter[tuple[str, str]] = Counter()
+    for op in primitives:
+        alone = Lowering(op.in_chw, (Node(op, (-1,) * op.n_inputs),))
+        found.update(
+            (m.operator.name, m.why) for m in misfits(operators_of_lowering(alone), device)
+        )
+    if not found:
+        return
+    told = "; ".join(
+        f"{name} ({n} of {len(primitives)} distinct operators): {why}"
+        for (name, why), n in sorted(found.items())
+    )
+    source = "its own file" if device.operators else f"{chain.source}, {chain.url}, {chain.date}"
+    remedies = dict.fromkeys(_REMEDIES[name] for name, _ in sorted(found) if name in _REMEDIES)
+    raise SpecError(
+        f"{device.name} cannot run this space: {chain.title} does not take {told} [{source}]",
+        hint=f"in [space]: {', '.join(remedies)}" if remedies else "another [space]",
+    )
+
+
+def _check_memory(space: SearchSpace, device: DeviceProfile) -> None:
+    if device.ram_bytes is None and device.flash_bytes is None:
+        return
+    smallest = space.lower(space.smallest())
+    over = [
+        f"{need:,} bytes of {what}, it has {limit:,}"
+        for what, need, limit in (
+            ("RAM", ram_bytes_of(smallest, device), device.ram_bytes),
+            ("flash", size_bytes(smallest, device.format), device.flash_bytes),
+        )
+        if limit is not None and need > MARGIN * limit
+    ]
+    if over:
+        raise InfeasibleError(
+            f"{device.name}: the smallest network of this space needs {' and '.join(over)}",
+            hint="in [space]: smaller resolutions and widths, or another device",
+        )
+
+
+def _why_not(operator: Operator, chain: Toolchain, device: DeviceProfile) -> str:
+    """Why the tool-chain does not take the operator; empty where it does."""
+    if device.operators:
+        return "" if operator.name in device.operators else "not among the device's operators"
+    if chain.operators is None:
+        return ""
+    if operator.name in chain.refused:
+        return chain.refused[operator.name]
+    name = "MUL" if operator.name == SQUEEZE_EXCITE else operator.name
+    if name not in chain.operators:
+        return "not on its list of operators"
+    return _broken(chain.operators[name], operator)
+
+
+def _broken(rule: Rule, operator: Operator) -> str:
+    if rule.max_version is not None and (operator.version or 0) > rule.max_version:
+        return f"version {operator.version} of the operator; it knows up to {rule.max_version}"
+    if rule.max_kernel is not None and max(operator.kernel or (0,)) > rule.max_kernel:
+        return f"kernel {_by(operator.kernel)}; at most {rule.max_kernel}"
+    if rule.max_stride is not None and max(operator.stride or (0,)) > rule.max_stride:
+        return f"stride {_by(operator.stride)}; at most {rule.max_stride}"
+    if rule.no_activation and operator.activation:
+        return "with an activation inside"
+    if rule.same_scale and operator.rescales:
+        return "its input and output are quantised differently"
+    return ""
+
+
+def _by(size: tuple[int, int] | None) -> str:
+    return "x".join(map(str, size or ()))

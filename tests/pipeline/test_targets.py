@@ -1,0 +1,119 @@
+"""Targets of a run: bounds by their memory, and what is refused before anything is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgenas.cli.main import main
+from edgenas.errors import SpecError
+from edgenas.hardware import load_device
+from edgenas.objectives import parse_objectives
+from edgenas.pipeline import read_config, show_device
+from edgenas.pipeline.metrics import CheapMetrics, metric_names
+from edgenas.pipeline.opening import objectives_of, targets_of
+from edgenas.pipeline.targets import memory_bounds
+from edgenas.spaces.mobile import MobileSpace
+from edgenas.testing.fakes import INVENTED_DEVICE, tiny_space, write_tiny_run
+
+MCU = "cortex-m-tflm-int8"
+
+
+def with_targets(path: Path, *names: str, space: MobileSpace | None = None) -> Path:
+    from edgenas.pipeline.config import toml_value
+
+    text = path.read_text("utf-8") + f"targets = {toml_value(names)}\n"
+    if space is not None:
+        lines = [
+            f"space = {toml_value(space.to_table())}" if line.startswith("space = ") else line
+            for line in text.splitlines()
+        ]
+        text = "\n".join(lines) + "\n"
+    path.write_text(text, "utf-8")
+    return path
+
+
+def test_targets_of_a_run_are_its_devices_and_those_named(folder: Path) -> None:
+    config = read_config(with_targets(write_tiny_run(folder), MCU, INVENTED_DEVICE, MCU))
+    assert [t.name for t in targets_of(config)] == [INVENTED_DEVICE, MCU]
+    assert [str(o) for o in objectives_of(config)] == [
+        "max top1",
+        "min latency_ms",
+        f"peak_memory_bytes@{MCU} <= 256901",
+        f"size_bytes@{MCU} <= 513802",
+    ]
+
+
+def test_an_unknown_target_is_named_with_its_key(folder: Path) -> None:
+    config = read_config(with_targets(write_tiny_run(folder), "cortex-m-tflm-int4"))
+    with pytest.raises(SpecError, match=r"export\.targets: .*did you mean 'cortex-m-tflm-int8'"):
+        targets_of(config)
+
+
+def test_the_tighter_bound_holds(folder: Path) -> None:
+    board, mcu = load_device(INVENTED_DEVICE), load_device(MCU)
+    known = metric_names([board.name], [mcu.name])
+
+    def bounds(*texts: str) -> list[str]:
+        given = parse_objectives(["max top1", *texts], known=known)
+        return [str(o) for o in memory_bounds(given, [board], [board, mcu])][1:]
+
+    assert bounds(f"min size_bytes@{MCU} <= 100000")[0] == f"min size_bytes@{MCU} <= 100000"
+    assert bounds(f"min size_bytes@{MCU} <= 900000")[0] == f"min size_bytes@{MCU} <= 513802"
+    assert bounds(f"min size_bytes@{MCU}")[0] == f"min size_bytes@{MCU} <= 513802"
+    searched = memory_bounds(parse_objectives(["max top1"], known=known), [mcu], [mcu])
+    assert [o.name for o in searched[1:]] == ["peak_memory_bytes", "size_bytes"]
+
+
+def test_metrics_of_a_target_need_no_table(folder: Path) -> None:
+    mcu = load_device(MCU)
+    space = tiny_space()
+    cheap = CheapMetrics(space, (), {}, None, (mcu,))
+    found = cheap(space.largest())
+    assert set(found) == {"macs", "params", f"size_bytes@{MCU}", f"peak_memory_bytes@{MCU}"}
+    some = CheapMetrics(space, (), {}, frozenset({f"size_bytes@{MCU}"}), (mcu,))
+    assert set(some(space.largest())) == {"macs", "params", f"size_bytes@{MCU}"}
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        ({"activation": "hswish"}, 3, ("HARD_SWISH", 'activation = "relu6"')),
+        ({"squeeze_excite": True}, 3, ("SQUEEZE_EXCITE", "squeeze_excite = false")),
+    ],
+)
+def test_a_space_that_a_target_cannot_run_is_refused_before_training(
+    folder: Path,
+    capfd: pytest.CaptureFixture[str],
+    change: dict[str, object],
+    code: int,
+    said: tuple[str, ...],
+) -> None:
+    from dataclasses import replace
+
+    space = replace(tiny_space(), **change)  # type: ignore[arg-type]
+    with_targets(write_tiny_run(folder), MCU, space=space)
+    for command in ("search", "train"):
+        assert main([command, "run.toml", "--quiet", "--name", command]) == code
+        told = capfd.readouterr().err
+        assert all(word in told for word in (MCU, *said)), told
+        assert not (folder / "runs" / command / "supernet").exists()
+
+
+def test_a_space_too_large_for_a_target_is_infeasible(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shipped = Path(__file__).parents[2] / "devices" / f"{MCU}.toml"
+    text = shipped.read_text("utf-8").replace("524288", "5000")
+    (folder / "devices" / f"{MCU}.toml").write_text(text, "utf-8")
+    with_targets(write_tiny_run(folder), MCU)
+    assert main(["train", "run.toml", "--quiet"]) == 7
+    assert "bytes of flash, it has 5,000" in capfd.readouterr().err
+
+
+def test_a_device_says_what_checks_it() -> None:
+    facts = show_device("coral-usb-edgetpu-int8")
+    assert "Edge TPU" in facts["toolchain"]
+    assert "https://coral.ai" in facts["operators"]
+    assert show_device("v100")["toolchain"] is None
