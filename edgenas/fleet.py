@@ -225,8 +225,8 @@ def choose_fleets(options: Sequence[Option], devices: Sequence[str]) -> tuple[Fl
     the worst loss is the least, then the sum of the latencies, then the networks' place in the
     order of digests. A K for which no choice has a network for every device is left out.
 
-    The choice is exact: where they are few, all are tried; else it is an integer programme (facility
-    location), which HiGHS solves.
+    The choice is exact: few are all tried; else it is an integer programme (facility location),
+    which HiGHS solves.
 
     Raises:
         InfeasibleError: a device that none of the options can run on.

@@ -18,7 +18,7 @@ Those between `agreement` and `macs` belong to a device: with several devices th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,8 @@ class CheapMetrics:
     names: frozenset[str] | None = None
     """Those that a call gives, beside `macs` and `params`; None: all. A search asks for thousands
     of architectures, and planning the memory of each takes longer than all else."""
+    derived: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None
+    """Further metrics, as a function of the others."""
 
     def __call__(self, arch: Architecture) -> dict[str, float]:
         """The values by name."""
@@ -87,7 +89,14 @@ class CheapMetrics:
             }
             found = self._on(device, lowering, wanted)
             metrics |= {at_device(k, device, self.devices): v for k, v in found.items()}
-        return metrics
+        return self.completed(metrics)
+
+    def completed(self, metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+        """The metrics with those derived from them, anew where they are there."""
+        if self.derived is None:
+            return dict(metrics)
+        values = self.derived({name: metric.value for name, metric in metrics.items()})
+        return {**metrics, **{name: Metric(v, "computed") for name, v in values.items()}}
 
     def _on(
         self, device: DeviceProfile, lowering: Lowering, wanted: Collection[str]

@@ -57,6 +57,7 @@ def open_run(
     trials: int | None = None,
     minutes: float | None = None,
     strategy: str | None = None,
+    fleet: int | None = None,
     warm_start: Sequence[str] | None = None,
 ) -> Run:
     """The run that a run file describes, with settings from the command line in place of its own.
@@ -73,6 +74,8 @@ def open_run(
         search = replace(search, trials=trials, minutes=minutes)
     if strategy is not None:
         search = replace(search, strategy=strategy)
+    if fleet is not None:
+        search = replace(search, fleet=fleet)
     if warm_start:
         search = replace(search, warm_start=tuple(warm_start))
     own = run_name(config.name or run_file.stem)
