@@ -18,6 +18,7 @@ from edgenas.report.model import (
     DeviceLatency,
     Evaluated,
     ExportedModel,
+    FleetView,
     Importance,
     RunView,
     undominated,
@@ -99,6 +100,84 @@ def hypervolume_figure(view: RunView) -> Figure:
     ]
     layout = _layout("architectures evaluated", "share of the final hypervolume (%)")
     layout |= {"showlegend": False, "height": 300}
+    return {"data": data, "layout": layout}
+
+
+def fleet_price_figure(found: FleetView) -> Figure:
+    """Mean and worst loss of a fleet's devices against the number of networks."""
+    chosen = found.fleet
+    data: list[Figure] = []
+    for name, colour, losses in (
+        ("worst device", "var(--accent2)", [f.worst.loss for f in found.fleets]),
+        ("mean of the devices", "var(--accent)", [f.mean_loss for f in found.fleets]),
+    ):
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": name,
+                "x": [fleet.k for fleet in found.fleets],
+                "y": [100 * loss for loss in losses],
+                "line": {"color": colour, "width": 2},
+                "marker": {"color": colour, "size": 9},
+                "hovertemplate": f"at most %{{x}}, {name}: %{{y:.2f}} points<extra></extra>",
+            }
+        )
+    data.append(
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "exported",
+            "x": [chosen.k],
+            "y": [100 * chosen.mean_loss],
+            "marker": {
+                "color": "var(--mark)",
+                "size": 15,
+                "symbol": "diamond",
+                "line": {"color": "var(--panel)", "width": 1.5},
+            },
+            "hoverinfo": "skip",
+        }
+    )
+    layout = _layout("networks, at most", f"loss of {reading(found.accuracy).label} (points)")
+    layout["xaxis"] |= {"dtick": 1, "range": [0.6, len(found.bounds) + 0.4]}
+    layout["yaxis"]["rangemode"] = "tozero"
+    layout["height"] = 340
+    return {"data": data, "layout": layout}
+
+
+def fleet_devices_figure(found: FleetView) -> Figure:
+    """The accuracy that each device gets: with the fewest networks, those exported, its own."""
+    read = reading(found.accuracy)
+    shown: dict[int, tuple[str, Figure]] = {}
+    last, first, chosen = found.fleets[-1], found.fleets[0], found.fleet
+    shown[last.k] = ("its own best", {"color": "var(--faint)", "size": 17, "symbol": "circle-open"})
+    shown[first.k] = (f"at most {first.k}", {"color": "var(--accent2)", "size": 10})
+    diamond = {"color": "var(--mark)", "size": 12, "symbol": "diamond"}
+    shown[chosen.k] = (f"exported (at most {chosen.k})", diamond)
+    devices = [escape(a.device, quote=False) for a in last.assignments]
+    data: list[Figure] = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": shown[fleet.k][0],
+            "y": devices,
+            "x": [a.accuracy * read.scale for a in fleet.assignments],
+            "text": [
+                f"{escape(a.device, quote=False)}<br>{shown[fleet.k][0]}: {a.digest}, "
+                f"{read.text(a.accuracy)}"
+                for a in fleet.assignments
+            ],
+            "customdata": [a.digest for a in fleet.assignments],
+            "hovertemplate": "%{text}<extra></extra>",
+            "marker": shown[fleet.k][1],
+        }
+        for fleet in reversed(found.fleets)
+        if fleet.k in shown
+    ]
+    layout = _layout(read.axis, "")
+    layout |= {"height": max(340, 130 + 30 * len(devices))}
+    layout["yaxis"] |= {"autorange": "reversed", "type": "category"}
     return {"data": data, "layout": layout}
 
 

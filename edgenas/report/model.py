@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edgenas.fleet import Fleet
 from edgenas.latency import ROUGH_ERROR
 from edgenas.objectives import Objective, directed
 from edgenas.pareto import Metric, nondominated
@@ -193,6 +194,25 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class FleetView:
+    """The best few networks for all devices, for each number of networks.
+
+    `accuracy` is the metric that they were chosen by, `bounds` are those of each device, `wanted`
+    is the number that was asked for.
+    """
+
+    wanted: int
+    accuracy: str
+    bounds: Mapping[str, tuple[Objective, ...]]
+    fleets: tuple[Fleet, ...]
+
+    @property
+    def fleet(self) -> Fleet:
+        """The one that was exported."""
+        return next(f for f in reversed(self.fleets) if f.k <= self.wanted)
+
+
+@dataclass(frozen=True, slots=True)
 class RunView:
     """A finished run. `trials` are all candidates evaluated; empty where they were not kept.
 
@@ -218,6 +238,7 @@ class RunView:
     estimates: tuple[Estimate, ...] = ()
     cuts: tuple[Cut, ...] = ()
     gains: Gains | None = None
+    fleet: FleetView | None = None
     stopped_because: str = ""
 
     @property
