@@ -75,6 +75,20 @@ def fleet_text(fleet: Mapping[str, Any]) -> str:
     )
 
 
+def comparison_text(document: Mapping[str, Any]) -> str:
+    """The outcome of a comparison, what changed, which networks came, moved or went, and why."""
+    causes = [f"  {cause['told']}" for cause in document["changes"]]
+    rows = [
+        (n["digest"], n["passing"], " ".join(n["why"]))
+        for n in document["networks"]
+        if n["passing"] != "stayed"
+    ]
+    parts = [document["told"]]
+    parts += ["\n".join(["changed between the runs:", *causes])] if causes else []
+    parts += [columns(("network", "", "why"), rows)] if rows else []
+    return "\n\n".join([*parts, "\n".join(document["files"])])
+
+
 _VERDICTS = {True: "verified", None: "inconclusive", False: "FAILED"}
 
 

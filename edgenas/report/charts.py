@@ -13,6 +13,7 @@ from typing import Any
 
 from edgenas.objectives import Objective
 from edgenas.pareto import Metric
+from edgenas.report.compare import Comparison
 from edgenas.report.model import (
     Change,
     DeviceLatency,
@@ -81,6 +82,44 @@ def pareto_figure(view: RunView, x: Objective, y: Objective) -> Figure:
     shapes, notes = _bounds(x, y)
     layout = _layout(axis_title(view, x), axis_title(view, y))
     layout |= {"shapes": shapes, "annotations": notes, "hovermode": "closest"}
+    return {"data": data, "layout": layout}
+
+
+def comparison_figure(found: Comparison, x: Objective, y: Objective) -> Figure:
+    """Two fronts over a pair of objectives; the earlier one is dashed, with hollow marks."""
+    data: list[Figure] = []
+    for view, name, colour, dash in (
+        (found.before, "before", "var(--faint)", "dash"),
+        (found.after, "now", "var(--accent)", "solid"),
+    ):
+        line = undominated(view.front, x, y)
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": f"{name} ({len(view.front)})",
+                "x": [_scaled(c, x) for c in line],
+                "y": [_scaled(c, y) for c in line],
+                "line": {"color": colour, "width": 2, "dash": dash},
+                "hoverinfo": "skip",
+            }
+        )
+    old, new = ({c.digest: c for c in view.front} for view in (found.before, found.after))
+    for passing, side, marker in (
+        ("went", old, {"color": "var(--faint)", "size": 10, "symbol": "x"}),
+        ("moved", old, {"color": "var(--faint)", "size": 10, "symbol": "circle-open"}),
+        ("moved", new, {"color": "var(--accent3)", "size": 10}),
+        ("stayed", new, {"color": "var(--accent)", "size": 10}),
+        ("came", new, {"color": "var(--mark)", "size": 12, "symbol": "diamond"}),
+    ):
+        chosen = [side[p.digest] for p in found.passages if p.passing == passing]
+        chosen = [c for c in chosen if x.name in c.metrics and y.name in c.metrics]
+        name = "moved, before" if passing == "moved" and side is old else passing
+        view = found.before if side is old else found.after
+        if chosen:
+            data.append(_points(view, name, chosen, x, y, marker, full=True))
+    layout = _layout(axis_title(found.after, x), axis_title(found.after, y))
+    layout |= {"hovermode": "closest"}
     return {"data": data, "layout": layout}
 
 

@@ -316,8 +316,9 @@ def load_run(run: Path) -> RunView:
         sections.append(("Export tools", tuple(sorted(tools.items()))))
     if front.parents:
         sections.append(("Parents, by digest", tuple(sorted(front.parents.items()))))
-    if (run / "run.toml").is_file():
-        sections.append(("Run file", tuple(_rows(read_toml(run / "run.toml")))))
+    settings = _rows(read_toml(run / "run.toml")) if (run / "run.toml").is_file() else []
+    if settings:
+        sections.append(("Run file", tuple(settings)))
     return RunView(
         name=run.resolve().name,
         goals=front.objectives,
@@ -348,6 +349,10 @@ def load_run(run: Path) -> RunView:
         fleet=None if result.fleet is None else _fleet(run / "result.json", result.fleet),
         estimates=tuple(Estimate(**e.model_dump()) for e in told.estimates),
         cuts=_cuts(why, told.bounds),
+        parents=dict(front.parents),
+        rests_on=dict(trials.parents) if trials else {},
+        reference=dict(trials.reference) if trials else {},
+        settings=dict(settings),
     )
 
 

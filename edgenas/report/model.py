@@ -7,7 +7,7 @@ of two runs is a function of two of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgenas.fleet import Fleet
 from edgenas.latency import ROUGH_ERROR
@@ -218,8 +218,10 @@ class RunView:
 
     A latency without a device's name is that of the first table.
 
-    `hypervolume` holds (trial number, hypervolume so far). `provenance` is a list of sections,
-    each a title and its rows.
+    `hypervolume` holds (trial number, hypervolume so far), measured from `reference` where that was
+    kept. `provenance` is a list of sections, each a title and its rows. `parents` are the digests
+    that the front rests on, `rests_on` those of accuracies, `settings` the run file's by dotted
+    names.
     """
 
     name: str
@@ -240,6 +242,10 @@ class RunView:
     gains: Gains | None = None
     fleet: FleetView | None = None
     stopped_because: str = ""
+    parents: Mapping[str, str] = field(default_factory=dict)
+    rests_on: Mapping[str, str] = field(default_factory=dict)
+    reference: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def objectives(self) -> tuple[Objective, ...]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 from edgenas.pareto import Metric
 from edgenas.report import fleets, why
+from edgenas.report.markup import code as _code
+from edgenas.report.markup import plain as _plain
+from edgenas.report.markup import table as _table
 from edgenas.report.model import (
     DeviceLatency,
     Evaluated,
@@ -235,23 +237,6 @@ def _told(view: RunView, name: str, metric: Metric | None) -> str:
     if reading(name).is_latency:
         text += f" {_plain(metric.origin)}"
     return f"{text}, rough" if view.rough_metric(name) else text
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _plain(text: str) -> str:
-    """Text in which Markdown and HTML mean nothing, on one line."""
-    return re.sub(r"([\\`*_{}\[\]<>|#&!~])", r"\\\1", " ".join(text.split()))
-
-
-def _code(text: str) -> str:
-    """Text in a code span; backticks and pipes, which would end it or its cell, become entities."""
-    if any(character in text for character in "`|\n\r"):
-        return _plain(text)
-    return f"`{text}`"
 
 
 def _candidate(c: Evaluated) -> dict[str, Any]:
