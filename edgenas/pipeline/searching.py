@@ -292,6 +292,8 @@ class _Search:
         marks = {**run.parents, **self.evaluate.rests_on}
         if settings.strategy == "gradient":
             marks |= gradient_marks(settings)
+        if settings.fleet is not None:  # loads are shares of the bounds, which no objective tells
+            marks |= {"bounds": ", ".join(settings.objectives)}
         patience = settings.patience
         return run_search(
             run.supernet.space,

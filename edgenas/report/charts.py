@@ -118,8 +118,9 @@ def comparison_figure(found: Comparison, x: Objective, y: Objective) -> Figure:
         view = found.before if side is old else found.after
         if chosen:
             data.append(_points(view, name, chosen, x, y, marker, full=True))
+    shapes, notes = _bounds(x, y)
     layout = _layout(axis_title(found.after, x), axis_title(found.after, y))
-    layout |= {"hovermode": "closest"}
+    layout |= {"shapes": shapes, "annotations": notes, "hovermode": "closest"}
     return {"data": data, "layout": layout}
 
 

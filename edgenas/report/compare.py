@@ -353,7 +353,7 @@ def _absence(here: Evaluated, without: _Side, having: _Side) -> str:
         told = f"Not evaluated {word}"
         return f"{told}, and it would break {broken}." if broken else f"{told}."
     if broken := _broken(there, without.view):
-        return f"{capital(word)} it breaks {broken}."
+        return f"Outside a bound {word}: {broken}."
     axes = directed(without.view.goals)
     directions = [axis.direction or "min" for axis in axes]
 
@@ -363,11 +363,11 @@ def _absence(here: Evaluated, without: _Side, having: _Side) -> str:
     beating = (c for c in without.view.front if dominates(point(c), point(there), directions))
     if (rival := next(beating, None)) is None:
         return f"Not on the front {word}."
-    told = f"{capital(word)} {rival.digest} beats it"
+    told = f"Beaten {word} by {rival.digest}"
     if (elsewhere := having.known.get(rival.digest)) is None:
         return f"{told}, which was not evaluated {having.word}."
     if broken := _broken(elsewhere, having.view):
-        return f"{told}, which breaks {broken} {having.word}."
+        return f"{told}, which is outside a bound {having.word}: {broken}."
     return f"{told}."
 
 

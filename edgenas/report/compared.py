@@ -143,7 +143,9 @@ def _cell(p: Passage, name: str) -> str:
     if old is None or new is None or old == new:
         metric = new if old is None else old
         return "-" if metric is None else _html(name, metric)
-    return f"{_html(name, old)}{_html(name, new)}"
+    words = [_word(metric) for metric in (old, new)]
+    told = " → ".join(reading(name).bare(metric.value) for metric in (old, new))
+    return f'{told}<span class="word">{escape(" → ".join(dict.fromkeys(words)))}</span>'
 
 
 def _html(name: str, metric: Metric) -> str:
