@@ -11,7 +11,7 @@
 | `peak_memory_bytes` | activations, as its compiler or TFLite plans them | estimated, computed |
 | `energy_mj` | of one image, where the device's table states its mean power | as the latency |
 | `macs`, `params` | multiply-accumulates, parameters as deployed | computed |
-| `least_load`, `mean_load` | share of the devices' bounds, of a fleet (`edgenas.fleet`) | computed |
+| `least_load`, `mean_load` | share of the devices' bounds (`edgenas.fleet`) | computed |
 
 Those between `agreement` and `macs` belong to a device: with several devices they are written
 `latency_ms@DEVICE`, and the bare name is refused. Loads are no objectives to write.

@@ -1,13 +1,13 @@
 """Reports of a run: one HTML page, Markdown, JSON, and the front as a picture."""
 
 from edgenas.report.bench import require_plots, write_bench_plots
-from edgenas.report.compare import Comparison, compare
 from edgenas.report.compared import (
     comparison_document,
     comparison_html,
     comparison_markdown,
     write_comparison,
 )
+from edgenas.report.comparison import Comparison, compare
 from edgenas.report.load import load_run, read_trials
 from edgenas.report.model import RunView
 from edgenas.report.page import html

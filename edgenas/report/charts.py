@@ -13,7 +13,7 @@ from typing import Any
 
 from edgenas.objectives import Objective
 from edgenas.pareto import Metric
-from edgenas.report.compare import Comparison
+from edgenas.report.comparison import Comparison
 from edgenas.report.model import (
     Change,
     DeviceLatency,

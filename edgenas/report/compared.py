@@ -12,7 +12,7 @@ from edgenas import __version__
 from edgenas.artifacts import write_atomic
 from edgenas.pareto import Metric
 from edgenas.report.charts import Figure, comparison_figure
-from edgenas.report.compare import RESAMPLES, Comparison, Passage, Spread
+from edgenas.report.comparison import RESAMPLES, Comparison, Passage, Spread
 from edgenas.report.frame import chart, page
 from edgenas.report.markup import code, plain, table
 from edgenas.report.numbers import capital, counted, reading, significant

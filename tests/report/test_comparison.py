@@ -24,7 +24,7 @@ from edgenas.report import (
     load_run,
 )
 from edgenas.report.charts import comparison_figure
-from edgenas.report.compare import Comparison, Passage
+from edgenas.report.comparison import Comparison, Passage
 from edgenas.report.model import Evaluated, FleetView, Table
 
 DEVICE = "chip-litert-int8-t1"
