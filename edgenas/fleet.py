@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from edgenas.errors import InfeasibleError, SpecError
+from edgenas.errors import EdgenasError, InfeasibleError, SpecError
 from edgenas.objectives import Objective, total_violation
 from edgenas.pareto import Metric
 
@@ -23,6 +23,10 @@ _UNIT = 1e-6
 """Accuracies that lie closer together count as equal."""
 _FEW = 200_000
 """So many choices are tried one by one."""
+_NONE = 2
+"""What scipy calls a programme without a solution."""
+_PATIENCE_S = 60.0
+"""For each goal of an integer programme."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +56,15 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The best choice of at most `k` networks; `assignments` are in the order of the devices."""
+    """The best choice of at most `k` networks; `assignments` are in the order of the devices.
+
+    `gap`: by how much the mean accuracy of another choice could be greater, where the solver's time
+    ran out before it had proved this one the best.
+    """
 
     k: int
     assignments: tuple[Assignment, ...]
+    gap: float = 0.0
 
     @property
     def networks(self) -> dict[str, tuple[str, ...]]:
@@ -226,30 +235,31 @@ def choose_fleets(options: Sequence[Option], devices: Sequence[str]) -> tuple[Fl
     order of digests. A K for which no choice has a network for every device is left out.
 
     The choice is exact: few are all tried; else it is an integer programme (facility location),
-    which HiGHS solves.
+    which HiGHS solves. One that takes it too long (dozens of devices that agree in nothing) is the
+    best found, and its `gap` says how far from the best it may be.
 
     Raises:
         InfeasibleError: a device that none of the options can run on.
+        EdgenasError: nothing was found in time.
     """
-    own: list[Option] = []
-    for device in devices:
-        fitting = [o for o in options if device in o.latencies]
-        if not fitting:
-            raise InfeasibleError(f"no network meets the bounds of {device}")
-        own += _served(fitting, [device])
     kept = _undominated(options)
+    for device in devices:
+        if not any(device in option.latencies for option in kept):
+            raise InfeasibleError(f"no network meets the bounds of {device}")
+    own = _served(kept, devices)
     enough = len({option.digest for option in own})
     found = []
     for k in range(1, len(devices) + 1):
+        gap = 0.0
         if k >= enough:
             chosen = own
         elif math.comb(len(kept), k) <= _FEW:
             chosen = _tried(k, kept, own, devices)
         else:
-            chosen = _solved(k, kept, own, devices)
+            chosen, gap = _solved(k, kept, own, devices)
         if chosen:
             rows = zip(devices, chosen, own, strict=True)
-            found.append(Fleet(k, tuple(_assigned(d, o, best) for d, o, best in rows)))
+            found.append(Fleet(k, tuple(_assigned(d, o, best) for d, o, best in rows), gap))
     return tuple(found)
 
 
@@ -328,8 +338,8 @@ def _served(chosen: Sequence[Option], devices: Sequence[str]) -> list[Option]:
 
 def _solved(
     k: int, options: Sequence[Option], own: Sequence[Option], devices: Sequence[str]
-) -> list[Option]:
-    """As `_tried`, by a facility location problem: exact, and soon solved where `k` is not small.
+) -> tuple[list[Option], float]:
+    """As `_tried`, by a facility location problem, soon solved where `k` is not small; and the gap.
 
     The variables are: whether a network is chosen; whether a device runs it, for each pair that
     fits; and the worst loss. One goal is solved after the other, each within the optimum of those
@@ -375,16 +385,24 @@ def _solved(
     whole = np.append(np.ones(n), np.zeros(size - n))
     highest = np.append(np.ones(size - 1), np.inf)
     chosen: list[Option] = []
+    gap = 0.0
     for goal, slack in zip(goals, (0.5, 0.5, 1e-6, 0.5), strict=True):
         result = milp(
             goal,
             constraints=constraints,
             integrality=whole,
             bounds=Bounds(np.zeros(size), highest),
-            options={"mip_rel_gap": 0.0},
+            options={"mip_rel_gap": 0.0, "time_limit": _PATIENCE_S},
         )
         if result.x is None:
-            return []
+            if result.status == _NONE or chosen:
+                break
+            raise EdgenasError(
+                f"no choice of {k} networks for {len(devices)} devices was found in time",
+                hint="search for fewer devices at once",
+            )
+        if not chosen and result.status != 0:
+            gap = (result.fun - result.mip_dual_bound) * _UNIT / len(devices)
         constraints.append(LinearConstraint(goal, -np.inf, result.fun + slack))
         chosen = [option for option, open_ in zip(options, result.x, strict=False) if open_ > 0.5]
-    return _served(chosen, devices)
+    return (_served(chosen, devices) if chosen else []), gap

@@ -168,6 +168,34 @@ def test_many_devices_and_networks_are_soon_chosen() -> None:
         assert other.mean_loss <= one.mean_loss + 1e-12
 
 
+def test_networks_alike_but_on_some_devices_do_not_outnumber_the_better_one() -> None:
+    options = [
+        option("a", 0.9, a=1, b=2), option("b", 0.9, b=1, c=2), option("z", 0.9, a=1, b=1, c=1)
+    ]  # fmt: skip
+    for fleet in choose_fleets(options, DEVICES):
+        assert fleet.networks == {"z": DEVICES}
+
+
+def test_a_choice_that_time_ran_out_for_says_how_far_it_may_be_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import scipy.optimize
+
+    solve = scipy.optimize.milp
+
+    def hurried(*arguments: object, **options: object) -> object:
+        result = solve(*arguments, **options)
+        result.status, result.mip_dual_bound = 1, result.fun - 30_000
+        return result
+
+    monkeypatch.setattr(scipy.optimize, "milp", hurried)
+    monkeypatch.setattr(fleet_module, "_FEW", 0)
+    options = [option("x", 0.9, a=1), option("y", 0.8, b=1), option("z", 0.7, a=1, b=1)]
+    first, second = choose_fleets(options, ("a", "b"))
+    assert first.gap == pytest.approx(0.015)
+    assert second.gap == 0
+
+
 OBJECTIVES = parse_objectives(
     ["max top1", "latency_ms@a <= 2", "min latency_ms@b <= 4", "peak_memory_bytes@b <= 100",
      "macs <= 50"]

@@ -111,6 +111,7 @@ class Chosen:
                     "mean_accuracy": fleet.mean_accuracy,
                     "mean_loss": fleet.mean_loss,
                     "worst_loss": fleet.worst.loss,
+                    "gap": fleet.gap,
                     "assignments": [
                         {
                             "device": a.device,

@@ -20,6 +20,8 @@ def lead(found: FleetView) -> str:
     told = f"{few}, each device within its own bounds: of everything that was evaluated, the "
     told += f"choice of at most {found.wanted} with the greatest mean "
     told += f"{reading(found.accuracy).label}."
+    if chosen.gap > 0:
+        told += f" Another choice may have up to {_points(chosen.gap)} more: time ran out."
     if chosen.mean_loss == 0:
         return f"{told} Every device runs what is best for it alone."
     worst = chosen.worst
@@ -179,6 +181,7 @@ def fleet_document(found: FleetView) -> dict[str, Any]:
                 "mean_accuracy": fleet.mean_accuracy,
                 "mean_loss": fleet.mean_loss,
                 "worst_loss": fleet.worst.loss,
+                "gap": fleet.gap,
                 "assignments": [
                     {
                         "device": a.device,

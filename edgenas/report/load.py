@@ -5,7 +5,7 @@
     result.json                   edgenas.search-result/1: trials, elapsed_s, optional
                                   stopped_because, gains {"n", "k", "chance"} and fleet {"wanted",
                                   "accuracy", "bounds" {device: [objective]}, "choices" [{"k",
-                                  "assignments" [{"device", "digest", "accuracy", "loss",
+                                  "gap", "assignments" [{"device", "digest", "accuracy", "loss",
                                   "latency_ms"}]}]}, exports [{"path",
                                   "format", "sha256", "size_bytes", "verified", "top1", "top1_drop",
                                   "agreement", "predicted_ms", "measured_ms"}]; optional in each:
@@ -188,6 +188,7 @@ class _Assignment(_Part):
 
 class _Choice(_Part):
     k: int
+    gap: float = 0.0
     assignments: list[_Assignment] = Field(min_length=1)
 
 
@@ -429,6 +430,7 @@ def _fleet(path: Path, found: _Fleet) -> FleetView:
                     )
                     for a in choice.assignments
                 ),
+                choice.gap,
             )
             for choice in sorted(found.choices, key=lambda choice: choice.k)
         )
