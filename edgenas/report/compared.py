@@ -69,7 +69,10 @@ def _spelt(spread: Spread) -> str:
 
 def _reference(found: Comparison) -> str:
     places = [f"{reading(n).label} {reading(n).text(v)}" for n, v in found.reference.items()]
-    return f"Both hypervolumes are measured from {', '.join(places)}."
+    return (
+        f"Both hypervolumes are measured from {', '.join(places)}, in the product of the "
+        "objectives' own units (accuracy as a fraction)."
+    )
 
 
 def comparison_html(found: Comparison) -> str:
@@ -93,6 +96,7 @@ def comparison_html(found: Comparison) -> str:
     for i, (x, y) in enumerate(after.pairs()):
         caption = f"{capital(reading(y.name).label)} against {reading(x.name).label}."
         figure = comparison_figure(found, x, y)
+        figure["layout"]["showlegend"] = i == 0  # all have the same one
         plots.append(chart(f"fronts-{i}", figure, figures, escape(caption)))
     more = f'<div class="grid">{"".join(plots[1:])}</div>' if plots[1:] else ""
     causes = "".join(f"<li>{escape(str(cause))}</li>" for cause in found.causes)
@@ -102,7 +106,8 @@ def comparison_html(found: Comparison) -> str:
         f'{escape(before.name)}</h1><p class="note">{escape(lead(found))}</p>'
         f'<dl class="facts">{items}</dl></header><main>'
         f'<section id="fronts"><h2>Fronts</h2>{"".join(plots[:1])}{more}'
-        f'<p class="note">{escape(_reference(found))} {escape(HOW)}</p></section>'
+        f'<div class="panel"><p class="note">{escape(_reference(found))} {escape(HOW)}</p></div>'
+        "</section>"
         f'<section id="causes"><h2>What changed between the runs</h2>'
         f'<div class="panel">{changed}</div></section>'
         f'<section id="networks"><h2>Networks</h2><div class="panel">{_networks(found)}</div>'
