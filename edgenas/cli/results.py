@@ -40,9 +40,53 @@ def run_text(result: Outcome) -> str:
         f"{len(document['front'])} networks on the front:"
     )
     parts.append(columns(("network", *names), rows))
+    if "fleet" in document:
+        parts.append(fleet_text(document["fleet"]))
     parts.append(exports_text(result))
     parts.append(f"report: {result.folder / 'report.html'}")
     return "\n\n".join(part for part in parts if part)
+
+
+def fleet_text(fleet: Mapping[str, Any]) -> str:
+    """What each number of networks costs, and who runs what."""
+    price = [
+        (
+            str(c["k"]),
+            percent(c["mean_accuracy"]),
+            f"{100 * c['mean_loss']:.2f}",
+            f"{100 * c['worst_loss']:.2f}",
+        )
+        for c in fleet["choices"]
+    ]
+    chosen = [c for c in fleet["choices"] if c["k"] <= fleet["wanted"]][-1]
+    who = [
+        (
+            a["device"],
+            a["digest"],
+            percent(a["accuracy"]),
+            f"{milliseconds(a['latency_ms']['value'])} {a['latency_ms']['origin']}",
+        )
+        for a in chosen["assignments"]
+    ]
+    heads = ("networks, at most", f"mean {fleet['accuracy']}", "mean loss", "worst loss, points")
+    return (
+        f"{columns(heads, price)}\n\nwith at most {fleet['wanted']}:\n"
+        f"{columns(('device', 'network', fleet['accuracy'], 'latency'), who)}"
+    )
+
+
+def comparison_text(document: Mapping[str, Any]) -> str:
+    """The outcome of a comparison, what changed, which networks came, moved or went, and why."""
+    causes = [f"  {cause['told']}" for cause in document["changes"]]
+    rows = [
+        (n["digest"], n["passing"], " ".join(n["why"]))
+        for n in document["networks"]
+        if n["passing"] != "stayed"
+    ]
+    parts = [document["told"]]
+    parts += ["\n".join(["changed between the runs:", *causes])] if causes else []
+    parts += [columns(("network", "", "why"), rows)] if rows else []
+    return "\n\n".join([*parts, "\n".join(document["files"])])
 
 
 _VERDICTS = {True: "verified", None: "inconclusive", False: "FAILED"}

@@ -27,6 +27,14 @@ def search(
     strategy: Annotated[
         str | None, typer.Option(help="Instead of the file's: surrogate, nsga2, ...")
     ] = None,
+    fleet: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="K",
+            help="At most K networks for all devices, each within its own bounds; exports them.",
+        ),
+    ] = None,
     warm_start: Annotated[
         list[str] | None,
         typer.Option(metavar="RUN", help="An earlier run whose trials may be used; repeatable."),
@@ -75,6 +83,7 @@ def search(
             trials=trials,
             minutes=minutes,
             strategy=strategy,
+            fleet=fleet,
             warm_start=warm_start,
         )
         if worker:

@@ -34,7 +34,7 @@ from edgenas.pipeline.exporting import export, verify
 from edgenas.pipeline.predicting import predict
 from edgenas.pipeline.profiling import bench_latency, profile, profile_kit, validate_table
 from edgenas.pipeline.quickstart import run_quickstart
-from edgenas.pipeline.runs import Outcome, Run, find_run, open_run, report
+from edgenas.pipeline.runs import Outcome, Run, compare_runs, find_run, open_run, report
 from edgenas.pipeline.searching import dashboard, join_search, search
 from edgenas.pipeline.starting import write_run_file
 from edgenas.pipeline.training import train
@@ -52,6 +52,7 @@ __all__ = [
     "bench_few_shot",
     "bench_latency",
     "bench_search",
+    "compare_runs",
     "dashboard",
     "diff_tables",
     "examine",

@@ -84,6 +84,9 @@ class SearchConfig:
     """Images of the search split that `robustness` is read from, each in 21 corrupted forms."""
     unlabelled: str | None = None
     """Folder of images without labels that `agreement` is read from; default: the search split."""
+    fleet: int | None = None
+    """At most so many networks for all devices: each device's bounds then hold for what runs on it,
+    and the best choice is exported in place of `export.top` networks of the front."""
     warm_start: tuple[str, ...] = ()
     """Earlier runs (names below the folder of runs, or paths) whose trials this search may use."""
     begin_with: tuple[str, ...] = ()
@@ -200,6 +203,7 @@ class _Search(_Strict):
     recalibration_images: int = Field(2000, ge=1)
     robustness_images: int = Field(500, ge=1)
     unlabelled: str | None = Field(None, min_length=1)
+    fleet: int | None = Field(None, ge=1)
     warm_start: list[str] = []
     begin_with: list[str] = []
     gradient_steps: int = Field(8, ge=1)

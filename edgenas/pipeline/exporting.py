@@ -316,12 +316,16 @@ def network_images(
 
 
 def find_architecture(run: Opened, text: str) -> Architecture:
-    """The architecture that `text` means: a line, or (the start of) a digest on the front.
+    """The architecture that `text` means: a line, or (the start of) a digest.
+
+    A digest is looked for on the front, then among all that was evaluated.
 
     Raises:
         UsageError: no or several networks of the front have such a digest.
         SpecError: a line that is no architecture of the space.
     """
+    from edgenas.report import read_trials
+
     space = run.supernet.space
     if text in ("largest", "smallest"):
         return space.largest() if text == "largest" else space.smallest()
@@ -330,6 +334,10 @@ def find_architecture(run: Opened, text: str) -> Architecture:
     front = ParetoFront.read(run.folder / "front.json", parse=space.parse)
     known = [c.architecture for c in front.candidates]
     matches = [arch for arch in known if arch.digest.startswith(text)]
+    if not matches and (run.folder / "trials.json").is_file():
+        trials, _ = read_trials(run.folder / "trials.json")
+        lines = {t.architecture for t in trials if t.digest.startswith(text)}
+        matches = [space.parse(line) for line in lines]
     if len(matches) != 1 or len(text) < 4:
         raise UsageError(
             f"{text!r} names {len(matches)} networks of {run.folder / 'front.json'}; "

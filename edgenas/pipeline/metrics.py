@@ -11,14 +11,15 @@
 | `peak_memory_bytes` | activations as planned; all of TFLite-Micro's arena | estimated, computed |
 | `energy_mj` | of one image, where the device's table states its mean power | as the latency |
 | `macs`, `params` | multiply-accumulates, parameters as deployed | computed |
+| `least_load`, `mean_load` | share of the devices' bounds (`edgenas.fleet`) | computed |
 
 Those between `agreement` and `macs` belong to a device: with several devices they are written
-`latency_ms@DEVICE`, and the bare name is refused.
+`latency_ms@DEVICE`, and the bare name is refused. Loads are no objectives to write.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,8 @@ class CheapMetrics:
     of architectures, and planning the memory of each takes longer than all else."""
     targets: tuple[DeviceProfile, ...] = ()
     """More devices, whose size and memory are told but no latency."""
+    derived: Callable[[Mapping[str, float]], Mapping[str, float]] | None = None
+    """Further metrics, as a function of the others."""
 
     def __call__(self, arch: Architecture) -> dict[str, float]:
         """The values by name."""
@@ -98,7 +101,14 @@ class CheapMetrics:
             wanted = {m for m in OF_TARGET if names is None or f"{m}@{target.name}" in names}
             found = self._on(target, lowering, wanted)
             metrics |= {f"{k}@{target.name}": v for k, v in found.items()}
-        return metrics
+        return self.completed(metrics)
+
+    def completed(self, metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+        """The metrics with those derived from them, anew where they are there."""
+        if self.derived is None:
+            return dict(metrics)
+        values = self.derived({name: metric.value for name, metric in metrics.items()})
+        return {**metrics, **{name: Metric(v, "computed") for name, v in values.items()}}
 
     def _on(self, device: DeviceProfile, lowering: Lowering, wanted: set[str]) -> dict[str, Metric]:
         from edgenas.latency import energy_mj

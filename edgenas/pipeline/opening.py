@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgenas.errors import SpecError, UsageError
 from edgenas.events import Event, Report, silent
+from edgenas.fleet import fleet_objectives, loads
 from edgenas.hardware import DeviceProfile, load_device
 from edgenas.objectives import Objective, parse_objectives
 from edgenas.pipeline.config import SHIPPED, RunConfig
@@ -114,7 +115,7 @@ def open_stages(
         profile_minutes=config.search.profile_minutes,
         report=report,
     )
-    check_energy(objectives_of(config), tables)
+    check_energy(written_objectives(config), tables)
     if loaded is None:  # last: what can be refused before hours of training is refused before
         read_unlabelled(data, config, costly_metrics(objectives_of(config)), report=report)
         train_supernet(config, folder, data, resume=resume, report=report)
@@ -124,14 +125,27 @@ def open_stages(
     from edgenas.latency import Predictor
 
     predictors = {name: Predictor(table) for name, table in tables.items()}
-    named = frozenset(o.name for o in objectives_of(config))
+    named = frozenset(o.name for o in (*objectives_of(config), *written_objectives(config)))
     more = tuple(target for target in targets if target not in devices)
-    cheap = CheapMetrics(supernet.space, devices, predictors, named, more)
+    cheap = CheapMetrics(supernet.space, devices, predictors, named, more, derived=loads_of(config))
     return Opened(config, folder, data, supernet, info, checkpoint, devices, tables, cheap, targets)
 
 
 def objectives_of(config: RunConfig) -> tuple[Objective, ...]:
-    """What the search of a run file is after, within the memory of its targets.
+    """What the search of a run file is after; for a fleet see `edgenas.fleet.fleet_objectives`.
+
+    Raises:
+        SpecError: a text that is no objective, or an unknown metric; a fleet of devices one of
+            which has no bound.
+    """
+    written = written_objectives(config)
+    if config.search.fleet is None:
+        return written
+    return fleet_objectives(written, config.search.devices)
+
+
+def written_objectives(config: RunConfig) -> tuple[Objective, ...]:
+    """The objectives as they stand in a run file, within the memory of its targets.
 
     Raises:
         SpecError: a text that is no objective, or an unknown metric.
@@ -139,6 +153,14 @@ def objectives_of(config: RunConfig) -> tuple[Objective, ...]:
     known = metric_names(config.search.devices, config.export.targets)
     given = parse_objectives(config.search.objectives, known=known)
     return memory_bounds(given, devices_of(config), targets_of(config))
+
+
+def loads_of(config: RunConfig) -> Callable[[Mapping[str, float]], dict[str, float]] | None:
+    """What a search for a fleet derives from a network's other metrics."""
+    if config.search.fleet is None:
+        return None
+    written, devices = written_objectives(config), config.search.devices
+    return lambda metrics: loads(written, devices, metrics)
 
 
 def devices_of(config: RunConfig) -> tuple[DeviceProfile, ...]:

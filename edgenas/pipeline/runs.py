@@ -57,6 +57,7 @@ def open_run(
     trials: int | None = None,
     minutes: float | None = None,
     strategy: str | None = None,
+    fleet: int | None = None,
     warm_start: Sequence[str] | None = None,
 ) -> Run:
     """The run that a run file describes, with settings from the command line in place of its own.
@@ -73,6 +74,8 @@ def open_run(
         search = replace(search, trials=trials, minutes=minutes)
     if strategy is not None:
         search = replace(search, strategy=strategy)
+    if fleet is not None:
+        search = replace(search, fleet=fleet)
     if warm_start:
         search = replace(search, warm_start=tuple(warm_start))
     own = run_name(config.name or run_file.stem)
@@ -184,3 +187,31 @@ def report(folder: Path) -> tuple[Path, ...]:
         if (folder / MANIFEST).is_file():
             seal(folder)
     return files
+
+
+def compare_runs(folder: Path, other: Path, *, out: Path | None = None) -> Outcome:
+    """What the run in `folder` changes against that in `other`, as a page and Markdown.
+
+    They are `compare.html` and `compare.md` in `folder`, in the folder `out`, or the page has the
+    name `out`, which then ends in `.html`.
+
+    Raises:
+        SpecError: one of them is no finished run.
+        UsageError: they are after something else, in another space, or the same run.
+    """
+    from edgenas.report import compare, comparison_document, load_run, write_comparison
+
+    if folder.resolve() == other.resolve():
+        raise UsageError(f"{folder} is compared with itself", hint="name another run")
+    found = compare(load_run(folder), load_run(other))
+    home = folder if out is None else out
+    page = home if home.suffix == ".html" else home / "compare.html"
+    if page.parent.resolve() != folder.resolve():
+        files = write_comparison(found, page)
+    else:
+        with locked(folder):
+            files = write_comparison(found, page)
+            if (folder / MANIFEST).is_file():
+                seal(folder)
+    document = comparison_document(found) | {"files": [str(file) for file in files]}
+    return Outcome(folder, document)

@@ -21,6 +21,7 @@ from edgenas.pareto import Candidate, Metric, ParetoFront
 from edgenas.pipeline.config import RunConfig, SearchConfig, write_config
 from edgenas.pipeline.evaluating import Evaluator, check_unlabelled, evaluator
 from edgenas.pipeline.explaining import EXPLANATION, explanation
+from edgenas.pipeline.fleets import Chosen, accuracy_of, check_fleet
 from edgenas.pipeline.knowing import CACHE, Cache, WarmStart, warm_start
 from edgenas.pipeline.measuring import Measuring, instrument_for
 from edgenas.pipeline.metrics import costly_metrics
@@ -57,6 +58,9 @@ def search(
     side. The study is in the folder, or under the name `study` in the PostgreSQL database that the
     URL `storage` names: all who search with these two, on whatever host, work on one search.
 
+    For a fleet (`config.search.fleet`) the exported networks are the best few for all devices, of
+    everything that was evaluated; `result.json` has the choice for each number of networks.
+
     With `measure`, one more process for each device times the networks of the front and near it;
     what it measured counts in place of what was predicted. At the end the search waits for those of
     the front, 15 minutes at most; what was not measured stays predicted. A device where nothing
@@ -75,6 +79,8 @@ def search(
 
     objectives = objectives_of(config)
     check_unlabelled(config, objectives)
+    if config.search.fleet is not None:
+        accuracy_of(objectives)
     measuring = Measuring.on(devices_of(config)) if measure else None
     with locked(folder):
         if fresh:
@@ -88,6 +94,8 @@ def search(
             write_config(folder / "run.toml", config)
         run = open_stages(config, folder, resume=resume, report=report)
         write_config(folder / "run.toml", config)
+        if config.search.fleet is not None:
+            check_fleet(run)
         searched = _Search.of(run, report=report)
         found = searched.lead(
             workers, storage, study, measuring=measuring, resume=resume, report=report
@@ -97,7 +105,10 @@ def search(
         front = ParetoFront(objectives, candidates, run.parents)
         front.write(folder / "front.json")
         _write_trials(folder / "trials.json", candidates, found, front, searched.rests_on)
-        chosen = choose(front, config.export.top)
+        fleet = None
+        if config.search.fleet is not None:
+            fleet = Chosen.of(config, config.search.fleet, candidates)
+        chosen = fleet.networks(candidates) if fleet else choose(front, config.export.top)
         report(Event("explain", message="what each choice matters"))
         networks = [candidate for _, candidate in chosen]
         why = explanation(
@@ -125,6 +136,8 @@ def search(
             "failures": list(failures),
             "exit_code": exit_code,
         }
+        if fleet:
+            document["fleet"] = fleet.to_table()
         write_json(folder / "result.json", document)
         write_json(folder / "provenance.json", provenance(run, searched.evaluate.facts))
         report(Event("report", message="writing"))
@@ -301,6 +314,8 @@ class _Search:
         marks = {**run.parents, **self.evaluate.rests_on}
         if settings.strategy == "gradient":
             marks |= gradient_marks(settings)
+        if settings.fleet is not None:  # loads are shares of the bounds, which no objective tells
+            marks |= {"bounds": ", ".join(settings.objectives)}
         patience = settings.patience
         return run_search(
             run.supernet.space,
@@ -350,7 +365,7 @@ def _explained(run: Opened, candidate: Candidate, n_images: Mapping[str, int]) -
         elif name not in metrics:
             origin = "simulated" if name == "top1_int8" else "supernet"
             metrics[name] = Metric(metric.value, origin, n=n_images[name])
-    return Candidate(candidate.architecture, metrics)
+    return Candidate(candidate.architecture, run.cheap.completed(metrics))
 
 
 def _write_trials(

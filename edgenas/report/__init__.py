@@ -1,6 +1,13 @@
 """Reports of a run: one HTML page, Markdown, JSON, and the front as a picture."""
 
 from edgenas.report.bench import require_plots, write_bench_plots
+from edgenas.report.compared import (
+    comparison_document,
+    comparison_html,
+    comparison_markdown,
+    write_comparison,
+)
+from edgenas.report.comparison import Comparison, compare
 from edgenas.report.load import load_run, read_trials
 from edgenas.report.model import RunView
 from edgenas.report.page import html
@@ -10,7 +17,12 @@ from edgenas.report.summary import document, markdown
 from edgenas.report.write import write_report
 
 __all__ = [
+    "Comparison",
     "RunView",
+    "compare",
+    "comparison_document",
+    "comparison_html",
+    "comparison_markdown",
     "document",
     "front_svg",
     "html",
@@ -20,5 +32,6 @@ __all__ = [
     "read_trials",
     "require_plots",
     "write_bench_plots",
+    "write_comparison",
     "write_report",
 ]

@@ -13,11 +13,13 @@ from typing import Any
 
 from edgenas.objectives import Objective
 from edgenas.pareto import Metric
+from edgenas.report.comparison import Comparison
 from edgenas.report.model import (
     Change,
     DeviceLatency,
     Evaluated,
     ExportedModel,
+    FleetView,
     Importance,
     RunView,
     undominated,
@@ -83,6 +85,45 @@ def pareto_figure(view: RunView, x: Objective, y: Objective) -> Figure:
     return {"data": data, "layout": layout}
 
 
+def comparison_figure(found: Comparison, x: Objective, y: Objective) -> Figure:
+    """Two fronts over a pair of objectives; the earlier one is dashed, with hollow marks."""
+    data: list[Figure] = []
+    for view, name, colour, dash in (
+        (found.before, "before", "var(--faint)", "dash"),
+        (found.after, "now", "var(--accent)", "solid"),
+    ):
+        line = undominated(view.front, x, y)
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": f"{name} ({len(view.front)})",
+                "x": [_scaled(c, x) for c in line],
+                "y": [_scaled(c, y) for c in line],
+                "line": {"color": colour, "width": 2, "dash": dash},
+                "hoverinfo": "skip",
+            }
+        )
+    old, new = ({c.digest: c for c in view.front} for view in (found.before, found.after))
+    for passing, side, marker in (
+        ("went", old, {"color": "var(--faint)", "size": 10, "symbol": "x"}),
+        ("moved", old, {"color": "var(--faint)", "size": 10, "symbol": "circle-open"}),
+        ("moved", new, {"color": "var(--accent3)", "size": 10}),
+        ("stayed", new, {"color": "var(--accent)", "size": 10}),
+        ("came", new, {"color": "var(--mark)", "size": 12, "symbol": "diamond"}),
+    ):
+        chosen = [side[p.digest] for p in found.passages if p.passing == passing]
+        chosen = [c for c in chosen if x.name in c.metrics and y.name in c.metrics]
+        name = "moved, before" if passing == "moved" and side is old else passing
+        view = found.before if side is old else found.after
+        if chosen:
+            data.append(_points(view, name, chosen, x, y, marker, full=True))
+    shapes, notes = _bounds(x, y)
+    layout = _layout(axis_title(found.after, x), axis_title(found.after, y))
+    layout |= {"shapes": shapes, "annotations": notes, "hovermode": "closest"}
+    return {"data": data, "layout": layout}
+
+
 def hypervolume_figure(view: RunView) -> Figure:
     """The dominated hypervolume after each trial, as a share of that at the end; it never falls."""
     last = view.hypervolume[-1][1] or 1.0
@@ -99,6 +140,84 @@ def hypervolume_figure(view: RunView) -> Figure:
     ]
     layout = _layout("architectures evaluated", "share of the final hypervolume (%)")
     layout |= {"showlegend": False, "height": 300}
+    return {"data": data, "layout": layout}
+
+
+def fleet_price_figure(found: FleetView) -> Figure:
+    """Mean and worst loss of a fleet's devices against the number of networks."""
+    chosen = found.fleet
+    data: list[Figure] = []
+    for name, colour, losses in (
+        ("worst device", "var(--accent2)", [f.worst.loss for f in found.fleets]),
+        ("mean of the devices", "var(--accent)", [f.mean_loss for f in found.fleets]),
+    ):
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": name,
+                "x": [fleet.k for fleet in found.fleets],
+                "y": [100 * loss for loss in losses],
+                "line": {"color": colour, "width": 2},
+                "marker": {"color": colour, "size": 9},
+                "hovertemplate": f"at most %{{x}}, {name}: %{{y:.2f}} points<extra></extra>",
+            }
+        )
+    data.append(
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "exported",
+            "x": [chosen.k],
+            "y": [100 * chosen.mean_loss],
+            "marker": {
+                "color": "var(--mark)",
+                "size": 15,
+                "symbol": "diamond",
+                "line": {"color": "var(--panel)", "width": 1.5},
+            },
+            "hoverinfo": "skip",
+        }
+    )
+    layout = _layout("networks, at most", f"loss of {reading(found.accuracy).label} (points)")
+    layout["xaxis"] |= {"dtick": 1, "range": [0.6, len(found.bounds) + 0.4]}
+    layout["yaxis"]["rangemode"] = "tozero"
+    layout["height"] = 340
+    return {"data": data, "layout": layout}
+
+
+def fleet_devices_figure(found: FleetView) -> Figure:
+    """The accuracy that each device gets: with the fewest networks, those exported, its own."""
+    read = reading(found.accuracy)
+    shown: dict[int, tuple[str, Figure]] = {}
+    last, first, chosen = found.fleets[-1], found.fleets[0], found.fleet
+    shown[last.k] = ("its own best", {"color": "var(--faint)", "size": 17, "symbol": "circle-open"})
+    shown[first.k] = (f"at most {first.k}", {"color": "var(--accent2)", "size": 10})
+    diamond = {"color": "var(--mark)", "size": 12, "symbol": "diamond"}
+    shown[chosen.k] = (f"exported (at most {chosen.k})", diamond)
+    devices = [escape(a.device, quote=False) for a in last.assignments]
+    data: list[Figure] = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": shown[fleet.k][0],
+            "y": devices,
+            "x": [a.accuracy * read.scale for a in fleet.assignments],
+            "text": [
+                f"{escape(a.device, quote=False)}<br>{shown[fleet.k][0]}: {a.digest}, "
+                f"{read.text(a.accuracy)}"
+                for a in fleet.assignments
+            ],
+            "customdata": [a.digest for a in fleet.assignments],
+            "hovertemplate": "%{text}<extra></extra>",
+            "marker": shown[fleet.k][1],
+        }
+        for fleet in reversed(found.fleets)
+        if fleet.k in shown
+    ]
+    layout = _layout(read.axis, "")
+    layout |= {"height": max(340, 130 + 30 * len(devices))}
+    layout["yaxis"] |= {"autorange": "reversed", "type": "category"}
     return {"data": data, "layout": layout}
 
 

@@ -3,7 +3,10 @@
     run.toml                      the run file
     front.json                    edgenas.front/1
     result.json                   edgenas.search-result/1: trials, elapsed_s, optional
-                                  stopped_because and gains {"n", "k", "chance"}, exports [{"path",
+                                  stopped_because, gains {"n", "k", "chance"} and fleet {"wanted",
+                                  "accuracy", "bounds" {device: [objective]}, "choices" [{"k",
+                                  "gap", "assignments" [{"device", "digest", "accuracy", "loss",
+                                  "latency_ms"}]}]}, exports [{"path",
                                   "format", "sha256", "size_bytes", "verified", "top1", "top1_drop",
                                   "agreement", "predicted_ms", "measured_ms"}]; optional in each:
                                   "n_images", "device", "predicted_origin", "low_ms", "high_ms",
@@ -39,6 +42,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 import edgenas
 from edgenas.artifacts import read_json, read_toml
 from edgenas.errors import ArtifactError, SpecError
+from edgenas.fleet import Assignment, Fleet
 from edgenas.objectives import Objective, directed
 from edgenas.pareto import Metric, ParetoFront, hypervolume
 from edgenas.report.model import (
@@ -49,6 +53,7 @@ from edgenas.report.model import (
     Evaluated,
     ExportedFile,
     ExportedModel,
+    FleetView,
     Gains,
     Importance,
     RunView,
@@ -190,8 +195,30 @@ class _Gains(_Part):
     chance: float
 
 
+class _Assignment(_Part):
+    device: str
+    digest: str
+    accuracy: float
+    loss: float
+    latency_ms: _Metric
+
+
+class _Choice(_Part):
+    k: int
+    gap: float = 0.0
+    assignments: list[_Assignment] = Field(min_length=1)
+
+
+class _Fleet(_Part):
+    wanted: int
+    accuracy: str
+    bounds: dict[str, list[str]]
+    choices: list[_Choice] = Field(min_length=1)
+
+
 class _Result(_Part):
     trials: int | None = None
+    fleet: _Fleet | None = None
     stopped_because: str = ""
     gains: _Gains | None = None
     elapsed_s: float | None = None
@@ -307,8 +334,9 @@ def load_run(run: Path) -> RunView:
         sections.append(("Export tools", tuple(sorted(tools.items()))))
     if front.parents:
         sections.append(("Parents, by digest", tuple(sorted(front.parents.items()))))
-    if (run / "run.toml").is_file():
-        sections.append(("Run file", tuple(_rows(read_toml(run / "run.toml")))))
+    settings = _rows(read_toml(run / "run.toml")) if (run / "run.toml").is_file() else []
+    if settings:
+        sections.append(("Run file", tuple(settings)))
     return RunView(
         name=run.resolve().name,
         goals=front.objectives,
@@ -324,7 +352,7 @@ def load_run(run: Path) -> RunView:
         trials=evaluated,
         models=tuple(
             replace(model, changes=_changes(why, told.changes.get(model.digest, ())))
-            for model in _models(run, front, result.exports, certificates, tables)
+            for model in _models(run, front, result.exports, certificates, tables, evaluated)
         ),
         tables=tuple(Table(**t.model_dump()) for t in tables),
         hypervolume=_course(evaluated, front.objectives, trials.reference if trials else {}),
@@ -336,8 +364,13 @@ def load_run(run: Path) -> RunView:
         importances=tuple(map(_importance, told.importances)),
         stopped_because=result.stopped_because,
         gains=None if result.gains is None else Gains(**result.gains.model_dump()),
+        fleet=None if result.fleet is None else _fleet(run / "result.json", result.fleet),
         estimates=tuple(Estimate(**e.model_dump()) for e in told.estimates),
         cuts=_cuts(why, told.bounds),
+        parents=dict(front.parents),
+        rests_on=dict(trials.parents) if trials else {},
+        reference=dict(trials.reference) if trials else {},
+        settings=dict(settings),
     )
 
 
@@ -397,6 +430,34 @@ def _cuts(path: Path, bounds: Sequence[_Cut]) -> tuple[Cut, ...]:
         )
     except SpecError as error:
         raise ArtifactError(f"{path}: {error}") from error
+
+
+def _fleet(path: Path, found: _Fleet) -> FleetView:
+    try:
+        fleets = tuple(
+            Fleet(
+                choice.k,
+                tuple(
+                    Assignment(
+                        a.device,
+                        a.digest,
+                        a.accuracy,
+                        a.loss,
+                        Metric(**a.latency_ms.model_dump()),
+                    )
+                    for a in choice.assignments
+                ),
+                choice.gap,
+            )
+            for choice in sorted(found.choices, key=lambda choice: choice.k)
+        )
+        bounds = {d: tuple(map(Objective.parse, texts)) for d, texts in found.bounds.items()}
+    except SpecError as error:  # no objective, or an interval that does not hold its value
+        raise ArtifactError(f"{path}: fleet: {error}") from error
+    named = [[a.device for a in fleet.assignments] for fleet in fleets]
+    if fleets[0].k > found.wanted or any(set(devices) != set(bounds) for devices in named):
+        raise ArtifactError(f"{path}: fleet: its parts do not fit together")
+    return FleetView(found.wanted, found.accuracy, bounds, fleets)
 
 
 def _changes(path: Path, changes: Sequence[_Change]) -> tuple[Change, ...]:
@@ -461,18 +522,20 @@ def _models(
     exports: Sequence[_Export],
     certificates: Mapping[str, _Certificate],
     tables: Sequence[_Table],
+    evaluated: Sequence[Evaluated],
 ) -> tuple[ExportedModel, ...]:
-    """The exported models in the front's order; models of no candidate of the front come last."""
+    """The exported models in the front's order; others come last, with their trial's metrics."""
     rows: dict[str, dict[str, _Export]] = {digest: {} for digest in certificates}
     for export in exports:
         path = PurePosixPath(_inside(run, export.path))
         rows.setdefault(path.parent.name, {})[path.name] = export
-    candidates = {c.architecture.digest: c for c in front.candidates}
-    order = {digest: i for i, digest in enumerate(candidates)}
+    order = {c.architecture.digest: i for i, c in enumerate(front.candidates)}
+    known = {c.digest: (c.architecture, c.metrics) for c in evaluated}
+    known |= {c.architecture.digest: (str(c.architecture), c.metrics) for c in front.candidates}
     models = []
     for digest in sorted(rows, key=lambda d: (order.get(d, len(order)), d)):
         certificate = certificates.get(digest)
-        candidate = candidates.get(digest)
+        architecture, metrics = known.get(digest, ("", {}))
         units, latencies = _latencies(run / "models" / digest / "latency.json")
         files = {}
         for name, export in rows[digest].items():
@@ -480,12 +543,11 @@ def _models(
         for row in certificate.models if certificate else ():
             told = files.get(row.path)
             files[row.path] = _certified(f"models/{digest}/{row.path}", row, told)
-        architecture = str(candidate.architecture) if candidate else ""
         models.append(
             ExportedModel(
                 architecture=certificate.architecture if certificate else architecture,
                 digest=digest,
-                metrics=dict(candidate.metrics) if candidate else {},
+                metrics=dict(metrics),
                 files=tuple(files.values()),
                 units=units,
                 latencies=latencies,

@@ -7,8 +7,9 @@ of two runs is a function of two of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from edgenas.fleet import Fleet
 from edgenas.latency import ROUGH_ERROR
 from edgenas.objectives import Objective, directed
 from edgenas.pareto import Metric, nondominated
@@ -216,13 +217,34 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True)
+class FleetView:
+    """The best few networks for all devices, for each number of networks.
+
+    `accuracy` is the metric that they were chosen by, `bounds` are those of each device, `wanted`
+    is the number that was asked for.
+    """
+
+    wanted: int
+    accuracy: str
+    bounds: Mapping[str, tuple[Objective, ...]]
+    fleets: tuple[Fleet, ...]
+
+    @property
+    def fleet(self) -> Fleet:
+        """The one that was exported."""
+        return next(f for f in reversed(self.fleets) if f.k <= self.wanted)
+
+
+@dataclass(frozen=True, slots=True)
 class RunView:
     """A finished run. `trials` are all candidates evaluated; empty where they were not kept.
 
     A latency without a device's name is that of the first table.
 
-    `hypervolume` holds (trial number, hypervolume so far). `provenance` is a list of sections,
-    each a title and its rows.
+    `hypervolume` holds (trial number, hypervolume so far), measured from `reference` where that was
+    kept. `provenance` is a list of sections, each a title and its rows. `parents` are the digests
+    that the front rests on, `rests_on` those of accuracies, `settings` the run file's by dotted
+    names.
     """
 
     name: str
@@ -241,7 +263,12 @@ class RunView:
     estimates: tuple[Estimate, ...] = ()
     cuts: tuple[Cut, ...] = ()
     gains: Gains | None = None
+    fleet: FleetView | None = None
     stopped_because: str = ""
+    parents: Mapping[str, str] = field(default_factory=dict)
+    rests_on: Mapping[str, str] = field(default_factory=dict)
+    reference: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def objectives(self) -> tuple[Objective, ...]:

@@ -12,6 +12,7 @@ from edgenas.report import why
 from edgenas.report.charts import Figure, hypervolume_figure, model_bars, pareto_figure, unit_figure
 from edgenas.report.drawing import architecture_svg
 from edgenas.report.explained import bounds_html, changes_html, importances_html, sentences_html
+from edgenas.report.fleets import fleet_html
 from edgenas.report.frame import chart, page
 from edgenas.report.model import (
     DeviceLatency,
@@ -46,6 +47,7 @@ def html(view: RunView) -> str:
             "<main>",
             _warnings(view),
             _front(view, figures),
+            fleet_html(view, figures),
             _search(view, figures),
             importances_html(view, figures),
             bounds_html(view),
@@ -93,6 +95,8 @@ def warnings(view: RunView) -> list[str]:
 def roles(view: RunView, model: ExportedModel) -> list[str]:
     """What `model` was chosen for, and what it is the best of all exported ones in."""
     found = [model.why] if model.why and not model.why.startswith("best ") else []
+    if view.fleet and (devices := view.fleet.fleet.networks.get(model.digest)):
+        found.append(f"for {', '.join(devices)}")
     for goal in view.objectives:
         values = [m.metrics[goal.name].value for m in view.models if goal.name in m.metrics]
         if goal.name not in model.metrics or len(values) < 2:
@@ -128,11 +132,12 @@ def _header(view: RunView) -> str:
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(small)}</small></dd></div>"
         for name, value, small in facts
     )
-    links = [("front", "Front"), ("search", "Search"), ("choices", "Choices")]
+    links = [("front", "Front"), ("fleet", "Fleet"), ("search", "Search"), ("choices", "Choices")]
     links += [("bounds", "Bounds"), ("files", "Exported models")]
     links += [(f"model-{m.digest}", m.digest) for m in view.models]
     links.append(("provenance", "Provenance"))
     for to, wanted in (
+        ("fleet", view.fleet),
         ("search", view.hypervolume),
         ("choices", view.importances),
         ("bounds", view.cuts),

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
 from edgenas.pareto import Metric
-from edgenas.report import why
-from edgenas.report.model import DeviceLatency, Evaluated, ExportedFile, ExportedModel, RunView
+from edgenas.report import fleets, why
+from edgenas.report.markup import code as _code
+from edgenas.report.markup import plain as _plain
+from edgenas.report.markup import table as _table
+from edgenas.report.model import (
+    DeviceLatency,
+    Evaluated,
+    ExportedFile,
+    ExportedModel,
+    FleetView,
+    RunView,
+)
 from edgenas.report.numbers import counted, duration, ms, percent, points, reading
 from edgenas.report.page import is_inside, roles, warnings
 
@@ -25,6 +34,8 @@ def markdown(view: RunView, *, picture: str = "front.svg") -> str:
     if picture and view.pairs():
         parts.append(f"![Pareto front]({picture})")
     parts += ["## Front", _front(view)]
+    if view.fleet:
+        parts += ["## Fleet", _fleet(view, view.fleet)]
     if view.importances:
         parts += ["## Which choices matter", _importances(view)]
     if view.cuts:
@@ -60,6 +71,7 @@ def document(view: RunView) -> dict[str, Any]:
             for cut in view.cuts
         ],
         "front": [_candidate(c) for c in view.front],
+        "fleet": fleets.fleet_document(view.fleet) if view.fleet else None,
         "models": [_model(view, model) for model in view.models],
         "tables": [
             {
@@ -101,6 +113,35 @@ def _front(view: RunView) -> str:
     table = _table(["architecture", *(reading(n).axis for n in names), "exported"], rows)
     more = len(view.front) - _LONGEST_TABLE
     return f"{table}\n\n{more} more in report.json." if more > 0 else table
+
+
+def _fleet(view: RunView, found: FleetView) -> str:
+    """Who runs what, then the price of each number of networks; bold: what was exported."""
+    label = reading(found.accuracy).label
+    who = [
+        [
+            _code(a.device),
+            _plain(fleets.bounds_text(found, a.device)),
+            _code(a.digest),
+            reading(found.accuracy).text(a.accuracy),
+            f"{100 * a.loss:.2f} points",
+            _plain(fleets.latency_text(view, a)),
+        ]
+        for a in found.fleet.assignments
+    ]
+    heads, rows = fleets.price_rows(found)
+    price = [
+        [_bold(_plain(text), yes=bool(text) and fleet is found.fleet) for text in row]
+        for fleet, row in zip(found.fleets, rows, strict=True)
+    ]
+    told = [fleets.lead(found), fleets.impossible(found)]
+    return "\n\n".join(
+        [
+            " ".join(_plain(text) for text in told if text),
+            _table(["device", "bounds", "network", label, "loss", "latency"], who),
+            _table(heads, price),
+        ]
+    )
 
 
 def _importances(view: RunView) -> str:
@@ -215,23 +256,6 @@ def _told(view: RunView, name: str, metric: Metric | None) -> str:
     if reading(name).is_latency:
         text += f" {_plain(metric.origin)}"
     return f"{text}, rough" if view.rough_metric(name) else text
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _plain(text: str) -> str:
-    """Text in which Markdown and HTML mean nothing, on one line."""
-    return re.sub(r"([\\`*_{}\[\]<>|#&!~])", r"\\\1", " ".join(text.split()))
-
-
-def _code(text: str) -> str:
-    """Text in a code span; backticks and pipes, which would end it or its cell, become entities."""
-    if any(character in text for character in "`|\n\r"):
-        return _plain(text)
-    return f"`{text}`"
 
 
 def _candidate(c: Evaluated) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from edgenas.search.problem import (
     Problem,
     Propose,
     Trial,
+    check_reachable,
 )
 from edgenas.search.study import Gains, SearchResult, Sharing, Stagnation, run_search
 
@@ -28,5 +29,6 @@ __all__ = [
     "Sharing",
     "Stagnation",
     "Trial",
+    "check_reachable",
     "run_search",
 ]

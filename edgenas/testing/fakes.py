@@ -69,6 +69,22 @@ threads = 1
     return INVENTED_DEVICE
 
 
+def write_second_device(folder: Path, space: MobileSpace) -> tuple[str, str]:
+    """Beside `INVENTED_DEVICE` another such board, which takes twice as long; both names."""
+    from dataclasses import replace
+
+    from edgenas.hardware import load_device_file
+
+    name = "other-board-litert-int8-t1"
+    first = folder / "devices" / f"{write_invented_device(folder, space)}.toml"
+    path = first.with_name(f"{name}.toml")
+    path.write_text(first.read_text("utf-8").replace("invented-board", "other-board"), "utf-8")
+    table = invented_table(load_device_file(path), space)
+    slower = tuple(replace(fit, scale=2 * fit.scale) for fit in table.fits)
+    write_table(replace(table, fits=slower), folder / "latency_tables" / f"{name}.json")
+    return INVENTED_DEVICE, name
+
+
 def write_tiny_run(
     folder: Path, *, device: str = INVENTED_DEVICE, trials: int = 12, formats: str = '"onnx"'
 ) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ORDER = (
-    "errors", "plugins", "events", "artifacts", "spaces", "models", "objectives", "pareto",
+    "errors", "plugins", "events", "artifacts", "spaces", "models", "objectives", "pareto", "fleet",
     "hardware", "targets", "latency", "profiling", "data", "networks", "supernet", "evaluation",
     "search", "export", "report", "pipeline", "ci", "cli", "__main__", "testing",
 )  # fmt: skip
@@ -28,6 +28,7 @@ NARROWER = {
     "spaces": {"errors", "plugins"},
     "objectives": {"errors"},
     "pareto": {"errors", "artifacts", "spaces", "objectives"},
+    "fleet": {"errors", "objectives", "pareto"},
     "artifacts": {"errors"},
     # receives metric functions: knows neither weights nor tables
     "search": {"errors", "plugins", "events", "spaces", "objectives", "pareto", "artifacts"},

@@ -255,6 +255,14 @@ def view(run_folder: Path) -> RunView:
 
 
 @pytest.fixture(scope="session")
+def two_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Runs in one space with other seeds; the first has a name that is no HTML."""
+    home = tmp_path_factory.mktemp("compared")
+    new = make_run(home / "new & <b>", trials=60, models=1, seed=1)
+    return new, make_run(home / "old", trials=60, models=1)
+
+
+@pytest.fixture(scope="session")
 def explained_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose search told why, as new ones do."""
     folder = make_run(tmp_path_factory.mktemp("runs") / "explained")

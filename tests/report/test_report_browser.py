@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgenas.report import RunView, html
+from edgenas.report import RunView, compare, comparison_html, html, load_run
 from edgenas.report.picture import front_svg
 
 BROWSER = next(
@@ -81,6 +81,17 @@ def test_the_page_draws_its_charts(explained: RunView, tmp_path: Path, width: in
     assert titles
     assert ("Pan" in titles[1]) == (width > 600)
     assert not re.search("share|cloud|chart studio", titles[1], re.I), "data would leave"
+
+
+def test_a_comparison_draws_its_charts(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
+    page = tmp_path / "compare.html"
+    found = compare(*map(load_run, two_runs))
+    page.write_text(comparison_html(found).replace("</body>", PROBE), "utf-8")
+    tree, console = dump(page, tmp_path / "profile", width=1400)
+    assert console == []
+    assert re.search(r'<html[^>]* data-plots="3"', tree)
+    assert len(re.findall(r'class="point[ "]', tree)) >= 3 * len(found.passages)
+    assert 'data-overflow="0"' in tree, "the page is wider than the window"
 
 
 def test_the_picture_opens_by_itself(view: RunView, tmp_path: Path) -> None:
