@@ -37,4 +37,4 @@ def test_ten_networks_make_a_table_of_this_machine(
     assert main(["profile", LOCAL, "--run", "run.toml", "--quick", "--quiet", "--json"]) == 0
     measured = read_table(tmp_path / "latency_tables" / f"{LOCAL}.json")
     assert measured.source == "measured"
-    assert all(entry.n > 20 for entry in measured.entries.values())
+    assert all(entry.n >= 3 for entry in measured.entries.values())

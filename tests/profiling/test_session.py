@@ -23,6 +23,7 @@ FAST = Settings(
     rounds=3,
     extra_rounds=0,
     seconds=0.03,
+    patience=0.5,
     runs=15,
     warmup_s=0.005,
     warmup_runs=5,
