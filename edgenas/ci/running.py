@@ -179,7 +179,11 @@ def run(
         if trained := _train(todo, reader, report):
             reader = Reader(runs)
             todo = plan(targets, lock=lock, runs=runs, only=only, reader=reader)
-        works = [work_for(t, reader, runs) for t in todo.targets if t.stale]
+        works = [
+            work_for(t, t.target, reader, runs)
+            for t in todo.targets
+            if t.stale and t.target is not None
+        ]
         found: dict[str, Made] = {}
         for work, failure in _worked(works, jobs, report):
             made = _commit(work, failure, todo, lock, runs)
@@ -191,11 +195,9 @@ def run(
         return Ran(tuple(found.get(t.name) or _untouched(t) for t in todo.targets))
 
 
-def work_for(t: TargetPlan, reader: Reader, runs: Path) -> Work:
+def work_for(t: TargetPlan, target: Target, reader: Reader, runs: Path) -> Work:
     """The run that makes what is stale of a target."""
-    if t.target is None:
-        raise ValueError(f"{t.name} is no target")
-    entry, config, searches = t.entry, reader.resolved(t.target), "search" in t.stale
+    entry, config, searches = t.entry, reader.resolved(target), "search" in t.stale
     key = digest([dict(t.facts), entry.run if entry else None, t.missing, t.begins, t.share])[:8]
     folder = runs / f"{t.name}-{key}"
     last = None
@@ -229,13 +231,14 @@ def work_for(t: TargetPlan, reader: Reader, runs: Path) -> Work:
             if not searches or (same and facts[name] == HERE):
                 copies.append(f"tables/{device}.json")
     config = replace(config, name=folder.name, search=settings)
-    return Work(t.name, t.target, folder, config, facts, noted, last, t.stale, tuple(copies))
+    return Work(t.name, target, folder, config, facts, noted, last, t.stale, tuple(copies))
 
 
 def prepare(work: Work) -> None:
-    """The work's folder with its run file and what it takes over, unless it is there already."""
+    """The work's folder with its run file and what it takes over, if that is not there already."""
     with contextlib.suppress(EdgenasError):
         if read_json(work.folder / START, schema=START_SCHEMA)["run"] == work.folder.name:
+            write_config(work.folder / "run.toml", work.config)  # a gate may have changed
             return
     with io_errors(work.folder, "write"):
         shutil.rmtree(work.folder, ignore_errors=True)

@@ -223,6 +223,16 @@ def test_targets_that_are_wrong_are_told_with_their_name(locked: Path) -> None:
         plan(only=["bth"])
 
 
+def test_this_machine_is_another_device_everywhere_and_stales_nothing(locked: Path) -> None:
+    """Its table is made where the search runs, unless one by its name is kept."""
+    local = "local-onnxruntime-fp32-t1"
+    change(
+        "targets.toml", "[target.board]", f'[target.here]\ndevices = ["{local}"]\n[target.board]'
+    )
+    facts = planned("here").facts
+    assert facts[f"device {local}"] == facts[f"table {local}"] == "of the machine that searches"
+
+
 def test_images_in_a_folder_are_told_by_names_sizes_and_contents(tmp_path: Path) -> None:
     from edgenas.ci import facts
 
