@@ -85,6 +85,8 @@ class Certificate:
     parents: Mapping[str, str] = field(default_factory=dict)
     tools: Mapping[str, str] = field(default_factory=dict)
     max_top1_drop: float = 0.01
+    weights: str = ""
+    """What came of its final training, if there was one."""
 
     def problems(self) -> tuple[str, ...]:
         """What went wrong, one line a file or format: failed gates and formats not written."""
@@ -158,6 +160,7 @@ def read_certificate(folder: Path) -> Certificate:
         parents=file.parents,
         tools=file.tools,
         max_top1_drop=file.max_top1_drop,
+        weights=file.weights,
     )
 
 
@@ -250,3 +253,4 @@ class _File(_Row):
     parents: dict[str, str]
     tools: dict[str, str]
     max_top1_drop: float
+    weights: str = ""

@@ -165,6 +165,7 @@ class _Certificate(_Part):
     failures: list[_Failure] = []
     parents: dict[str, str] = {}
     tools: dict[str, str] = {}
+    weights: str = ""
 
 
 class _Gains(_Part):
@@ -476,6 +477,7 @@ def _models(
                 failures=tuple((f.format, f.error) for f in certificate.failures)
                 if certificate
                 else (),
+                weights=certificate.weights if certificate else "",
             )
         )
     return tuple(models)

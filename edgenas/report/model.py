@@ -100,7 +100,8 @@ class Change:
 class ExportedModel:
     """An architecture whose files were written; `why` says what it was chosen for.
 
-    `failures` are formats that could not be written, each with the reason.
+    `failures` are formats that could not be written, each with the reason; `weights` says what
+    came of a final training.
     """
 
     architecture: str
@@ -112,6 +113,7 @@ class ExportedModel:
     why: str = ""
     failures: tuple[tuple[str, str], ...] = ()
     changes: tuple[Change, ...] = ()
+    weights: str = ""
 
 
 @dataclass(frozen=True, slots=True)

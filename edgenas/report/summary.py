@@ -250,6 +250,7 @@ def _model(view: RunView, model: ExportedModel) -> dict[str, Any]:
             for f in model.files
         ],
         "failures": [{"format": kind, "error": error} for kind, error in model.failures],
+        "weights": model.weights or None,
         "latencies": [_device(model, latency) for latency in model.latencies],
         "why": why.sentences(view, model),
         "changes": [
