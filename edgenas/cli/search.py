@@ -63,8 +63,9 @@ def search(
     """Everything from a run file to verified models: search, export, verify, measure, report.
 
     Trains the supernet first where the run file names none and none is trained. Writes runs/NAME:
-    front.json, models/, report.html, manifest.json. Ends with 5 where an exported file missed its
-    gate, with 4 where --measure could measure nothing on a device, after all else was written.
+    front.json, models/, report.html, manifest.json. With [final] in the run file the chosen
+    networks are trained further before they are exported. Ends with 5 where an exported file missed
+    its gate, with 4 where --measure could measure nothing on a device, after all else was written.
 
     Example: edgenas search run.toml --trials 200
 

@@ -11,6 +11,10 @@ and maxima) was seen to write; the formulas are those of arXiv:1712.05877, secti
   are fused; the input as well as the output of a hard swish; sums, means and logits. The gate of
   squeeze-and-excite is ReLU6(x + 3), with the 3 in the bias, then a product with 1/6.
 
+In training mode, gradients pass each rounding as if it were not there, but for values that were cut
+off (a straight-through estimator, arXiv:1308.3432), so that weights can be trained for int8. Ranges
+stay those of the calibration.
+
 Values are kept as floats that are whole steps. Kernels accumulate exactly and round once, so that
 what is left is the rounding of ties and of sums in fixed point. LiteRT approximates a hard swish in
 16 bits; that is not simulated, and costs about half a step.
@@ -83,7 +87,8 @@ class QuantisedNetwork(nn.Module):
     """`network` in int8: (n, c, h, w) prepared images in, (n, classes) logits out.
 
     `calibration` holds the prepared images, in batches, that set the ranges. `network` is copied,
-    with its BatchNorm folded.
+    with its BatchNorm folded; the copy, `self.network`, is what is trained in training mode. It is
+    made in evaluation mode.
 
     Raises:
         DataError: no calibration images.
@@ -100,10 +105,11 @@ class QuantisedNetwork(nn.Module):
                 self._run(images, _Pass(self.ranges, observes=True))
         if not self.ranges:
             raise DataError("there are no images to calibrate int8 with")
+        self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """The dequantised logits."""
-        return self._run(images, _Pass(self.ranges))
+        return self._run(images, _Pass(self.ranges, learns=self.training))
 
     def _run(self, images: Tensor, run: _Pass) -> Tensor:
         return self.network.walk([run.store(images)], run.primitive).values
@@ -119,10 +125,14 @@ class _Stored:
 
 @dataclass(slots=True)
 class _Pass:
-    """One pass over the network: it rounds every stored tensor, or `observes` their ranges."""
+    """One pass over the network: it rounds every stored tensor, or `observes` their ranges.
+
+    One that `learns` has gradients.
+    """
 
     ranges: list[Range]
     observes: bool = False
+    learns: bool = False
     at: int = field(default=0, init=False)
 
     def store(self, values: Tensor) -> _Stored:
@@ -132,7 +142,12 @@ class _Pass:
             self.ranges[self.at] = self.ranges[self.at].with_values(values)
         found = self.ranges[self.at]
         self.at += 1
-        return _Stored(values if self.observes else found.rounded(values), found.scale)
+        if self.observes:
+            return _Stored(values, found.scale)
+        rounded = found.rounded(values.detach() if self.learns else values)
+        if self.learns:
+            rounded = _passing(values.clamp(found.low, found.high), rounded)
+        return _Stored(rounded, found.scale)
 
     def primitive(self, op: OpSpec, module: nn.Module, inputs: list[_Stored]) -> _Stored:
         x = inputs[0]
@@ -168,9 +183,25 @@ class _Pass:
         weight, bias = module.weight, module.bias
         bias = bias + more if more and bias is not None else bias
         if not self.observes:
-            weight, bias = rounded_weights(weight, bias, x.scale)
+            weight, bias = self._rounded(weight, bias, x.scale)
         if isinstance(module, nn.Linear):
             return functional.linear(x.values, weight, bias)
         return functional.conv2d(
             x.values, weight, bias, module.stride, module.padding, module.dilation, module.groups
         )
+
+    def _rounded(
+        self, weight: Tensor, bias: Tensor | None, scale: float
+    ) -> tuple[Tensor, Tensor | None]:
+        if not self.learns:
+            return rounded_weights(weight, bias, scale)
+        with torch.no_grad():
+            whole, whole_bias = rounded_weights(weight, bias, scale)
+        if bias is None or whole_bias is None:
+            return _passing(weight, whole), None
+        return _passing(weight, whole), _passing(bias, whole_bias)
+
+
+def _passing(values: Tensor, rounded: Tensor) -> Tensor:
+    """`rounded`, with the gradient of `values`."""
+    return values + (rounded - values).detach()

@@ -130,7 +130,10 @@ class SupernetEvaluator:
 
     def network(self, arch: Architecture) -> Network:
         """The extracted network with recalibrated BatchNorm, in evaluation mode."""
-        network = self.supernet.extract(arch).to(self._device)
+        return self.recalibrated(self.supernet.extract(arch).to(self._device))
+
+    def recalibrated(self, network: Network) -> Network:
+        """`network` itself, its BatchNorm measured on images of the train split."""
         return recalibrate(network, self._prepared(self._chosen.pixels, network, drop_last=True))
 
     def quantised(self, network: Network) -> QuantisedNetwork:
@@ -141,6 +144,10 @@ class SupernetEvaluator:
     def logits(self, network: Network, images: Images) -> Tensor:
         """Logits (n, classes) of `network` on `images`, in their order, on the CPU."""
         return self._answers(fold(network), images.pixels, network)
+
+    def logits_int8(self, network: Network, images: Images) -> Tensor:
+        """The same of `network` in int8."""
+        return self._answers(self.quantised(network), images.pixels, network)
 
     def _robustness(self, network: Network) -> float:
         images = self._scored if self.corrupted is None else self.corrupted

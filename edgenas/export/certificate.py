@@ -118,6 +118,8 @@ class Certificate:
     tools: Mapping[str, str] = field(default_factory=dict)
     max_top1_drop: float = 0.01
     targets: tuple[TargetEvidence, ...] = ()
+    weights: str = ""
+    """What came of its final training, if there was one."""
 
     def problems(self) -> tuple[str, ...]:
         """What went wrong, one line a file or format: failed gates and formats not written."""
@@ -197,6 +199,7 @@ def read_certificate(folder: Path) -> Certificate:
         targets=tuple(
             TargetEvidence(**{**t.model_dump(), "reasons": tuple(t.reasons)}) for t in file.targets
         ),
+        weights=file.weights,
     )
 
 
@@ -305,3 +308,4 @@ class _File(_Row):
     tools: dict[str, str]
     max_top1_drop: float
     targets: list[_Target] = []
+    weights: str = ""

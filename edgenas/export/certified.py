@@ -57,6 +57,8 @@ class ExportRequest:
     labels: IntArray
     split: str = "test"
     parents: Mapping[str, str] = field(default_factory=dict)
+    weights: str = ""
+    """What the certificate says of the network's final training."""
 
     def __post_init__(self) -> None:
         check_fit(self.network, self.contract, self.calibration)
@@ -281,6 +283,7 @@ def _certify(
         parents=dict(request.parents),
         tools=_tools(specs),
         max_top1_drop=max_top1_drop,
+        weights=request.weights,
     )
     write_certificate(request.folder, certificate)
     return certificate

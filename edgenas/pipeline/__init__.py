@@ -21,6 +21,7 @@ from edgenas.pipeline.benchmarking import bench_few_shot, bench_search
 from edgenas.pipeline.config import (
     DataConfig,
     ExportConfig,
+    FinalConfig,
     RunConfig,
     SearchConfig,
     SupernetConfig,
@@ -43,6 +44,7 @@ __all__ = [
     "Check",
     "DataConfig",
     "ExportConfig",
+    "FinalConfig",
     "Outcome",
     "Run",
     "RunConfig",

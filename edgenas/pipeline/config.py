@@ -139,6 +139,29 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class FinalConfig:
+    """How the chosen networks are trained further before they are exported."""
+
+    epochs: int = 4
+    """Passes over the training split, for each network; as many again where it is quantisation-
+    aware."""
+    minutes: float | None = None
+    """For all networks together; each makes as many steps as its share has room for."""
+    peak_lr: float = 0.02
+    """Largest learning rate; a tenth of it where training is quantisation-aware."""
+    distil: float = 0.5
+    """Share of the loss against the largest network's soft labels; the labels have the rest."""
+    batch: int = 128
+    """Images a step."""
+    augmentation: Literal["none", "light", "erase", "strong"] | None = None
+    """Of the images; default: as the supernet was trained."""
+    quantisation_aware: Literal["never", "where needed", "always"] = "where needed"
+    """Whether int8 is simulated while training; *needed* where it loses over `max_int8_drop`."""
+    max_int8_drop: float = 0.005
+    """Loss of top-1 in int8 after training, on the search split, that is borne."""
+
+
+@dataclass(frozen=True, slots=True)
 class ExportConfig:
     """Which files are written for the chosen networks, and what they must pass."""
 
@@ -167,6 +190,8 @@ class RunConfig:
     """Name of the run's folder; default: the run file's stem."""
     supernet: SupernetConfig = field(default_factory=SupernetConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    final: FinalConfig | None = None
+    """None: the chosen networks keep the weights that they inherit."""
     export: ExportConfig = field(default_factory=ExportConfig)
 
     @property
@@ -238,6 +263,17 @@ class _Train(_Strict):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
+class _Final(_Strict):
+    epochs: int = Field(4, ge=1)
+    minutes: float | None = Field(None, gt=0)
+    peak_lr: float = Field(0.02, gt=0)
+    distil: float = Field(0.5, ge=0, le=1)
+    batch: int = Field(128, ge=2)
+    augmentation: Literal["none", "light", "erase", "strong"] | None = None
+    quantisation_aware: Literal["never", "where needed", "always"] = "where needed"
+    max_int8_drop: float = Field(0.005, ge=0, le=1)
+
+
 class _Export(_Strict):
     formats: list[Format] = Field(default=list(FORMATS), min_length=1)
     top: int = Field(3, ge=1)
@@ -254,6 +290,7 @@ class _Run(_Strict):
     supernet: _Supernet = Field(default_factory=_Supernet)
     search: _Search
     train: _Train = Field(default_factory=_Train)
+    final: _Final | None = None
     export: _Export = Field(default_factory=_Export)
 
     @field_validator("space")
@@ -271,6 +308,7 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "supernet": _Supernet,
     "search": _Search,
     "train": _Train,
+    "final": _Final,
     "export": _Export,
 }
 BUILT_IN_SETS = ("fashion-mnist", "digits")
@@ -316,6 +354,7 @@ def from_table(table: Mapping[str, Any]) -> RunConfig:
         name=None if name is None else run_name(name),
         supernet=SupernetConfig(**table.get("supernet", {})),
         train=TrainConfig(**table.get("train", {})),
+        final=None if table.get("final") is None else FinalConfig(**table["final"]),
         export=ExportConfig(**export),
     )
 
@@ -328,7 +367,9 @@ def write_config(path: Path, config: RunConfig) -> None:
     space = scalars.pop("space")
     lines += [f"{key} = {toml_value(value)}" for key, value in scalars.items() if value is not None]
     lines.append(f"space = {toml_value(space)}")
-    for section in ("data", "supernet", "search", "train", "export"):
+    for section in ("data", "supernet", "search", "train", "final", "export"):
+        if values[section] is None:
+            continue
         lines += ["", f"[{section}]"]
         lines += [f"{k} = {toml_value(v)}" for k, v in values[section].items() if v is not None]
     write_atomic(path, "\n".join(lines) + "\n")

@@ -13,6 +13,7 @@ from edgenas.events import Event, Report, silent
 from edgenas.pareto import Candidate, ParetoFront
 from edgenas.pipeline.config import FORMATS, RunConfig
 from edgenas.pipeline.evaluating import calibration_images, evaluator
+from edgenas.pipeline.finishing import final_network, final_weights
 from edgenas.pipeline.runs import SESSIONS, Outcome, find_run, locked, seal
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ def verify(path: Path, *, report: Report = silent) -> Outcome:
     for folder in folders:
         certificate, place = recheck(folder), folder.relative_to(root).as_posix()
         arch = run.supernet.space.parse(certificate.architecture)
+        _check_weights(run, arch, certificate)
         images, labels = network_images(run.data, run.data.test, _resolution(run, arch))
         reference = torch_logits(extract(run, arch), images)
         for model, evidence, gates in verify_again(
@@ -193,7 +195,7 @@ def export_candidates(
     requests: list[ExportRequest] = []
     for why, candidate in chosen:
         folder = folders[candidate.architecture]
-        valid = None if again else _valid(run, folder, wanted)
+        valid = None if again else _valid(run, candidate.architecture, folder, wanted)
         if valid is not None:
             done[folder] = valid
             continue
@@ -298,7 +300,16 @@ def measure_exports(run: Opened, exported: Exported, *, report: Report = silent)
 
 
 def extract(run: Opened, arch: Architecture) -> Network:
-    """The plain network of `arch` with inherited weights, BatchNorm recalibrated."""
+    """The plain network of `arch` with its final weights.
+
+    Where it has none, with inherited ones, BatchNorm recalibrated.
+
+    Raises:
+        ArtifactError: the final weights are damaged.
+    """
+    network = final_network(run, arch)
+    if network is not None:
+        return network
     return evaluator(run.supernet, run.data, run.config).network(arch).cpu()
 
 
@@ -372,15 +383,46 @@ def _request(run: Opened, candidate: Candidate, folder: Path, why: str) -> Expor
         calibration=calibration,
         images=images,
         labels=labels,
-        parents=run.parents,
+        parents=_parents(run, arch),
+        weights=_told(run, arch),
     )
+
+
+def _parents(run: Opened, arch: Architecture) -> dict[str, str]:
+    """The digests that the files of a network rest on."""
+    found = final_weights(run, arch)
+    name = None if found is None else found.digest
+    return run.parents if name is None else {**run.parents, "weights": name}
+
+
+def _told(run: Opened, arch: Architecture) -> str:
+    """What came of the network's final training."""
+    found = final_weights(run, arch)
+    return "" if found is None else found.told
+
+
+def _check_weights(run: Opened, arch: Architecture, certificate: Certificate) -> None:
+    """Refuses a certificate of other weights than the run has now.
+
+    Raises:
+        ArtifactError: they were changed, or lost.
+    """
+    then = certificate.parents.get("weights", "inherited")
+    now = _parents(run, arch).get("weights", "inherited")
+    if then != now:
+        raise ArtifactError(
+            f"models/{arch.digest}: exported with the weights {then}, the run now has {now}",
+            hint=f"edgenas export {run.folder} {arch.digest}",
+        )
 
 
 def _resolution(run: Opened, arch: Architecture) -> int:
     return run.supernet.space.resolution(arch)
 
 
-def _valid(run: Opened, folder: Path, formats: Sequence[str]) -> Certificate | None:
+def _valid(
+    run: Opened, arch: Architecture, folder: Path, formats: Sequence[str]
+) -> Certificate | None:
     """The certificate in `folder`, if its files are whole, of these parents, in these formats."""
     from edgenas.export.certificate import recheck
 
@@ -388,7 +430,9 @@ def _valid(run: Opened, folder: Path, formats: Sequence[str]) -> Certificate | N
         certificate = recheck(folder)
     except (ArtifactError, SpecError):
         return None
-    same = dict(certificate.parents) == run.parents
+    same = dict(certificate.parents) == _parents(run, arch) and certificate.weights == _told(
+        run, arch
+    )
     limit = certificate.max_top1_drop == run.config.export.max_top1_drop
     written = {model.format for model in certificate.models}
     return certificate if same and limit and written == set(formats) else None

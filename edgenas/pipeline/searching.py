@@ -1,8 +1,9 @@
 """The stage `search`: from a run file to verified models, each step resumable by itself.
 
 data -> supernet (shipped, a path, or trained first) -> latency tables -> study -> front.json,
-trials.json -> the chosen networks -> explanation.json, models/<digest>/ -> measured on this machine
--> result.json, provenance.json -> report -> manifest.json
+trials.json -> the chosen networks -> explanation.json -> trained further (`finishing`) ->
+models/<digest>/ -> measured on this machine -> result.json, provenance.json -> report ->
+manifest.json
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from edgenas.pareto import Candidate, Metric, ParetoFront
 from edgenas.pipeline.config import RunConfig, SearchConfig, write_config
 from edgenas.pipeline.evaluating import Evaluator, check_unlabelled, evaluator
 from edgenas.pipeline.explaining import EXPLANATION, explanation
+from edgenas.pipeline.finishing import check_final, finish
 from edgenas.pipeline.fleets import Chosen, accuracy_of, check_fleet
 from edgenas.pipeline.knowing import CACHE, Cache, WarmStart, warm_start
 from edgenas.pipeline.measuring import Measuring, instrument_for
@@ -93,6 +95,7 @@ def search(
         if not (folder / "run.toml").exists():  # a run from here on, also if it is stopped
             write_config(folder / "run.toml", config)
         run = open_stages(config, folder, resume=resume, report=report)
+        check_final(run)
         write_config(folder / "run.toml", config)
         if config.search.fleet is not None:
             check_fleet(run)
@@ -115,6 +118,7 @@ def search(
             run.cheap, objectives, found.trials, candidates, networks, seed=config.seed
         )
         write_json(folder / EXPLANATION, why)
+        trained = finish(run, [c.architecture for c in networks], report=report)
         exported = export_candidates(run, chosen, report=report)
         exported = measure_exports(run, exported, report=report)
         told, missed = measuring.judged(front, found.measurers) if measuring else ((), ())
@@ -144,7 +148,13 @@ def search(
         write_report(folder)
         seal(folder)
         report(Event("report", 1, 1, str(folder / "report.html")))
-        notes = (*searched.told.notes, *searched.evaluate.notes, *reading_notes(run), *told)
+        notes = (
+            *searched.told.notes,
+            *searched.evaluate.notes,
+            *reading_notes(run),
+            *told,
+            *trained,
+        )
         return Outcome(folder, document, failures, notes, exit_code)
 
 

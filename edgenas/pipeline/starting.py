@@ -47,6 +47,9 @@ trials = 200                 # and / or minutes = 30; patience = 60 stops when s
 epochs = $epochs             # passes over the $n_train training images
 batch = 128
 
+# [final]                    # trains the chosen networks further before they are exported
+# epochs = 4                 # and / or minutes = 30 for all of them together
+
 [export]
 formats = ["onnx", "onnx-int8", "tflite", "tflite-fp16", "tflite-int8"]
 top = 3                      # the most accurate, the knee, the fastest, then spread over the front

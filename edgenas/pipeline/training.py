@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -240,7 +241,6 @@ def _estimate(
         ResourceError: the disk has no room for the checkpoints.
     """
     import shutil
-    import time
 
     import psutil  # type: ignore[import-untyped]
 
@@ -259,10 +259,9 @@ def _estimate(
         )
     with tempfile.TemporaryDirectory(prefix="edgenas-") as name:
         steps = replace(recipe, checkpoint_every=10**9)
-        run_training(trial, data, steps, folder=Path(name), stop_after_steps=1)
-        started = time.monotonic()
-        run_training(trial, data, steps, folder=Path(name), stop_after_steps=_TRIAL_STEPS)
-        seconds = (time.monotonic() - started) / _TRIAL_STEPS
+        seconds = seconds_a_step(
+            lambda n: run_training(trial, data, steps, folder=Path(name), stop_after_steps=n)
+        )
     n_steps = recipe.epochs * (len(data.train) // recipe.batch)
     memory = psutil.Process().memory_info().rss
     report(
@@ -275,6 +274,14 @@ def _estimate(
             f"{n_params / 1e6:.1f} M weights, {where}",
         )
     )
+
+
+def seconds_a_step(train: Callable[[int], object]) -> float:
+    """How long a step takes, by a few of them; `train(n)` makes n."""
+    train(1)
+    started = time.monotonic()
+    train(_TRIAL_STEPS)
+    return (time.monotonic() - started) / _TRIAL_STEPS
 
 
 def _facts(path: Path, data: DataSet, config: RunConfig, *, report: Report) -> dict[str, Any]:

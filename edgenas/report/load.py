@@ -187,6 +187,7 @@ class _Certificate(_Part):
     targets: list[_Target] = []
     parents: dict[str, str] = {}
     tools: dict[str, str] = {}
+    weights: str = ""
 
 
 class _Gains(_Part):
@@ -559,6 +560,7 @@ def _models(
                     _target(f"models/{digest}", target)
                     for target in (certificate.targets if certificate else ())
                 ),
+                weights=certificate.weights if certificate else "",
             )
         )
     return tuple(models)

@@ -123,7 +123,8 @@ class TargetCheck:
 class ExportedModel:
     """An architecture whose files were written; `why` says what it was chosen for.
 
-    `failures` are formats that could not be written, each with the reason.
+    `failures` are formats that could not be written, each with the reason; `weights` says what
+    came of a final training.
     """
 
     architecture: str
@@ -136,6 +137,7 @@ class ExportedModel:
     failures: tuple[tuple[str, str], ...] = ()
     changes: tuple[Change, ...] = ()
     targets: tuple[TargetCheck, ...] = ()
+    weights: str = ""
 
 
 @dataclass(frozen=True, slots=True)

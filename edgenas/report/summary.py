@@ -294,6 +294,7 @@ def _model(view: RunView, model: ExportedModel) -> dict[str, Any]:
         ],
         "failures": [{"format": kind, "error": error} for kind, error in model.failures],
         "targets": [asdict(target) for target in model.targets],
+        "weights": model.weights or None,
         "latencies": [_device(model, latency) for latency in model.latencies],
         "why": why.sentences(view, model),
         "changes": [

@@ -35,7 +35,8 @@ ORIGINS = {
 
 def sentences(view: RunView, model: ExportedModel) -> list[str]:
     """All that is said of a network, in the order it is read."""
-    told = [time_spent(latency, model) for latency in model.latencies if model.units]
+    told = [f"{capital(model.weights)}." if model.weights else ""]
+    told += [time_spent(latency, model) for latency in model.latencies if model.units]
     told += [*neighbours(view, model), *best_steps(view, model), *certainty(view, model)]
     return [text for text in told if text]
 

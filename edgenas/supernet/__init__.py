@@ -1,10 +1,17 @@
 """The once-for-all supernet: elastic weights, training, BatchNorm recalibration, checkpoints."""
 
-from edgenas.supernet.checkpoint import SupernetInfo, load_supernet, save_supernet
+from edgenas.supernet.checkpoint import (
+    SupernetInfo,
+    load_supernet,
+    load_weights,
+    save_supernet,
+    save_weights,
+)
 from edgenas.supernet.elastic import Supernet
 from edgenas.supernet.recalibration import recalibrate
 from edgenas.supernet.relaxed import LossGradient
 from edgenas.supernet.training import Recipe, sandwich, train
+from edgenas.supernet.tuning import tune
 
 __all__ = [
     "LossGradient",
@@ -12,8 +19,11 @@ __all__ = [
     "Supernet",
     "SupernetInfo",
     "load_supernet",
+    "load_weights",
     "recalibrate",
     "sandwich",
     "save_supernet",
+    "save_weights",
     "train",
+    "tune",
 ]

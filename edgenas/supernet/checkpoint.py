@@ -15,11 +15,12 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgenas.artifacts import digest, read_json, replacing, sha256_file, write_json
 from edgenas.errors import ArtifactError, SpecError
 from edgenas.events import Event, Report, silent
+from edgenas.networks import Network
 from edgenas.spaces.mobile import from_table
 from edgenas.supernet.elastic import Supernet
 
@@ -104,7 +105,7 @@ def load_checkpoint(
             checkpoint = _read_checkpoint(folder / name)
         except ArtifactError as error:
             problems.append(str(error))
-            report(Event("train", message=f"damaged checkpoint passed over: {error}"))
+            report(Event("checkpoint", message=f"damaged checkpoint passed over: {error}"))
             continue
         differs = [k for k, v in fingerprint.items() if checkpoint.fingerprint.get(k) != v]
         if differs:
@@ -173,6 +174,26 @@ def load_supernet(path: Path) -> tuple[Supernet, SupernetInfo]:
         raise ArtifactError(f"{path}: these weights are not of the space in {sidecar.name}")
     supernet.load_state_dict(dict(tensors))
     return supernet, info
+
+
+def save_weights(path: Path, network: nn.Module) -> str:
+    """Writes the weights of a plain network to `path` (.safetensors); returns their SHA-256."""
+    _save_tensors(path, network.state_dict())
+    return sha256_file(path)
+
+
+def load_weights(path: Path, network: Network, *, sha256: str) -> Network:
+    """`network` with the weights in `path` in place of its own, in evaluation mode.
+
+    Raises:
+        ArtifactError: missing, changed since `sha256` was noted, or of another network.
+    """
+    tensors = _load_tensors(path, expected=sha256)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ArtifactError(f"{path}: these weights are of another network") from error
+    return network.eval()
 
 
 def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

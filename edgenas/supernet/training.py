@@ -12,14 +12,14 @@ import math
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import filelock
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from edgenas.artifacts import derive_seed
@@ -146,62 +146,142 @@ def train(
         ResourceError: another process trains in `folder`; memory or disk do not suffice.
         Interrupted: stopped by Ctrl-C; the checkpoint is written.
     """
-    workers = Workers.from_environment()
-    lock = filelock.FileLock(folder / f".train-{workers.rank}.lock", blocking=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with lock:
-            run = _Run(supernet, data, recipe, folder, seed, only, workers, report)
-            if resume:
-                run.resume()
-            return run.loop(stop_after_steps)
-    except filelock.Timeout:
-        raise ResourceError(
-            f"another process trains in {folder}",
-            hint="wait for it, or train in another folder",
-        ) from None
-    finally:
-        workers.close()
+    run = Training(
+        Sandwich(supernet, data, recipe, seed=seed, only=only),
+        data,
+        recipe,
+        folder=folder,
+        seed=seed,
+        report=report,
+    )
+    return run(resume=resume, stop_after_steps=stop_after_steps)
 
 
-class _Run:
-    """One training: what changes from step to step, and nothing else that outlives it."""
+class Learner(Protocol):
+    """What a training trains, and how."""
+
+    @property
+    def module(self) -> nn.Module:
+        """What has the weights."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, str]:
+        """What must be the same for a checkpoint to fit, beside data, recipe and seed."""
+
+    def accumulate(self, pixels: Tensor, labels: Tensor, *, step: int, parts: int) -> float:
+        """Adds the gradients of one of a batch's `parts` to the module's; returns the loss."""
+
+
+class Sandwich:
+    """Trains the largest network, the smallest and some random ones; or `only` one of them."""
 
     def __init__(
         self,
         supernet: Supernet,
         data: DataSet,
         recipe: Recipe,
-        folder: Path,
+        *,
         seed: int,
         only: Architecture | None,
-        workers: Workers,
-        report: Report,
     ) -> None:
-        self.supernet, self.data, self.recipe, self.folder = supernet, data, recipe, folder
-        self.seed, self.only, self.workers, self.report = seed, only, workers, report
-        self.device = next(supernet.parameters()).device
+        self.module = supernet
+        self.fingerprint = {"space": supernet.space.digest, "only": str(only or "")}
+        self._data, self._recipe, self._seed, self._only = data, recipe, seed, only
+        self._hard_loss = HardLoss(supernet, data, recipe)
+
+    def accumulate(self, pixels: Tensor, labels: Tensor, *, step: int, parts: int) -> float:
+        """Adds the gradients of all networks; returns the first one's loss."""
+        space, data = self.module.space, self._data
+        prepared: dict[int, Tensor] = {}
+        soft: Tensor | None = None
+        first = 0.0
+        for arch in self._architectures(step):
+            r = space.resolution(arch)
+            if r not in prepared:
+                prepared[r] = prepare(pixels, resolution=r, mean=data.mean, std=data.std)
+            logits = self.module(prepared[r], arch)
+            if soft is None:
+                loss = self._hard_loss(logits, labels)
+                soft = logits.detach().softmax(1)
+                first = float(loss.detach())
+            else:
+                loss = functional.cross_entropy(logits, soft)
+            (loss / parts).backward()  # type: ignore[no-untyped-call]  # torch has no types here
+        return first
+
+    def _architectures(self, step: int) -> list[Architecture]:
+        if self._only is not None:
+            return [self._only]
+        seed = derive_seed(self._seed, "train", "architectures", step)
+        return sandwich(self.module, n_random=self._recipe.n_random, seed=seed)
+
+
+class HardLoss:
+    """The loss against the labels, as a recipe wants it: smoothed, rare classes weighed up."""
+
+    def __init__(self, module: nn.Module, data: DataSet, recipe: Recipe) -> None:
+        weights = class_weights(data.train.labels, len(data.classes)) if recipe.balance else None
+        where = next(module.parameters()).device
+        self._weights = None if weights is None else weights.to(where)
+        self._smoothing = recipe.label_smoothing
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean over the images of `logits` (n, classes)."""
+        return functional.cross_entropy(
+            logits, labels, weight=self._weights, label_smoothing=self._smoothing
+        )
+
+
+class Training:
+    """One training: what changes from step to step, and nothing else that outlives it.
+
+    `section` is that of the run file whose settings it follows, and its name in the progress;
+    `n_steps` are made, by default all of the recipe's epochs.
+
+    Raises:
+        SpecError: a batch is more than the train split.
+        UsageError: a batch cannot be cut into as many parts as there are processes.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        data: DataSet,
+        recipe: Recipe,
+        *,
+        folder: Path,
+        seed: int,
+        section: str = "train",
+        n_steps: int | None = None,
+        report: Report = silent,
+    ) -> None:
+        self.learner, self.data, self.recipe, self.folder = learner, data, recipe, folder
+        self.seed, self.section, self.report = seed, section, report
+        self.workers = Workers.from_environment()
+        self.device = next(learner.module.parameters()).device
         self.steps_per_epoch = len(data.train) // recipe.batch
         if not self.steps_per_epoch:
             raise SpecError(
-                f"train.batch: {recipe.batch} is more than the {len(data.train)} training images"
+                f"{section}.batch: {recipe.batch} is more than the {len(data.train)} training "
+                "images"
             )
-        if recipe.batch % (workers.count * recipe.accumulate):
+        if recipe.batch % (self.workers.count * recipe.accumulate):
             raise UsageError(
-                f"batch {recipe.batch} cannot be cut into {workers.count} processes x "
+                f"batch {recipe.batch} cannot be cut into {self.workers.count} processes x "
                 f"{recipe.accumulate} parts"
             )
+        self.n_steps = n_steps or recipe.epochs * self.steps_per_epoch
         self.policy = policy_for(
             recipe.augmentation, image_size=data.image_size, mirror=recipe.mirror
         )
-        weights = class_weights(data.train.labels, len(data.classes)) if recipe.balance else None
-        self.class_weights = None if weights is None else weights.to(self.device)
-        decayed = [p for p in supernet.parameters() if p.dim() > 1]
-        plain = [p for p in supernet.parameters() if p.dim() <= 1]
+        parameters = list(learner.module.parameters())
         self.optimizer = torch.optim.SGD(
             [
-                {"params": decayed, "weight_decay": recipe.weight_decay},
-                {"params": plain, "weight_decay": 0.0},
+                {
+                    "params": [p for p in parameters if p.dim() > 1],
+                    "weight_decay": recipe.weight_decay,
+                },
+                {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
             ],
             lr=recipe.peak_lr,
             momentum=recipe.momentum,
@@ -213,23 +293,37 @@ class _Run:
         self.log: list[dict[str, float]] = []
         self.losses: list[float] = []
 
-    @property
-    def n_steps(self) -> int:
-        return self.recipe.epochs * self.steps_per_epoch
+    def __call__(
+        self, *, resume: bool, stop_after_steps: int | None = None
+    ) -> list[dict[str, float]]:
+        """Trains, and returns the log; see `train`."""
+        lock = filelock.FileLock(self.folder / f".train-{self.workers.rank}.lock", blocking=False)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with lock:
+                if resume:
+                    self._resume()
+                return self._loop(stop_after_steps)
+        except filelock.Timeout:
+            raise ResourceError(
+                f"another process trains in {self.folder}",
+                hint="wait for it, or train in another folder",
+            ) from None
+        finally:
+            self.workers.close()
 
     @property
     def fingerprint(self) -> dict[str, str]:
         """What must be the same for a checkpoint to fit."""
         recipe = asdict(replace(self.recipe, accumulate=1, checkpoint_every=1))
         return {
-            "space": self.supernet.space.digest,
+            **self.learner.fingerprint,
             "data": self.data.digest,
             "recipe": ", ".join(f"{key}={value}" for key, value in recipe.items()),
             "seed": str(self.seed),
-            "only": str(self.only or ""),
         }
 
-    def loop(self, stop_after_steps: int | None) -> list[dict[str, float]]:
+    def _loop(self, stop_after_steps: int | None) -> list[dict[str, float]]:
         started, cpu_started = time.monotonic(), _cpu_s()
         first = self.step
         wall_before, cpu_before = self.wall_s, self.cpu_s
@@ -243,7 +337,7 @@ class _Run:
                     raise SpecError(
                         f"the loss became {loss} at step {self.step + 1} of {self.n_steps}; the "
                         f"last good checkpoint is kept in {self.folder}",
-                        hint="lower train.peak_lr",
+                        hint=f"lower {self.section}.peak_lr",
                     )
                 self.losses.append(loss)
                 self.step += 1
@@ -262,13 +356,13 @@ class _Run:
             ) from None
         return self.log
 
-    def resume(self) -> None:
+    def _resume(self) -> None:
         checkpoint = load_checkpoint(self.folder, fingerprint=self.fingerprint, report=self.report)
         if checkpoint is None:
             return
         tensors = checkpoint.tensors
         with torch.no_grad():
-            for name, parameter in self.supernet.named_parameters():
+            for name, parameter in self.learner.module.named_parameters():
                 parameter.copy_(tensors[f"weights.{name}"])
                 if f"momentum.{name}" in tensors:
                     buffer = torch.empty_like(parameter).copy_(tensors[f"momentum.{name}"])
@@ -290,20 +384,15 @@ class _Run:
                 if halved or self.recipe.batch % (2 * parts * self.workers.count):
                     raise ResourceError(
                         f"memory does not suffice for a batch of {self.recipe.batch}",
-                        hint="lower train.batch in the run file",
+                        hint=f"lower {self.section}.batch in the run file",
                     ) from error
                 self.recipe = replace(self.recipe, accumulate=2 * parts)
                 message = f"out of memory: batches in {2 * parts} parts now"
-                self.report(Event("train", message=message))
+                self.report(Event(self.section, message=message))
 
     def _train_step(self) -> float:
         step, recipe = self.step, self.recipe
         epoch = step // self.steps_per_epoch
-        if self.only is None:
-            seed = derive_seed(self.seed, "train", "architectures", step)
-            archs = sandwich(self.supernet, n_random=recipe.n_random, seed=seed)
-        else:
-            archs = [self.only]
         order = torch.randperm(
             len(self.data.train), generator=_generator(self.seed, "order", epoch)
         )
@@ -321,45 +410,20 @@ class _Run:
             part = slice(part.start, part.start + size)
             pixels_part = pixels[part].to(self.device)
             labels_part = batch.labels[part].to(self.device)
-            total += self._accumulate(archs, pixels_part, labels_part, recipe.accumulate)
+            total += self.learner.accumulate(
+                pixels_part, labels_part, step=step, parts=recipe.accumulate
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate(step / self.n_steps)
-        self.workers.average_gradients(self.supernet)
+        self.workers.average_gradients(self.learner.module)
         self.optimizer.step()
         return self.workers.sum(total) / n_parts
-
-    def _accumulate(
-        self, archs: Sequence[Architecture], pixels: Tensor, labels: Tensor, parts: int
-    ) -> float:
-        """Adds the gradients of all networks on one part; returns the first network's loss."""
-        space, data = self.supernet.space, self.data
-        prepared: dict[int, Tensor] = {}
-        soft: Tensor | None = None
-        first = 0.0
-        for arch in archs:
-            r = space.resolution(arch)
-            if r not in prepared:
-                prepared[r] = prepare(pixels, resolution=r, mean=data.mean, std=data.std)
-            logits = self.supernet(prepared[r], arch)
-            if soft is None:
-                loss = functional.cross_entropy(
-                    logits,
-                    labels,
-                    weight=self.class_weights,
-                    label_smoothing=self.recipe.label_smoothing,
-                )
-                soft = logits.detach().softmax(1)
-                first = float(loss.detach())
-            else:
-                loss = functional.cross_entropy(logits, soft)
-            (loss / parts).backward()  # type: ignore[no-untyped-call]  # torch has no types here
-        return first
 
     def _tell(self, loss: float, seconds_a_step: float) -> None:
         if self.workers.rank == 0:
             self.report(
                 Event(
-                    "train",
+                    self.section,
                     done=self.step,
                     total=self.n_steps,
                     message=f"loss {loss:.3f}",
@@ -384,8 +448,8 @@ class _Run:
     def _save(self) -> None:
         if self.workers.rank:
             return
-        tensors = {f"weights.{n}": p.detach() for n, p in self.supernet.named_parameters()}
-        for name, parameter in self.supernet.named_parameters():
+        tensors = {f"weights.{n}": p.detach() for n, p in self.learner.module.named_parameters()}
+        for name, parameter in self.learner.module.named_parameters():
             buffer = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
             if buffer is not None:
                 tensors[f"momentum.{name}"] = buffer

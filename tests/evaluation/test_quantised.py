@@ -131,6 +131,51 @@ def test_norms_are_folded_before_weights_are_rounded() -> None:
     assert network.norm, "the network itself keeps its norms"
 
 
+def test_gradients_pass_rounding_but_not_what_was_cut_off() -> None:
+    calibration = torch.tensor([[-1.0, 0.5, 1.55], [1.0, 0.2, -0.3]]).view(2, 3, 1, 1)
+    network = QuantisedNetwork(linear(), [calibration])
+    image = torch.tensor([0.73, -0.13, 7.0]).view(1, 3, 1, 1).requires_grad_()
+    with torch.inference_mode():
+        expected = network(image)
+    network.train()
+    logits = network(image)
+    torch.testing.assert_close(logits, expected)  # the same values as in evaluation mode
+    logits[0, 1].backward()
+    # the rounded weights of that output, but 0 where the input was cut off
+    assert image.grad is not None
+    torch.testing.assert_close(image.grad.flatten(), torch.tensor([-12.7, 0.0, 0.0]))
+    layer = network.network.units[0][0]  # type: ignore[index]
+    torch.testing.assert_close(layer.weight.grad[1], torch.tensor([0.73, -0.13, 1.55]))
+    torch.testing.assert_close(layer.bias.grad, torch.tensor([0.0, 1.0]))
+
+
+def test_training_for_int8_lowers_its_error() -> None:
+    """Against the float network's own answers, with weights that int8 rounds badly."""
+    network = random_network(tiny_space().lower(tiny_space().smallest()), seed=1)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith("conv.weight"):  # one large weight a channel makes the others coarse
+                parameter.flatten(1)[:, 0] *= 8
+    given = images(network, 64)
+    with torch.no_grad():
+        wanted = network(given)
+    quantised = QuantisedNetwork(network, [given])
+
+    def error() -> float:
+        with torch.no_grad():
+            return float((quantised(given) - wanted).square().mean())
+
+    before = error()
+    quantised.train()
+    optimiser = torch.optim.Adam(quantised.parameters(), lr=1e-4)
+    for _ in range(60):
+        optimiser.zero_grad()
+        (quantised(given) - wanted).square().mean().backward()
+        optimiser.step()
+    quantised.eval()
+    assert 0 < error() < 0.8 * before
+
+
 def test_what_cannot_be_simulated_is_refused() -> None:
     network = linear()
     with pytest.raises(DataError, match="no images to calibrate int8"):

@@ -14,6 +14,7 @@ from edgenas.errors import SpecError, UsageError
 from edgenas.pipeline.config import (
     FORMATS,
     DataConfig,
+    FinalConfig,
     RunConfig,
     SearchConfig,
     read_config,
@@ -80,6 +81,9 @@ def test_all_problems_come_in_one_message_with_key_and_nearest(tmp_path: Path) -
         (MINIMAL + 'objectives = ["max top1", "max top1"]\n', "stands twice"),
         ('space = "mobil/1"\n' + MINIMAL, "did you mean 'mobile/1'?"),
         (MINIMAL + "[export]\ntop = -1\n", "export.top"),
+        (MINIMAL + "[final]\nepoch = 1\n", "final.epoch: unknown key; did you mean 'epochs'?"),
+        (MINIMAL + "[final]\ndistil = 1.5\n", "final.distil"),
+        (MINIMAL + '[final]\nquantisation_aware = "maybe"\n', "final.quantisation_aware"),
         (MINIMAL + "robustness_images = 0\n", "search.robustness_images"),
         (MINIMAL + 'unlabelled = ""\n', "search.unlabelled"),
         ("seed = 1\nseed = 2\n", "line 2"),
@@ -105,6 +109,14 @@ def test_unlabelled_images_lie_beside_the_run_file(tmp_path: Path) -> None:
     assert search.robustness_images == 7
     write_config(tmp_path / "again.toml", read_config(path))
     assert read_config(tmp_path / "again.toml").search == search
+
+
+def test_final_training_is_asked_for_by_its_section(tmp_path: Path) -> None:
+    assert read_config(_file(tmp_path, MINIMAL)).final is None
+    config = read_config(_file(tmp_path, MINIMAL + "[final]\nminutes = 5\n"))
+    assert config.final == FinalConfig(minutes=5.0)
+    write_config(tmp_path / "again.toml", config)
+    assert read_config(tmp_path / "again.toml").final == config.final
 
 
 def test_round_trip_with_a_table_for_the_space(tmp_path: Path) -> None:

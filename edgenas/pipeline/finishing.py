@@ -1,0 +1,486 @@
+"""The stage between choosing and exporting: chosen networks trained further, kept where better.
+
+Each learns from the labels and from the supernet's largest network, starting with the weights that
+it inherits; where int8 would lose too much, once more with int8 simulated. The search split judges:
+what is kept names no fewer of its images rightly than the inherited weights do, in float as well as
+in int8 where files are written in it.
+
+`models/<digest>/weights.json` says what came of it; `weights.safetensors` beside it holds the
+weights, BatchNorm folded, unless the inherited ones were kept.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgenas.artifacts import derive_seed, digest, read_json, write_json
+from edgenas.errors import ArtifactError, SpecError
+from edgenas.events import Event, Report, silent
+from edgenas.pipeline.config import FinalConfig
+from edgenas.pipeline.evaluating import evaluator
+from edgenas.pipeline.training import seconds_a_step
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from edgenas.evaluation import SupernetEvaluator
+    from edgenas.networks import Network
+    from edgenas.pipeline.opening import Opened
+    from edgenas.spaces import Architecture
+    from edgenas.supernet import Recipe
+
+FINAL = ".final"
+"""Folder in a run for final trainings under way, so that a stopped one goes on."""
+SCHEMA = "edgenas.weights/1"
+_PLAN_SCHEMA = "edgenas.final-plan/1"
+_SIDECAR = "weights.json"
+_WEIGHTS = "weights.safetensors"
+
+Verdict = Literal["kept inherited", "tuned", "tuned, quantisation-aware"]
+
+
+@dataclass(frozen=True, slots=True)
+class FinalWeights:
+    """What came of a network's final training. Accuracies are of the search split."""
+
+    architecture: str
+    verdict: Verdict
+    n: int
+    """Images of the search split."""
+    top1: Mapping[str, float]
+    """By weights: `inherited`, `tuned`, `tuned, quantisation-aware`, those that there were."""
+    top1_int8: Mapping[str, float]
+    """The same in int8, simulated; empty where no file is written in it."""
+    won: int
+    """Images that the weights that were kept name rightly and the inherited ones do not."""
+    lost: int
+    """Images of which the reverse is true."""
+    epochs: float
+    """Passes over the training split, of all of the network's trainings."""
+    seconds: float
+    settings: Mapping[str, Any]
+    """Of the run file's `[final]`, and the seed."""
+    parents: Mapping[str, str]
+    sha256: str | None
+    """Of `weights.safetensors`; None where the inherited weights were kept."""
+
+    @property
+    def digest(self) -> str | None:
+        """The name of the weights in other files."""
+        return None if self.sha256 is None else self.sha256[:12]
+
+    @property
+    def told(self) -> str:
+        """One sentence for certificate and report."""
+        if self.sha256 is None and not self.epochs:
+            return "inherited weights were kept: no time was left for final training"
+        if self.sha256 is None:
+            last = max(self.top1.keys() - {"inherited"})
+            return (
+                f"inherited weights were kept: {self.epochs:.3g} epochs of final training gave "
+                f"{self._gain(last)} on the {self.n} images of the search split"
+            )
+        how = ", quantisation-aware" if self.verdict.endswith("aware") else ""
+        return (
+            f"fine-tuned{how}: {self._gain(self.verdict)} over the inherited weights on the search "
+            f"split, {self.won} images won and {self.lost} lost of {self.n}, "
+            f"{self.epochs:.3g} epochs"
+        )
+
+    def _gain(self, name: str) -> str:
+        text = _points(self.top1[name] - self.top1["inherited"])
+        if self.top1_int8:
+            gain = self.top1_int8[name] - self.top1_int8["inherited"]
+            text += f" ({_points(gain)} in simulated int8)"
+        return text
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    schema_: Literal["edgenas.weights/1"] = Field(alias="schema")
+    architecture: str
+    verdict: Verdict
+    n: int = Field(gt=0)
+    top1: dict[str, float]
+    top1_int8: dict[str, float]
+    won: int = Field(ge=0)
+    lost: int = Field(ge=0)
+    epochs: float = Field(ge=0)
+    seconds: float = Field(ge=0)
+    settings: dict[str, Any]
+    parents: dict[str, str]
+    sha256: str | None = Field(pattern="^[0-9a-f]{64}$")
+
+
+def final_weights(run: Opened, arch: Architecture) -> FinalWeights | None:
+    """What came of the network's final training; None where the run, as it is now, had none.
+
+    Raises:
+        ArtifactError: its file is damaged.
+    """
+    path = _folder(run, arch) / _SIDECAR
+    if run.config.final is None or not path.is_file():
+        return None
+    try:
+        file = _File.model_validate(read_json(path, schema=SCHEMA))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ArtifactError(f"{path}: {problems}") from error
+    found = FinalWeights(**file.model_dump(exclude={"schema_"}))
+    known = {"inherited", found.verdict} - {"kept inherited"} <= found.top1.keys()
+    if not known or (found.sha256 is None) != (found.verdict == "kept inherited"):
+        raise ArtifactError(f"{path}: the verdict {found.verdict!r} contradicts the rest")
+    asked = (str(arch), _settings(run, run.config.final), run.rests_on)
+    return found if (found.architecture, found.settings, found.parents) == asked else None
+
+
+def final_network(run: Opened, arch: Architecture) -> Network | None:
+    """The network with its final weights, on the CPU; None where it has inherited ones.
+
+    Raises:
+        ArtifactError: they are missing or damaged.
+    """
+    from edgenas.networks import build
+    from edgenas.supernet import load_weights
+
+    found = final_weights(run, arch)
+    if found is None or found.sha256 is None:
+        return None
+    network = build(run.supernet.space.lower(arch), norm=False)
+    return load_weights(_folder(run, arch) / _WEIGHTS, network, sha256=found.sha256)
+
+
+def check_final(run: Opened) -> None:
+    """Refuses settings that the data cannot have, before a search rather than after it.
+
+    Raises:
+        SpecError: a batch of more images than there are.
+    """
+    settings, n = run.config.final, len(run.data.train)
+    if settings is not None and settings.batch > n:
+        raise SpecError(f"final.batch: {settings.batch} is more than the {n} training images")
+
+
+def finish(
+    run: Opened, archs: Sequence[Architecture], *, report: Report = silent
+) -> tuple[str, ...]:
+    """Trains the networks of these architectures further, if the run file has `[final]`.
+
+    A network that was finished before, from the same supernet by the same settings, is not trained
+    again; a training that was stopped goes on. Returns a note for each network.
+
+    Raises:
+        SpecError: the loss became NaN.
+        ResourceError: disk or memory do not suffice.
+        Interrupted: stopped; calling this again goes on.
+    """
+    if run.config.final is None:
+        return ()
+    stage = _Final(run, run.config.final, evaluator(run.supernet, run.data, run.config).inner)
+    left_s = math.inf if stage.settings.minutes is None else 60 * stage.settings.minutes
+    notes = []
+    for k, arch in enumerate(archs):
+        found = _valid(run, arch, report)
+        if found is None:
+            later = len(archs) - k - 1
+            found = stage.finish(arch, later=later, left_s=left_s, report=report)
+        left_s -= found.seconds
+        report(Event("final", message=f"{arch.digest}: {found.told}"))
+        notes.append(f"{arch.digest}: {found.told}")
+    shutil.rmtree(run.folder / FINAL, ignore_errors=True)
+    return tuple(notes)
+
+
+def _valid(run: Opened, arch: Architecture, report: Report) -> FinalWeights | None:
+    """What came of an earlier training, if it is whole."""
+    try:
+        final_network(run, arch)
+        return final_weights(run, arch)
+    except ArtifactError as error:
+        report(Event("final", message=f"trained again: {error}"))
+        return None
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """A network with some weights, and which images of the search split it names rightly."""
+
+    name: str
+    network: Network
+    right: npt.NDArray[np.bool_]
+    right_int8: npt.NDArray[np.bool_] | None
+    epochs: float = 0.0
+    """Of the training that they are the last of."""
+
+    @property
+    def n_right(self) -> tuple[int, ...]:
+        """How many: in float, and in int8 where that counts."""
+        return tuple(int(r.sum()) for r in (self.right, self.right_int8) if r is not None)
+
+    @property
+    def int8_drop(self) -> float:
+        """Top-1 that int8 loses; 0 where it does not count."""
+        if self.right_int8 is None:
+            return 0.0
+        return float(self.right.mean() - self.right_int8.mean())
+
+
+@dataclass(frozen=True)
+class _Final:
+    """Final training in one run."""
+
+    run: Opened
+    settings: FinalConfig
+    evaluate: SupernetEvaluator
+
+    def finish(
+        self, arch: Architecture, *, later: int, left_s: float, report: Report
+    ) -> FinalWeights:
+        """Trains, judges and writes one network, with `later` ones to share `left_s` with."""
+        from edgenas.networks import fold
+        from edgenas.supernet import save_weights
+
+        inherited = self._judged("inherited", self.evaluate.network(arch))
+        tried, best, seconds = [inherited], inherited, 0.0
+        more = self._jobs_each * later
+
+        tuned = copy.deepcopy(inherited.network)
+        done = self._train(tuned, arch, "float", left_s / (more + self._jobs_each), later, report)
+        if done is not None:
+            seconds += done.seconds
+            network = self.evaluate.recalibrated(tuned)
+            tried.append(self._judged("tuned", network, done.epochs))
+            best = _better(tried[-1], best, inherited)
+
+        if self._quantises(best):
+            int8 = self.evaluate.quantised(best.network)
+            left_s -= seconds
+            done = self._train(int8, arch, "int8", left_s / (more + 1), later, report)
+            if done is not None:
+                seconds += done.seconds
+                name = "tuned, quantisation-aware"
+                tried.append(self._judged(name, int8.network, best.epochs + done.epochs))
+                best = _better(tried[-1], best, inherited)
+
+        folder = _folder(self.run, arch)
+        kept = best is inherited
+        found = FinalWeights(
+            architecture=str(arch),
+            verdict="kept inherited" if kept else best.name,  # type: ignore[arg-type]
+            n=len(inherited.right),
+            top1={w.name: float(w.right.mean()) for w in tried},
+            top1_int8={
+                w.name: float(w.right_int8.mean()) for w in tried if w.right_int8 is not None
+            },
+            won=int((best.right & ~inherited.right).sum()),
+            lost=int((inherited.right & ~best.right).sum()),
+            epochs=round(tried[-1].epochs if kept else best.epochs, 4),
+            seconds=round(seconds, 1),
+            settings=_settings(self.run, self.settings),
+            parents=self.run.rests_on,
+            sha256=None if kept else save_weights(folder / _WEIGHTS, fold(best.network)),
+        )
+        write_json(folder / _SIDECAR, {"schema": SCHEMA, **asdict(found)})
+        if kept:
+            (folder / _WEIGHTS).unlink(missing_ok=True)
+        shutil.rmtree(self.run.folder / FINAL / arch.digest, ignore_errors=True)
+        return found
+
+    @property
+    def _jobs_each(self) -> int:
+        """The most trainings that a network can have."""
+        return 2 if _writes_int8(self.run) and self.settings.quantisation_aware != "never" else 1
+
+    def _quantises(self, weights: _Weights) -> bool:
+        match self.settings.quantisation_aware:
+            case "never":
+                return False
+            case "always":
+                return _writes_int8(self.run)
+            case "where needed":
+                return weights.int8_drop > self.settings.max_int8_drop
+
+    def _judged(self, name: str, network: Network, epochs: float = 0.0) -> _Weights:
+        images = self.run.data.search
+        labels = images.labels.numpy()
+        logits = self.evaluate.logits(network, images)
+        right = logits.numpy().argmax(1) == labels
+        if not _writes_int8(self.run):
+            return _Weights(name, network, right, None, epochs)
+        logits = self.evaluate.logits_int8(network, images)
+        return _Weights(name, network, right, logits.numpy().argmax(1) == labels, epochs)
+
+    @functools.cached_property
+    def _teacher(self) -> Network:
+        return self.evaluate.network(self.run.supernet.space.largest())
+
+    @functools.cached_property
+    def _recipe(self) -> Recipe:
+        """As the supernet was trained, but for what `[final]` says."""
+        from edgenas.supernet import Recipe
+
+        settings = self.settings
+        trained = Recipe.from_table(self.run.info.recipe)
+        return replace(
+            trained,
+            epochs=settings.epochs,
+            batch=settings.batch,
+            peak_lr=settings.peak_lr,
+            augmentation=settings.augmentation or trained.augmentation,
+            mirror=trained.mirror and self.run.data.mirror,
+            accumulate=1,
+        )
+
+    def _train(
+        self,
+        module: Any,
+        arch: Architecture,
+        precision: Literal["float", "int8"],
+        share_s: float,
+        later: int,
+        report: Report,
+    ) -> _Done | None:
+        """Trains `module` for `share_s` seconds at most; None where that is too short for a step.
+
+        How many steps is decided once, by timing some, and kept: a training that was killed and
+        resumed ends as an undisturbed one.
+        """
+        from edgenas.supernet import tune
+
+        recipe, data = self._recipe, self.run.data
+        if precision == "int8":
+            recipe = replace(recipe, peak_lr=recipe.peak_lr / 10)
+        steps_per_epoch = len(data.train) // recipe.batch
+        folder = self.run.folder / FINAL / arch.digest / precision
+
+        def train(
+            module: Any,
+            folder: Path,
+            recipe: Recipe,
+            n_steps: int,
+            *,
+            stop_after: int | None = None,
+            report: Report = silent,
+        ) -> float:
+            return tune(
+                module,
+                data,
+                recipe,
+                resolution=self.run.supernet.space.resolution(arch),
+                teacher=self._teacher,
+                distil=self.settings.distil,
+                n_steps=n_steps,
+                folder=folder,
+                seed=derive_seed(self.run.config.seed, "final", arch.digest, precision),
+                stop_after_steps=stop_after,
+                report=report,
+            )
+
+        plan = self._read_plan(folder)
+        if plan is None:
+            with tempfile.TemporaryDirectory(prefix="edgenas-") as name:
+                trial, loose = copy.deepcopy(module), replace(recipe, checkpoint_every=10**9)
+                step_s = seconds_a_step(
+                    lambda n: train(trial, Path(name), loose, steps_per_epoch, stop_after=n)
+                )
+            n = recipe.epochs * steps_per_epoch
+            plan = _Plan(n if math.isinf(share_s) else min(n, int(share_s / step_s)), step_s)
+            self._write_plan(folder, plan)
+        if plan.n_steps < 1:
+            return None
+        epochs, own_s = plan.n_steps / steps_per_epoch, plan.n_steps * plan.step_s
+        aware = ", quantisation-aware" if precision == "int8" else ""
+        message = (
+            f"{arch.digest}{aware}: {plan.n_steps} steps, {epochs:.3g} epochs, about "
+            f"{own_s / 60:.1f} minutes; {later} more networks"
+        )
+        report(Event("estimate", 1, 1, message))
+
+        def told(event: Event) -> None:
+            """The event with the time that later networks take, too."""
+            if event.remaining_s is not None:
+                left_s = min(event.remaining_s + later * own_s, self._budget_s)
+                event = replace(event, remaining_s=left_s)
+            report(event)
+
+        return _Done(train(module, folder, recipe, plan.n_steps, report=told), epochs)
+
+    @property
+    def _budget_s(self) -> float:
+        return math.inf if self.settings.minutes is None else 60 * self.settings.minutes
+
+    def _read_plan(self, folder: Path) -> _Plan | None:
+        """How a training that was begun goes on; what was begun by other settings is deleted."""
+        path = folder / "plan.json"
+        try:
+            state = read_json(path, schema=_PLAN_SCHEMA)
+            if state["for"] == self._digest:
+                return _Plan(int(state["steps"]), float(state["step_s"]))
+        except (ArtifactError, SpecError, KeyError, TypeError, ValueError):
+            pass
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+    def _write_plan(self, folder: Path, plan: _Plan) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {"for": self._digest, "steps": plan.n_steps, "step_s": plan.step_s}
+        write_json(folder / "plan.json", {"schema": _PLAN_SCHEMA, **state})
+
+    @property
+    def _digest(self) -> str:
+        return digest([_settings(self.run, self.settings), self.run.rests_on])
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How many steps a training makes, and how long each takes."""
+
+    n_steps: int
+    step_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What a training took."""
+
+    seconds: float
+    epochs: float
+
+
+def _better(new: _Weights, best: _Weights, inherited: _Weights) -> _Weights:
+    """`new` where it names more images rightly than `best`, and no fewer than `inherited`."""
+    no_worse = all(a >= b for a, b in zip(new.n_right, inherited.n_right, strict=True))
+    return new if no_worse and sum(new.n_right) > sum(best.n_right) else best
+
+
+def _folder(run: Opened, arch: Architecture) -> Path:
+    return run.folder / "models" / arch.digest
+
+
+def _settings(run: Opened, settings: FinalConfig) -> dict[str, Any]:
+    return {
+        **asdict(settings),
+        "seed": run.config.seed,
+        "recalibration_images": run.config.search.recalibration_images,
+        "int8": _writes_int8(run),
+    }
+
+
+def _writes_int8(run: Opened) -> bool:
+    return any(name.endswith("int8") for name in run.config.export.formats)
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.2f} points"

@@ -1,0 +1,282 @@
+"""Final training of chosen networks: kept where better, resumed as if undisturbed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from edgenas.artifacts import sha256_file, write_json
+from edgenas.cli.main import main
+from edgenas.data import DataSet, Images
+from edgenas.errors import ArtifactError, Interrupted, SpecError
+from edgenas.events import Event
+from edgenas.export.certificate import read_certificate
+from edgenas.pipeline import FinalConfig, read_config
+from edgenas.pipeline.exporting import extract
+from edgenas.pipeline.finishing import (
+    FINAL,
+    _better,
+    _Weights,
+    check_final,
+    final_network,
+    final_weights,
+    finish,
+)
+from edgenas.pipeline.opening import Opened, open_stages
+from edgenas.testing.fakes import tiny_space, write_invented_device, write_tiny_run
+
+SETTINGS = FinalConfig(epochs=2, batch=64, max_int8_drop=1.0)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Opened:
+    """A run on the digits with a trained supernet and a `[final]`, and no search yet."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_invented_device(folder, tiny_space())
+        path = write_tiny_run(folder, formats='"onnx", "onnx-int8"')
+        text = path.read_text("utf-8").replace("epochs = 1", "epochs = 6")
+        path.write_text(text.replace("images = 100\n", ""), "utf-8")
+        config = replace(read_config(path), final=SETTINGS)
+        return open_stages(config, folder / "runs" / "tiny", resume=False)
+
+
+@pytest.fixture
+def run(trained: Opened, tmp_path: Path) -> Opened:
+    """The same with a folder of its own."""
+    return replace(trained, folder=tmp_path)
+
+
+def with_final(run: Opened, **settings: Any) -> Opened:
+    final = replace(SETTINGS, **settings)
+    return replace(run, config=replace(run.config, final=final))
+
+
+def test_a_tuned_network_is_better_and_its_file_is_what_was_judged(run: Opened) -> None:
+    arch = run.supernet.space.smallest()
+    (note,) = finish(run, [arch])
+    found = final_weights(run, arch)
+    assert found is not None
+    assert found.verdict == "tuned", found
+    assert found.top1["tuned"] > found.top1["inherited"] + 0.02
+    assert found.top1_int8["tuned"] >= found.top1_int8["inherited"]
+    assert (found.won - found.lost) / found.n == pytest.approx(
+        found.top1["tuned"] - found.top1["inherited"]
+    )
+    assert found.epochs == 2
+    assert found.parents == run.rests_on
+    assert note == f"{arch.digest}: {found.told}"
+    assert f"of {found.n}, 2 epochs" in note
+    folder = run.folder / "models" / arch.digest
+    assert found.sha256 == sha256_file(folder / "weights.safetensors")
+    assert not (run.folder / FINAL).exists()
+    assert top1(extract(run, arch), run.data, run.data.search) == found.top1["tuned"]
+    # another split, which no choice has read
+    inherited = extract(replace(run, folder=run.folder / "none"), arch)
+    assert top1(extract(run, arch), run.data, run.data.test) > top1(
+        inherited, run.data, run.data.test
+    )
+
+
+def top1(network: torch.nn.Module, data: DataSet, images: Images) -> float:
+    from edgenas.data import prepare
+
+    prepared = prepare(images.pixels, resolution=8, mean=data.mean, std=data.std)
+    with torch.inference_mode():
+        return float((network(prepared).argmax(1) == images.labels).double().mean())
+
+
+def test_what_is_not_better_is_not_kept(run: Opened) -> None:
+    run = with_final(run, peak_lr=1e-9, epochs=1, quantisation_aware="never")
+    arch = run.supernet.space.largest()
+    (note,) = finish(run, [arch])
+    found = final_weights(run, arch)
+    assert found is not None
+    assert (found.verdict, found.sha256, found.won, found.lost) == ("kept inherited", None, 0, 0)
+    assert "inherited weights were kept: 1 epochs of final training gave +0.00 points" in note
+    assert not (run.folder / "models" / arch.digest / "weights.safetensors").exists()
+    assert final_network(run, arch) is None
+    assert torch.equal(
+        extract(run, arch).state_dict()["units.0.0.conv.weight"],
+        run.supernet.extract(arch).state_dict()["units.0.0.conv.weight"],
+    )
+
+
+def weights(name: str, right: int, right_int8: int | None) -> _Weights:
+    def images(n: int) -> Any:
+        return np.arange(100) < n
+
+    int8 = None if right_int8 is None else images(right_int8)
+    return _Weights(name, None, images(right), int8)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("inherited", "best", "new", "kept"),
+    [
+        ((90, None), (90, None), (91, None), True),
+        ((90, None), (90, None), (90, None), False),  # no better
+        ((90, 88), (90, 88), (93, 87), False),  # worse in int8
+        ((90, 88), (90, 88), (90, 89), True),
+        ((90, 80), (93, 81), (92, 90), True),  # int8 gains more than float loses
+        ((90, 80), (93, 81), (89, 95), False),  # worse in float than what was inherited
+        ((90, 80), (93, 89), (92, 90), False),  # no better in the sum
+    ],
+)
+def test_which_weights_are_kept(
+    inherited: tuple[int, int | None],
+    best: tuple[int, int | None],
+    new: tuple[int, int | None],
+    kept: bool,  # noqa: FBT001  # a parameter of the test
+) -> None:
+    one, two, three = (weights(n, *w) for n, w in zip("abc", (inherited, best, new), strict=True))
+    assert _better(three, two, one) is (three if kept else two)
+
+
+def test_int8_is_trained_where_it_loses_too_much(run: Opened) -> None:
+    arch = run.supernet.space.smallest()
+    run = with_final(run, max_int8_drop=0.0, epochs=1, quantisation_aware="always")
+    finish(run, [arch])
+    found = final_weights(run, arch)
+    assert found is not None
+    assert list(found.top1) == list(found.top1_int8)
+    assert list(found.top1) == ["inherited", "tuned", "tuned, quantisation-aware"]
+    borne = with_final(run, max_int8_drop=1.0, epochs=1)
+    finish(borne, [arch])
+    found = final_weights(borne, arch)
+    assert found is not None
+    assert list(found.top1) == ["inherited", "tuned"], "other settings: trained again"
+
+
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
+def stopping_after(n: int, stage: str, error: BaseException) -> Callable[[Event], None]:
+    """A report that raises in the middle of the training."""
+
+    def report(event: Event) -> None:
+        if event.stage == stage and event.total and event.done == n:
+            raise error
+
+    return report
+
+
+@pytest.mark.parametrize("error", [Stopped(), KeyboardInterrupt()])
+def test_stopped_and_resumed_ends_as_undisturbed(
+    run: Opened, tmp_path: Path, error: BaseException
+) -> None:
+    run = with_final(run, epochs=1, quantisation_aware="always")
+    archs = [run.supernet.space.smallest(), run.supernet.space.largest()]
+    whole = replace(run, folder=tmp_path / "whole")
+    finish(whole, archs)
+    with pytest.raises((Stopped, Interrupted)):
+        finish(run, archs, report=stopping_after(9, "final", error))
+    assert list((run.folder / FINAL).iterdir())
+    stages: list[str] = []
+    finish(run, archs, report=lambda e: stages.append(e.message))
+    for arch in archs:
+        one, other = final_weights(run, arch), final_weights(whole, arch)
+        assert one is not None
+        assert other is not None
+        assert replace(one, seconds=0.0) == replace(other, seconds=0.0)
+    stages.clear()
+    finish(run, archs, report=lambda e: stages.append(e.message))
+    assert len(stages) == len(archs), "what is finished is not repeated"
+
+
+def test_the_time_budget_is_shared(run: Opened) -> None:
+    archs = [run.supernet.space.smallest(), run.supernet.space.largest()]
+    run = with_final(run, epochs=10_000, minutes=0.1, quantisation_aware="never")
+    finish(run, archs)
+    found = [final_weights(run, arch) for arch in archs]
+    assert all(f is not None and 0.5 < f.epochs < 10_000 for f in found)
+    assert sum(f.seconds for f in found if f is not None) < 12, "6 s, and twice that if disturbed"
+
+
+def test_without_time_inherited_weights_are_kept(run: Opened) -> None:
+    run = with_final(run, minutes=1e-9)
+    arch = run.supernet.space.smallest()
+    assert "no time was left" in finish(run, [arch])[0]
+    assert final_network(run, arch) is None
+
+
+def test_a_run_without_final_training_trains_nothing(run: Opened) -> None:
+    run = replace(run, config=replace(run.config, final=None))
+    assert finish(run, [run.supernet.space.smallest()]) == ()
+    assert not list(run.folder.iterdir())
+
+
+def test_damaged_weights_are_refused_and_trained_again(run: Opened) -> None:
+    run = with_final(run, epochs=1)
+    arch = run.supernet.space.smallest()
+    finish(run, [arch])
+    path = run.folder / "models" / arch.digest / "weights.safetensors"
+    before = path.read_bytes()
+    path.write_bytes(before[:-1])
+    with pytest.raises(ArtifactError, match="damaged"):
+        extract(run, arch)
+    finish(run, [arch])
+    assert path.read_bytes() == before
+    sidecar = path.with_name("weights.json")
+    table = json.loads(sidecar.read_text("utf-8"))
+    for wrong in ({"n": 0}, {"verdict": "kept inherited"}, {"extra": 1}, {"sha256": None}):
+        write_json(sidecar, {**table, **wrong})
+        with pytest.raises(ArtifactError, match=r"weights\.json"):
+            final_weights(run, arch)
+
+
+def test_weights_of_other_settings_are_not_taken(run: Opened) -> None:
+    run = with_final(run, epochs=1)
+    arch = run.supernet.space.smallest()
+    finish(run, [arch])
+    assert final_weights(run, arch) is not None
+    assert final_weights(with_final(run, distil=0.1), arch) is None
+    other = replace(run, info=replace(run.info, digest="0" * 12))
+    assert final_weights(other, arch) is None
+
+
+def test_too_large_a_batch_is_refused_before_the_search(run: Opened) -> None:
+    check_final(run)
+    with pytest.raises(SpecError, match=r"final\.batch: 5000 is more than"):
+        check_final(with_final(run, batch=5000))
+
+
+def test_from_the_run_file_to_certificate_and_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_invented_device(tmp_path, tiny_space())
+    path = write_tiny_run(tmp_path, trials=3)
+    path.write_text(path.read_text("utf-8") + "\n[final]\nepochs = 3\nbatch = 64\n", "utf-8")
+    assert main(["search", "run.toml", "--quiet"]) == 0
+    printed = capfd.readouterr().out
+    run = tmp_path / "runs" / "tiny"
+    (folder,) = (run / "models").iterdir()
+    certificate = read_certificate(folder)
+    told = json.loads((folder / "weights.json").read_text("utf-8"))
+    assert told["verdict"] == "tuned"
+    assert certificate.parents["weights"] == told["sha256"][:12]
+    assert certificate.weights.startswith("fine-tuned: +")
+    assert certificate.weights in printed
+    assert "Fine-tuned: +" in (run / "report.html").read_text("utf-8")
+    # the certificate's reference is the tuned network, and so it is when it is verified again
+    assert certificate.models[0].verification.reference_top1 > told["top1"]["inherited"]
+    assert main(["verify", "runs/tiny", "--quiet"]) == 0
+    assert main(["export", "tiny", folder.name, "--quiet"]) == 0
+    assert read_certificate(folder).parents["weights"] == told["sha256"][:12]
+    shutil.copytree(run, tmp_path / "runs" / "other")
+    other = tmp_path / "runs" / "other" / "models" / folder.name
+    (other / "weights.json").unlink()
+    (other.parents[1] / "manifest.json").unlink()
+    capfd.readouterr()
+    assert main(["verify", "runs/other", "--quiet"]) == 3
+    assert "exported with the weights" in capfd.readouterr().err
