@@ -19,7 +19,7 @@ from edgenas.artifacts import digest, io_errors, read_json, sha256_file
 from edgenas.ci.stages import STAGES, Fact, Facts, revisions, stages_of
 from edgenas.ci.targets import Target
 from edgenas.errors import DataError, SpecError
-from edgenas.hardware import DeviceProfile, find
+from edgenas.hardware import DeviceProfile, find, load_device
 from edgenas.pipeline.config import BUILT_IN_SETS, SHIPPED, RunConfig, SupernetConfig
 from edgenas.pipeline.evaluating import REVISIONS
 from edgenas.pipeline.metrics import costly_metrics
@@ -81,7 +81,11 @@ class Reader:
             facts[f"device {device.name}"] = HERE if device.is_local else device.digest
             facts[f"table {device.name}"] = self._table(device)
         facts |= _search(target)
+        facts |= {f"target {name}": load_device(name).digest for name in config.export.targets}
         facts["select top"] = config.export.top
+        if config.final is not None:
+            told = asdict(config.final).items()
+            facts |= {f"final {name}": value for name, value in told if value is not None}
         facts |= {f"format {name}": True for name in config.export.formats}
         return facts | revisions(stages_of(facts))
 

@@ -350,13 +350,15 @@ def _change(
                 told = f"table of {name} measured again, within its noise: {told}"
                 return Change(fact, "", told)
             return Change(fact, "score", f"table of {name} measured again: {told}")
-        case "device" | "objective" | "metric" if now is None:
+        case "device" | "target" | "objective" | "metric" if now is None:
             return Change(fact, "" if word == "metric" else "select", text)
         case "bound":
             stage, why = _bound_change(name, was, now, entry)
             return Change(fact, stage, f"{text}: {why}")
         case "train" if "supernet" not in stages:
             return Change(fact, "evaluate", text)
+        case "final" if "finish" not in stages:
+            return Change(fact, "export", text)
         case "revision" if now is None:
             return None  # a stage that there is no more
     return Change(fact, first_reader(fact, stages), text)

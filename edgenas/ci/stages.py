@@ -11,12 +11,13 @@ A *fact* is one thing that a result depends on, by a name whose first word says 
 | `supernet` | the digest of the weights |
 | `metric` | a costly metric that is evaluated, with the revision of how |
 | `evaluate` | how many images, pilots, ... accuracies are read from |
-| `device` | the digest of a device's profile |
+| `device`, `target` | the digest of the profile of a device that is searched for, or held against |
 | `table` | the digest of a device's latency table |
 | `objective` | the direction of a metric |
 | `bound` | the bound of a metric |
 | `search` | strategy, trials, patience, ... |
 | `select` | how many networks are exported |
+| `final` | a setting of the final training, where the run file has one |
 | `format` | a format that is exported |
 | `revision` | the revision of a stage's code |
 
@@ -57,7 +58,7 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
             frozenset({"supernet", "space", "data", "seed", "metric", "evaluate"}),
             ("supernet",),
         ),
-        "score": Stage("latencies from the tables", 1, frozenset({"device", "table"})),
+        "score": Stage("latencies from the tables", 1, frozenset({"device", "target", "table"})),
         "search": Stage(
             "architectures tried",
             1,
@@ -65,7 +66,8 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
             ("evaluate", "score"),
         ),
         "select": Stage("networks of the front chosen", 1, frozenset({"select"}), ("search",)),
-        "export": Stage("files written", 1, frozenset({"format", "seed"}), ("select",)),
+        "finish": Stage("networks trained further", 1, frozenset({"final"}), ("select",)),
+        "export": Stage("files written", 1, frozenset({"format", "seed"}), ("select", "finish")),
         "verify": Stage("files run over the test split", 1, frozenset(), ("export",)),
     }
 )
@@ -73,9 +75,10 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
 
 
 def stages_of(facts: Facts) -> tuple[str, ...]:
-    """The stages that a target with these facts has: a supernet that is named is not trained."""
-    trains = any(name.startswith("train ") for name in facts)
-    return tuple(name for name in STAGES if trains or name != "supernet")
+    """The stages that a target with these facts has; two only where the run file asks for them."""
+    words = {name.partition(" ")[0] for name in facts}
+    left_out = {"supernet": "train" not in words, "finish": "final" not in words}
+    return tuple(name for name in STAGES if not left_out.get(name))
 
 
 def revisions(stages: Iterable[str]) -> dict[str, int]:

@@ -156,6 +156,11 @@ def read_targets(path: Path) -> tuple[Target, ...]:
 
 def _target(name: str, wanted: _Target, file: _File, path: Path) -> Target:
     config = _config(wanted, file, path)
+    if config.search.fleet is not None:
+        raise SpecError(
+            "search.fleet: a target has one choice of networks for all of its devices",
+            hint="a target for each device, or edgenas search --fleet K",
+        )
     devices = tuple(wanted.devices or config.search.devices)
     if double := sorted({d for d in devices if devices.count(d) > 1}):
         raise SpecError(f"devices: {double[0]!r} stands twice")

@@ -93,10 +93,10 @@ def write_repository(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def locked_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("locked")
-    write_repository(folder)
     before = Path.cwd()
     os.chdir(folder)
     try:
+        write_repository(folder)
         assert main(["ci", "run", "--jobs", "1", "--quiet"]) == 0
     finally:
         os.chdir(before)

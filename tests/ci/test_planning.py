@@ -89,6 +89,18 @@ CASES: dict[str, tuple[str, Callable[[], object], tuple[str, ...], str]] = {
         "board", lambda: change("run.toml", "trials = 24", 'trials = 24\nstrategy = "nsga2"'),
         AFTER_SEARCH, "search strategy: surrogate became nsga2",
     ),
+    "final training asked for": (
+        "board",
+        lambda: change("run.toml", "[search]", "[final]\nepochs = 1\n\n[search]"),
+        ("finish", "export", "verify"), "final epochs added (1)",
+    ),
+    "a device to hold files against": (
+        "board",
+        lambda: change(
+            "run.toml", "[export]", '[export]\ntargets = ["x86-onnxruntime-fp32-t4"]'
+        ),
+        ("score", *AFTER_SEARCH), "target x86-onnxruntime-fp32-t4 added",
+    ),
     "more networks exported": (
         "board", lambda: change("run.toml", "top = 1", "top = 3"), AFTER_SELECT,
         "select top: 1 became 3",
@@ -114,14 +126,16 @@ def test_what_a_change_makes_stale_and_why(locked: Path, case: str) -> None:
     assert [entry["stage"] for entry in found.document()["stale"]] == list(stale)
 
 
-@pytest.mark.parametrize("stage", [name for name in STAGES if name not in ("supernet", "evaluate")])
+@pytest.mark.parametrize(
+    "stage", [name for name in STAGES if name not in ("supernet", "evaluate", "finish")]
+)
 def test_another_revision_of_a_stage(
     locked: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     later = replace(STAGES[stage], revision=STAGES[stage].revision + 1)
     monkeypatch.setattr(stages, "STAGES", MappingProxyType({**STAGES, stage: later}))
     found = planned()
-    order = list(STAGES)
+    order = [name for name in STAGES if name != "finish"]
     assert found.stale == tuple(order[order.index(stage) :])
     assert [change.text for change in found.changes] == [f"revision of {stage}: 1 became 2"]
 
@@ -221,6 +235,12 @@ def test_targets_that_are_wrong_are_told_with_their_name(locked: Path) -> None:
         plan()
     with pytest.raises(UsageError, match="did you mean 'both'"):
         plan(only=["bth"])
+
+
+def test_a_fleet_is_refused(locked: Path) -> None:
+    change("run.toml", "trials = 24", "trials = 24\nfleet = 1")
+    with pytest.raises(SpecError, match="target board: search.fleet: a target has one choice"):
+        plan()
 
 
 def test_this_machine_is_another_device_everywhere_and_stales_nothing(locked: Path) -> None:
