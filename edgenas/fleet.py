@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from edgenas.errors import EdgenasError, InfeasibleError, SpecError
 from edgenas.objectives import Objective, total_violation
@@ -88,6 +89,26 @@ class Fleet:
     def worst(self) -> Assignment:
         """The device that loses the most."""
         return max(self.assignments, key=lambda a: a.loss)
+
+    def to_table(self) -> dict[str, Any]:
+        """As it stands in `result.json` and `report.json`."""
+        return {
+            "k": self.k,
+            "mean_accuracy": self.mean_accuracy,
+            "mean_loss": self.mean_loss,
+            "worst_loss": self.worst.loss,
+            "gap": self.gap,
+            "assignments": [
+                {
+                    "device": a.device,
+                    "digest": a.digest,
+                    "accuracy": a.accuracy,
+                    "loss": a.loss,
+                    "latency_ms": a.latency.to_table(),
+                }
+                for a in self.assignments
+            ],
+        }
 
 
 def device_bounds(

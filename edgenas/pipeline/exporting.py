@@ -120,7 +120,6 @@ def verify(path: Path, *, report: Report = silent) -> Outcome:
     from edgenas.export.certified import verify_again
     from edgenas.export.models import torch_logits
     from edgenas.export.targets import check_targets
-    from edgenas.export.verify import worst
     from edgenas.pipeline.opening import open_stages
 
     folders, only = _certified_folders(path)
@@ -145,15 +144,8 @@ def verify(path: Path, *, report: Report = silent) -> Outcome:
         ):
             if only is not None and model.path != only:
                 continue
-            verdict = worst(gates)
-            row = _row(model, f"{place}/{model.path}")
-            row |= {
-                "verified": {"passed": True, "failed": False, "inconclusive": None}[verdict],
-                "top1": evidence.top1,
-                "top1_drop": evidence.top1_drop,
-                "agreement": evidence.agreement,
-                "n_images": evidence.n,
-            }
+            again = replace(model, verification=evidence, gates=gates)
+            row = _row(again, f"{place}/{model.path}")
             rows.append(row)
             failures += [
                 f"{row['path']}: {gate.name}: {gate.reason}"

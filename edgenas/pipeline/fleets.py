@@ -105,24 +105,5 @@ class Chosen:
             "wanted": self.wanted,
             "accuracy": self.accuracy,
             "bounds": {d: [str(o) for o in bounds] for d, bounds in self.bounds.items()},
-            "choices": [
-                {
-                    "k": fleet.k,
-                    "mean_accuracy": fleet.mean_accuracy,
-                    "mean_loss": fleet.mean_loss,
-                    "worst_loss": fleet.worst.loss,
-                    "gap": fleet.gap,
-                    "assignments": [
-                        {
-                            "device": a.device,
-                            "digest": a.digest,
-                            "accuracy": a.accuracy,
-                            "loss": a.loss,
-                            "latency_ms": a.latency.to_table(),
-                        }
-                        for a in fleet.assignments
-                    ],
-                }
-                for fleet in self.fleets
-            ],
+            "choices": [fleet.to_table() for fleet in self.fleets],
         }

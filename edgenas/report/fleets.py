@@ -175,24 +175,7 @@ def fleet_document(found: FleetView) -> dict[str, Any]:
         "accuracy": found.accuracy,
         "bounds": {device: list(map(str, bounds)) for device, bounds in found.bounds.items()},
         "choices": [
-            {
-                "k": fleet.k,
-                "networks": {digest: list(on) for digest, on in fleet.networks.items()},
-                "mean_accuracy": fleet.mean_accuracy,
-                "mean_loss": fleet.mean_loss,
-                "worst_loss": fleet.worst.loss,
-                "gap": fleet.gap,
-                "assignments": [
-                    {
-                        "device": a.device,
-                        "digest": a.digest,
-                        "accuracy": a.accuracy,
-                        "loss": a.loss,
-                        "latency_ms": a.latency.to_table(),
-                    }
-                    for a in fleet.assignments
-                ],
-            }
+            {"networks": {key: list(on) for key, on in fleet.networks.items()}, **fleet.to_table()}
             for fleet in found.fleets
         ],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,15 +61,21 @@ def killed(times: int, undisturbed_s: float) -> int:
     return hits
 
 
-def test_a_killed_run_ends_with_the_same_lock(
-    locked: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    undisturbed = locked.with_name("undisturbed")
-    shutil.copytree(locked, undisturbed, symlinks=True)
-    with monkeypatch.context() as there:
-        there.chdir(undisturbed)
-        tighter()
-        assert main(["ci", "run", "--quiet"]) == 0
+def undisturbed_beside(locked: Path, make: Callable[[], None]) -> tuple[Path, float]:
+    """A copy of the repository after `make` and `ci run`, and how long the latter took."""
+    folder = locked.with_name("undisturbed")
+    shutil.copytree(locked, folder, symlinks=True)
+    with contextlib.chdir(folder):
+        make()
+        began = time.monotonic()
+        process = start()
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors.decode()
+    return folder, time.monotonic() - began
+
+
+def test_a_killed_run_ends_with_the_same_lock(locked: Path) -> None:
+    undisturbed, _ = undisturbed_beside(locked, tighter)
     tighter()
     before = set(Path("runs").glob("board-*/study.db"))
     process = start()
@@ -82,19 +90,8 @@ def test_a_killed_run_ends_with_the_same_lock(
 
 
 @pytest.mark.slow
-def test_a_run_killed_twenty_times_ends_with_the_same_lock(
-    locked: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    undisturbed = locked.with_name("undisturbed")
-    shutil.copytree(locked, undisturbed, symlinks=True)
-    with monkeypatch.context() as there:
-        there.chdir(undisturbed)
-        everything()
-        began = time.monotonic()
-        process = start()
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors.decode()
-        took_s = time.monotonic() - began
+def test_a_run_killed_twenty_times_ends_with_the_same_lock(locked: Path) -> None:
+    undisturbed, took_s = undisturbed_beside(locked, everything)
     everything()
     assert killed(20, took_s) >= 10
     assert Path("edgenas.lock").read_bytes() == (undisturbed / "edgenas.lock").read_bytes()
