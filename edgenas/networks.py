@@ -97,6 +97,22 @@ def unit_network(op: OpSpec, *, seed: int) -> Network:
     return random_network(Lowering(op.in_chw, (Node(op, (-1,) * op.n_inputs),)), seed=seed)
 
 
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """Convolves `x` (n, c, h, w) with an odd square `weight` (cout, cin / groups, k, k).
+
+    The output has ceil(h / stride) rows. Where gradients follow and the image is smaller than the
+    kernel, part of the padding is done beforehand: else the backward pass of oneDNN 3.12 takes 2 to
+    25 times as long (n = 128, 384 channels, depthwise, forward and backward on one AVX2 core: k = 5
+    on 4x4 54 ms against 21, k = 3 on 1x1 25 against 1).
+    """
+    k = weight.shape[-1]
+    beforehand = max(0, k - min(x.shape[2:]) + 1) // 2 if torch.is_grad_enabled() else 0
+    if beforehand:
+        x = nn.functional.pad(x, [beforehand] * 4)
+    groups = x.shape[1] // weight.shape[1]
+    return nn.functional.conv2d(x, weight, bias, stride, k // 2 - beforehand, groups=groups)
+
+
 def _gather(node: Node, outputs: Sequence[T], images: Sequence[T]) -> list[T]:
     if len(images) > 1:
         return list(images)
@@ -141,7 +157,9 @@ class _Conv(nn.Module):
         self.act = activation(op.act)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.act(self.norm(self.conv(x)))
+        conv = self.conv
+        z = convolve(x, conv.weight, conv.bias, conv.stride[0]) if self.training else conv(x)
+        y: Tensor = self.act(self.norm(z))
         return y
 
 

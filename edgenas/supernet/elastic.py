@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgenas.errors import SpecError
-from edgenas.networks import Network, build
+from edgenas.networks import Network, build, convolve
 from edgenas.spaces import Architecture, Node, OpSpec
 from edgenas.spaces.mobile import MobileSpace
 
@@ -189,9 +189,7 @@ class ElasticConv(_Elastic):
 
     def run(self, x: Tensor, op: OpSpec, w: Mapping[str, Tensor]) -> Tensor:
         """The same with weights `w`."""
-        y = functional.conv2d(
-            x, w["conv.weight"], None, op["s"], padding=op["k"] // 2, groups=op["g"]
-        )
+        y = convolve(x, w["conv.weight"], None, op["s"])
         y = functional.batch_norm(
             y, None, None, w["norm.weight"], w["norm.bias"], training=True, eps=1e-5
         )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgenas.networks import Network, fold, random_network
+from edgenas.networks import Network, convolve, fold, random_network
 from edgenas.spaces import Architecture
 from edgenas.spaces.mobile import SMALL, MobileSpace, Stage
 from edgenas.supernet import Supernet, recalibrate
@@ -128,3 +128,23 @@ def test_the_same_seed_gives_the_same_network() -> None:
 
 def _flat(network: Network) -> torch.Tensor:
     return torch.cat([p.reshape(-1) for p in network.parameters()])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("size", "kernel"), [(1, 3), (2, 7), (3, 5), (4, 5), (4, 7), (9, 5)])
+def test_padding_beforehand_changes_neither_output_nor_gradients(
+    size: int, kernel: int, stride: int
+) -> None:
+    draw = torch.Generator().manual_seed(size * kernel)
+    x = torch.randn(2, 6, size, size, generator=draw, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(6, 1, kernel, kernel, generator=draw, dtype=torch.float64, requires_grad=True)
+    plain = nn.functional.conv2d(x, w, None, stride, kernel // 2, groups=6)
+    ours = convolve(x, w, None, stride)
+    assert torch.allclose(ours, plain, atol=1e-12)
+    weights = torch.randn(plain.shape, generator=draw, dtype=torch.float64)
+    for a, b in zip(
+        torch.autograd.grad((ours * weights).sum(), (x, w)),
+        torch.autograd.grad((plain * weights).sum(), (x, w)),
+        strict=True,
+    ):
+        assert torch.allclose(a, b, atol=1e-12)
