@@ -250,6 +250,7 @@ class _Verification(_Row):
     max_abs_difference: float = Field(ge=0)
     mean_abs_difference: float = Field(ge=0)
     logit_rms: float = Field(ge=0)
+    logit_scale: float
     split: str
 
 

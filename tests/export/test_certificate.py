@@ -31,6 +31,7 @@ EVIDENCE = Verification(
     max_abs_difference=0.5,
     mean_abs_difference=0.01,
     logit_rms=3.0,
+    logit_scale=1.0,
 )
 
 

@@ -160,6 +160,19 @@ def test_wrong_normalisation_is_caught(exported, name):
     assert verify.worst(found) == "failed"
 
 
+@pytest.mark.filterwarnings("ignore:.*experimental_preserve_all_tensors:UserWarning")
+def test_ranges_by_moving_average_are_caught(exported, tmp_path, monkeypatch):
+    from ai_edge_quantizer.utils import qsv_utils
+
+    source, path = exported.folder / FILE_NAMES["tflite"], tmp_path / "model.int8.tflite"
+    monkeypatch.setattr(qsv_utils, "min_max_update", qsv_utils.moving_average_update)
+    litert.quantize(source, path, [[image[None]] for image in exported.request.calibration])
+    gate = verify.scale_gate(evidence(exported, path))
+    assert gate.verdict == "failed", gate
+    good = verify.scale_gate(evidence(exported, exported.folder / FILE_NAMES["tflite-int8"]))
+    assert good.verdict == "passed", good
+
+
 def test_transposed_weights_are_caught(exported, tmp_path):
     model = onnx_package.load(exported.folder / "model.onnx")
     for tensor in model.graph.initializer:
