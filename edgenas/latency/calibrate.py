@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from edgenas.errors import SpecError
-from edgenas.latency.fit import Fit, conformal
+from edgenas.latency.fit import Fit, Granularity, conformal, sum_of_parts
 from edgenas.latency.predictor import Predictor
 from edgenas.latency.table import LatencyTable, TableDevice
 from edgenas.spaces.ops import Lowering
@@ -40,11 +40,14 @@ def rescale(
     if bad := [ms for _, ms in measured if not 0 < ms < float("inf")]:
         raise SpecError(f"a measured latency must be positive: {bad[0]}")
     predictor = Predictor(table)
-    granularity = "unit" if table.fit("unit") or not table.fits else "primitive"
+    granularity: Granularity = "unit" if table.fit("unit") or not table.fits else "primitive"
+    fit = table.fit(granularity)
+    call_ms = fit.call_ms if fit else 0.0
     rows = []
     for net, ms in measured:
         parts = net if granularity == "unit" else net.primitive()
-        rows.append((predictor.predict(net).latency_ms, len(parts), ms))
+        _, n_parts = sum_of_parts(((op, 0.0) for op in parts), call_ms=call_ms)
+        rows.append((predictor.predict(net).latency_ms, n_parts, ms))
     plain = _held_out(rows, constant=False)
     errors, constant = plain, False
     if len(rows) >= 2 * MIN_NETWORKS:

@@ -1,9 +1,10 @@
 """A cost model for units that were never timed, fitted on those of the same table that were.
 
-A unit's time is the sum over its primitives of non-negative coefficients x features (calls, MACs,
-elements moved, weights), one set of coefficients for each group of primitives that runs in a
-kernel of its own: depthwise 3x3 and 7x7, for instance, have little in common. Fitted by relative
-least squares; its interval comes from units held out in five folds.
+A unit's time is what every timed model costs once, and the sum over its primitives of non-negative
+coefficients x features (calls, MACs, elements read and written, weights), one set of coefficients
+for each group of primitives that runs in a kernel of its own: depthwise 3x3 and 7x7, for instance,
+have little in common. Fitted by relative least squares; its interval comes from units held out in
+five folds.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import functools
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -26,7 +28,13 @@ if TYPE_CHECKING:
     Matrix = npt.NDArray[np.float64]
 
 FEATURES = ("call", "macs", "elements", "weights")
+TRAFFIC = ("reads", "writes")
+"""Elements in and out; with units timed one by one these are told apart."""
+RUN = "run.call"
+"""What a timed model costs once, whatever it holds."""
 MIN_UNITS = 12
+MIN_OF_KERNEL = 8
+"""Units that convolutions of one kernel width must be in; rarer widths share the nearest one's."""
 _FOLDS = 5
 _SLACK = 1.25  # beyond the fitted range by this factor counts as inside
 LEAST_MS = 1e-6
@@ -100,8 +108,8 @@ class CostModel:
 
     def unit_ms(self, op: OpSpec) -> float | None:
         """Latency of a unit timed alone; None where a primitive's group was never fitted."""
-        total = 0.0
-        for name, value in features(op):
+        total = self.coefficients.get(RUN, 0.0)
+        for name, value in _all_features(op):
             group, feature = name.rsplit(".", 1)
             group = self.stand_ins.get(group, group)
             if f"{group}.call" not in self.ranges:
@@ -124,24 +132,29 @@ def fit_cost(units: Mapping[OpSpec, float]) -> CostModel | None:
     if len(units) < MIN_UNITS:
         return None
     ops = sorted(units, key=lambda op: op.key)  # whatever the order they came in
-    columns = sorted({name for op in ops for name, _ in features(op)})
-    coefficients = _fit(ops, [units[op] for op in ops], columns)
+    spoken_for = _rare_kernels(ops)
+    rows = {op: _fitted_features(op, spoken_for) for op in ops}
+    coefficients = _fit(rows, units)
     ratios: list[float] = []
     for fold in range(_FOLDS):
         held = [op for op in ops if zlib.crc32(op.key.encode()) % _FOLDS == fold]
         kept = [op for op in ops if zlib.crc32(op.key.encode()) % _FOLDS != fold]
         if not held or not kept:
             continue
-        found = _fit(kept, [units[op] for op in kept], columns)
+        found = _fit({op: rows[op] for op in kept}, units)
         for op in held:
-            predicted = sum(found.get(name, 0.0) * value for name, value in features(op))
+            predicted = sum(found.get(name, 0.0) * value for name, value in rows[op].items())
             ratios.append(units[op] / predicted if predicted > 0 else math.inf)
     ratios = sorted(r for r in ratios if math.isfinite(r)) or [1.0]
     edge = max(0, math.floor(0.05 * (len(ratios) + 1)) - 1)
     errors = sorted(abs(r - 1) for r in ratios)
     return CostModel(
         coefficients=coefficients,
-        ranges=shape_ranges(ops),
+        ranges={
+            name: limits
+            for name, limits in shape_ranges(ops).items()
+            if name.rsplit(".", 1)[0] not in spoken_for
+        },
         n_units=len(ops),
         error_median=errors[len(errors) // 2],
         low=min(1.0, ratios[edge]),
@@ -178,16 +191,52 @@ def stand_ins(seen: Collection[str]) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=65536)
 def features(op: OpSpec) -> tuple[tuple[str, float], ...]:
-    """The features of a unit by `group.feature`: sums over its primitives, zeros left out."""
+    """The `FEATURES` of a unit by `group.feature`: sums over its primitives, zeros left out."""
+    return tuple((n, v) for n, v in _all_features(op) if n.rsplit(".", 1)[1] in FEATURES)
+
+
+@functools.lru_cache(maxsize=65536)
+def _all_features(op: OpSpec) -> tuple[tuple[str, float], ...]:
+    """`FEATURES` and `TRAFFIC`."""
     found: dict[str, float] = {}
     for node in op.primitives():
         group = _group(node.op)
-        values = 1.0, float(node.op.macs), float(_elements(node.op)), float(node.op.weights)
-        for feature, value in zip(FEATURES, values, strict=True):
+        reads = float(node.op.n_inputs * math.prod(node.op.in_chw))  # without weights
+        writes = float(math.prod(node.op.out_chw))
+        values = 1.0, float(node.op.macs), reads + writes, float(node.op.weights), reads, writes
+        for feature, value in zip((*FEATURES, *TRAFFIC), values, strict=True):
             if value:
                 name = f"{group}.{feature}"
                 found[name] = found.get(name, 0.0) + value
     return tuple(sorted(found.items()))
+
+
+def _fitted_features(op: OpSpec, spoken_for: Mapping[str, str]) -> dict[str, float]:
+    """What a fit on units knows of one; `spoken_for` names another group's for some."""
+    found = {RUN: 1.0}
+    for name, value in _all_features(op):
+        group, feature = name.rsplit(".", 1)
+        if feature != "elements":  # the sum of two others
+            name = f"{spoken_for.get(group, group)}.{feature}"
+            found[name] = found.get(name, 0.0) + value
+    return found
+
+
+def _rare_kernels(ops: Sequence[OpSpec]) -> dict[str, str]:
+    """Groups in too few of `ops` to be told apart, and that of the nearest width that is not."""
+    counts: dict[str, Counter[int]] = {}
+    for op in ops:
+        for group in {name.rsplit(".", 1)[0] for name, _ in features(op)}:
+            if match := _KERNEL.fullmatch(group):
+                counts.setdefault(f"{match[1]}{{}}{match[3]}", Counter())[int(match[2])] += 1
+    found = {}
+    for group, widths in counts.items():
+        common = [width for width, n in widths.items() if n >= MIN_OF_KERNEL]
+        common = common or [max(widths, key=lambda width: (widths[width], -width))]
+        for width in widths.keys() - set(common):
+            nearest = min(common, key=lambda other: (abs(other - width), other))
+            found[group.format(width)] = group.format(nearest)
+    return found
 
 
 def _group(op: OpSpec) -> str:
@@ -203,28 +252,24 @@ def _group(op: OpSpec) -> str:
     return f"dense{kernel}{'_stem' if op['cin'] <= 4 else ''}{slow}"
 
 
-def _elements(op: OpSpec) -> int:
-    """Elements read and written, without weights."""
-    return op.n_inputs * math.prod(op.in_chw) + math.prod(op.out_chw)
-
-
 def _fit(
-    ops: Sequence[OpSpec], targets_ms: Sequence[float], columns: Iterable[str]
+    rows: Mapping[OpSpec, Mapping[str, float]], targets_ms: Mapping[OpSpec, float]
 ) -> dict[str, float]:
     """Non-negative coefficients that minimise the sum of squared relative errors."""
     import numpy as np
 
+    columns = sorted({name for row in rows.values() for name in row})
     names = {name: i for i, name in enumerate(columns)}
-    design = np.zeros((len(ops), len(names)))
-    for row, (op, target) in enumerate(zip(ops, targets_ms, strict=True)):
-        for name, value in features(op):
-            design[row, names[name]] = value / target
+    design = np.zeros((len(rows), len(names)))
+    for i, (op, row) in enumerate(rows.items()):
+        for name, value in row.items():
+            design[i, names[name]] = value / targets_ms[op]
     size = np.linalg.norm(design, axis=0)
     size[size == 0] = 1.0
     scaled = design / size
     # A little ridge: collinear features then share rather than fight.
     gram = scaled.T @ scaled + 1e-6 * np.eye(len(names))
-    found = non_negative(gram, scaled.T @ np.ones(len(ops)))
+    found = non_negative(gram, scaled.T @ np.ones(len(rows)))
     return {name: float(found[i] / size[i]) for name, i in names.items() if found[i] > 0}
 
 

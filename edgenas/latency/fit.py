@@ -4,18 +4,21 @@ Timed alone, a part pays for a call of the runtime and starts with cold caches; 
 neighbours fuse and share. Both are captured by two numbers, fitted on whole networks by relative
 errors: squared up to 2 %, absolute beyond, since a large network is hardly ever timed without a
 disturbance. Fitted on networks of one depth a single offset would do as well, but it fails as soon
-as depth is elastic. What a network pays once (its own call, the conversion of its input) is a third
+as depth is elastic. The constant is that of parts with a convolution, which every network of a fit
+is made of; another part counts for what it took above the cheapest model that was timed, which is
+what a call costs. What a network pays once (its own call, the conversion of its input) is a third
 number, kept only where it lowers the error on networks left out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from edgenas.errors import SpecError
+from edgenas.spaces.ops import OpSpec
 
 Granularity = Literal["unit", "primitive"]
 MIN_NETWORKS = 8
@@ -26,7 +29,7 @@ LEAST_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A whole network: the sum of its parts' times, how many they are, what it took itself."""
+    """A whole network: its `sum_of_parts`, and what it took itself."""
 
     sum_ms: float
     n_parts: int
@@ -43,6 +46,7 @@ class Sample:
 class Fit:
     """`scale` x sum of parts + `per_part_ms` x their number + `per_network_ms`, and its errors.
 
+    `call_ms` is the one of `sum_of_parts`.
     Errors are relative, of each network predicted by a fit on the others. `interval` is the
     relative half-width that holds 90 % of new networks: the conformal quantile of those errors,
     or the largest where there are fewer than nine.
@@ -57,21 +61,40 @@ class Fit:
     interval: float
     plain_sum_error_mean: float
     per_network_ms: float = 0.0
+    call_ms: float = 0.0
 
     def __post_init__(self) -> None:
-        constants = self.per_part_ms, self.per_network_ms
+        constants = self.per_part_ms, self.per_network_ms, self.call_ms
         if not 0 < self.scale < math.inf or not all(map(math.isfinite, constants)):
             raise SpecError(f"a fit needs a positive scale: {self}")
 
     def network_ms(self, sum_ms: float, n_parts: int) -> float:
-        """Latency of a network of `n_parts` parts that sum up to `sum_ms`.
+        """Latency of a network with that `sum_of_parts`.
 
         Never below `LEAST_SHARE` of the plain sum.
         """
         return _apply((self.scale, self.per_part_ms, self.per_network_ms), sum_ms, n_parts)
 
 
-def fit_networks(samples: Sequence[Sample], *, granularity: Granularity = "unit") -> Fit:
+def sum_of_parts(
+    parts: Iterable[tuple[OpSpec, float]], *, call_ms: float = 0.0
+) -> tuple[float, int]:
+    """The sum of times in ms, and the number of parts that have a convolution.
+
+    With `call_ms`, what a timed model costs at least, other parts count for what is above it.
+    """
+    total, n_parts = 0.0, 0
+    for op, ms in parts:
+        if not call_ms or op.convolves:
+            total, n_parts = total + ms, n_parts + 1
+        else:
+            total += max(ms - call_ms, 0.0)
+    return total, n_parts
+
+
+def fit_networks(
+    samples: Sequence[Sample], *, granularity: Granularity = "unit", call_ms: float = 0.0
+) -> Fit:
     """The fit on whole networks; leave-one-out errors stored in it.
 
     Raises:
@@ -98,6 +121,7 @@ def fit_networks(samples: Sequence[Sample], *, granularity: Granularity = "unit"
         interval=conformal(errors),
         plain_sum_error_mean=sum(plain) / len(plain),
         per_network_ms=per_network_ms,
+        call_ms=call_ms,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from edgenas.errors import MissingUnitsError
-from edgenas.latency.fit import LEAST_SHARE, Granularity
+from edgenas.latency.fit import LEAST_SHARE, Granularity, sum_of_parts
 from edgenas.latency.table import LatencyTable
 from edgenas.spaces.ops import Lowering, OpSpec
 
@@ -220,11 +220,12 @@ class Predictor:
         """The unit itself; else all its primitives; else the cost model."""
         entries, source = self.table.entries, self.table.source
         if op in entries:
-            return self._scaled(op, entries[op].latency_ms, 1, self._granularity(op), source)
-        parts = _parts(op)
+            known = [(op, entries[op].latency_ms)]
+            return self._scaled(op, known, self._granularity(op), source)
+        parts = [node.op for node in op.primitives()]
         if op.is_block and all(part in entries for part in parts):
-            total = sum(entries[part].latency_ms for part in parts)
-            return self._scaled(op, total, len(parts), "primitive", source)
+            known = [(part, entries[part].latency_ms) for part in parts]
+            return self._scaled(op, known, "primitive", source)
         model = self.table.cost_model
         guess = model.unit_ms(op) if model else None
         if model is None or guess is None:
@@ -232,7 +233,7 @@ class Predictor:
         origin: Origin = self._origin() if model.covers(op) else "extrapolated"
         wide = EXTRAPOLATED if origin == "extrapolated" else 1.0
         # The cost model speaks of units timed alone, as coarse as those it was fitted on.
-        cost = self._scaled(op, guess, 1, self._granularity(op), origin)
+        cost = self._scaled(op, [(op, guess)], self._granularity(op), origin)
         return _Cost(
             key=cost.key,
             plain_ms=guess,
@@ -251,14 +252,20 @@ class Predictor:
         return "primitive"
 
     def _scaled(
-        self, op: OpSpec, plain_ms: float, n_parts: int, granularity: Granularity, origin: Origin
+        self,
+        op: OpSpec,
+        parts: Sequence[tuple[OpSpec, float]],
+        granularity: Granularity,
+        origin: Origin,
     ) -> _Cost:
         fit = self.table.fit(granularity)
+        plain_ms = sum(ms for _, ms in parts)
         if fit is None:
             total, width, once = plain_ms, WITHOUT_FIT, 0.0
         else:
-            once = fit.per_network_ms
-            total, width = fit.scale * plain_ms + fit.per_part_ms * n_parts, fit.interval
+            sum_ms, n_parts = sum_of_parts(parts, call_ms=fit.call_ms)
+            once = fit.per_network_ms + fit.scale * fit.call_ms
+            total, width = fit.scale * sum_ms + fit.per_part_ms * n_parts, fit.interval
         slack = width * max(total, LEAST_SHARE * plain_ms)
         low_ms, high_ms = total - slack, total + slack
         return _Cost(op.key, plain_ms, once, total, low_ms, high_ms, origin, from_table=True)
@@ -271,7 +278,3 @@ class Predictor:
             f"cost model: {shown}",
             hint=f"edgenas profile {self.table.name}",
         )
-
-
-def _parts(op: OpSpec) -> tuple[OpSpec, ...]:
-    return tuple(node.op for node in op.primitives())

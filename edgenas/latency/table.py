@@ -215,6 +215,7 @@ class _FitFile(_Strict):
     scale: Annotated[float, Field(gt=0)]
     per_part_ms: float
     per_network_ms: float = 0.0
+    call_ms: float = Field(0.0, ge=0)
     n_networks: _Count
     error_mean: _Share
     error_max: _Share

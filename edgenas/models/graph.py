@@ -182,8 +182,9 @@ def convolution(
 def fused(graph: ModelGraph) -> ModelGraph:
     """The graph with what runtimes run as one operator made one.
 
-    An activation behind a convolution joins it; pooling, two 1x1 convolutions and the product with
-    their source become one squeeze-excite. The last tensor of the group is the step's output.
+    An activation behind a convolution joins it, as a ReLU behind a linear layer does, where it
+    costs nothing; pooling, two 1x1 convolutions and the product with their source become one
+    squeeze-excite. The last tensor of the group is the step's output.
     """
     steps: list[Step | None] = list(graph.steps)
     readers = readers_of(graph)
@@ -200,9 +201,11 @@ def fused(graph: ModelGraph) -> ModelGraph:
         after = None if j is None else steps[j]
         if step is None or after is None or step.op is None or after.op is None or j is None:
             continue
-        takes = step.op.kind in ("conv", "conv2d") and step.op.act == "none"
-        if takes and after.op.kind == "activate":
-            op = replace(step.op, act=after.op.act)
+        if after.op.kind != "activate":
+            continue
+        convolves = step.op.kind in ("conv", "conv2d") and step.op.act == "none"
+        if convolves or (step.op.kind == "linear" and after.op.act == "relu"):
+            op = replace(step.op, act=after.op.act) if convolves else step.op
             steps[i] = None
             steps[j] = replace(after, kind=f"{step.kind}+{after.kind}", inputs=step.inputs, op=op)
     producers = {t: i for i, s in enumerate(steps) if s is not None for t in s.outputs}

@@ -33,7 +33,7 @@ from edgenas.latency import (
     repeat_error,
     rescale,
 )
-from edgenas.latency.fit import MIN_NETWORKS, Granularity
+from edgenas.latency.fit import MIN_NETWORKS, Granularity, sum_of_parts
 from edgenas.latency.validate import REPEAT
 from edgenas.profiling.estimate import estimate_models
 from edgenas.profiling.kit import RESULTS, read_results
@@ -143,7 +143,8 @@ def profile_device(
         for name in networks
         if _network(name) in found.timings
     }
-    fits = fit_all(entries, {name: networks[name] for name in whole}, whole)
+    calls = not device.is_estimated
+    fits = fit_all(entries, {name: networks[name] for name in whole}, whole, calls=calls)
     if not fits:
         raise SpecError(
             f"device {device.name}: a fit needs {MIN_NETWORKS} whole networks all of whose parts "
@@ -172,18 +173,25 @@ def fit_all(
     entries: Mapping[OpSpec, Entry],
     networks: Mapping[str, Lowering],
     measured_ms: Mapping[str, float],
+    *,
+    calls: bool,
 ) -> tuple[Fit, ...]:
-    """A fit for each granularity in which at least 8 of the networks are covered by `entries`."""
+    """A fit for each granularity in which at least 8 of the networks are covered by `entries`.
+
+    `calls`: whether each entry holds what a call of the runtime costs.
+    """
     fits = []
+    call_ms = min(entry.latency_ms for entry in entries.values()) if calls else 0.0
     for granularity in _GRANULARITIES:
         samples = []
         for name, net in networks.items():
             parts = list(net if granularity == "unit" else net.primitive())
             if all(op in entries for op in parts):
-                total = sum(entries[op].latency_ms for op in parts)
-                samples.append(Sample(total, len(parts), measured_ms[name]))
+                times = [(op, entries[op].latency_ms) for op in parts]
+                total, n_parts = sum_of_parts(times, call_ms=call_ms)
+                samples.append(Sample(total + call_ms, n_parts, measured_ms[name]))
         if len(samples) >= MIN_NETWORKS:
-            fits.append(fit_networks(samples, granularity=granularity))
+            fits.append(fit_networks(samples, granularity=granularity, call_ms=call_ms))
     return tuple(fits)
 
 

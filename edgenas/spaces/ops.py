@@ -152,6 +152,11 @@ class OpSpec:
         return _primitives(self)
 
     @property
+    def convolves(self) -> bool:
+        """Whether a convolution is in it."""
+        return any(n.op.kind in ("conv", "conv2d") for n in self.primitives())
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates of convolutions and matrix products for one image."""
         return sum(_kind(n.op.kind).macs(n.op.integers) for n in self.primitives())

@@ -102,3 +102,33 @@ def test_features_add_up_over_primitives(op: OpSpec) -> None:
         for name, value in features(node.op):
             total[name] = total.get(name, 0.0) + value
     assert dict(features(op)) == total
+
+
+def _alone(cin: int, cout: int, size: int, k: int = 1) -> OpSpec:
+    return conv(cin, cout, size, size, k, act="relu6")
+
+
+def test_what_a_model_costs_once_is_told_from_its_parts(
+    truth: Callable[[OpSpec], float],
+) -> None:
+    single = [_alone(cin, 2 * cin, size) for cin in (8, 16, 32) for size in (4, 7, 14)]
+    units = {op: 0.05 + truth(op) for op in (*SMALL.units(), *single)}
+    model = fit_cost(units)
+    assert model is not None
+    assert model.coefficients["run.call"] == pytest.approx(0.05, rel=0.2)
+    for op in (_alone(24, 48, 10), _alone(12, 24, 5)):  # alone: no block hides the call
+        assert model.unit_ms(op) == pytest.approx(0.05 + truth(op), rel=0.1)
+
+
+def test_rare_kernel_widths_share_the_nearest_ones_numbers() -> None:
+    wide = [_alone(4 * i, 8, 10, 7) for i in (4, 5, 6)]
+    units = {
+        op: 0.01 + 1e-8 * op.macs
+        for op in (*(_alone(4 * i, 8, 10, 3) for i in range(4, 20)), *wide)
+    }
+    model = fit_cost(units)
+    assert model is not None
+    assert not any(name.startswith("dense7.") for name in model.coefficients)
+    assert not model.covers(wide[0])
+    for op in (*wide, _alone(20, 8, 10, 5)):
+        assert model.unit_ms(op) == pytest.approx(0.01 + 1e-8 * op.macs, rel=0.02)

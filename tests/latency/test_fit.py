@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from edgenas.errors import SpecError
 from edgenas.latency import Fit, Sample, fit_networks
-from edgenas.latency.fit import conformal
+from edgenas.latency.fit import conformal, sum_of_parts
+from edgenas.spaces import OpSpec, conv
 
 
 def networks(
@@ -123,3 +124,13 @@ def test_the_interval_holds_nine_of_ten_new_networks() -> None:
             held += p * (1 - fit.interval) <= new.measured_ms <= p * (1 + fit.interval)
             total += 1
     assert 0.86 <= held / total <= 0.98
+
+
+def test_parts_without_a_convolution_count_for_what_is_above_a_call() -> None:
+    parts = [
+        (conv(8, 8, 4, 4, 3), 0.03),
+        (OpSpec.of("linear", cin=8, cout=4), 0.025),
+        (OpSpec.of("pool", c=8, h=4, w=4), 0.009),
+    ]
+    assert sum_of_parts(parts) == (pytest.approx(0.064), 3)
+    assert sum_of_parts(parts, call_ms=0.01) == (pytest.approx(0.045), 1)

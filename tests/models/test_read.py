@@ -52,3 +52,24 @@ def test_a_cut_or_changed_file_is_read_or_refused(exported: Exported, tmp_path: 
             path.write_bytes(damaged)
             with contextlib.suppress(SpecError):
                 read_model(path)
+
+
+def test_a_relu_behind_a_linear_layer_is_no_operator_of_its_own(tmp_path: Path) -> None:
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = numpy_helper.from_array(np.ones((16, 8), np.float32), "w")
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gemm", ["x", "w"], ["h"], transB=0),
+            helper.make_node("Relu", ["h"], ["y"]),
+        ],
+        "dense",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8])],
+        [weights],
+    )
+    path = tmp_path / "dense.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+    assert [op.key for _, op in read_model(path).units] == ["linear cin=16 cout=8"]

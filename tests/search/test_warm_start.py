@@ -133,6 +133,7 @@ def test_a_second_device_costs_a_fifth(measurements: Path, seeds: int) -> None:
     assert warm_trials <= cold_trials / 5
 
 
+@pytest.mark.slow
 def test_other_images_help_and_a_misleading_source_does_little_harm(measurements: Path) -> None:
     """CIFAR-100 is known, ImageNet-16 is searched, on cells of NAS-Bench-201."""
     source, target = (
