@@ -1,6 +1,6 @@
 """Model files of any origin, read as graphs of operators that tables and cost models know."""
 
-from edgenas.models.blocks import in_blocks
+from edgenas.models.blocks import in_blocks, sums_in_convolutions
 from edgenas.models.graph import ModelGraph, Step, Tensor
 from edgenas.models.memory import micro_arena, planned_bytes, tflite_graph
 from edgenas.models.read import SUFFIXES, read_model
@@ -14,5 +14,6 @@ __all__ = [
     "micro_arena",
     "planned_bytes",
     "read_model",
+    "sums_in_convolutions",
     "tflite_graph",
 ]

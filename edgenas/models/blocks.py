@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from edgenas.errors import SpecError
-from edgenas.models.graph import ModelGraph, Step, readers_of
+from edgenas.models.graph import ModelGraph, Step, fused, readers_of
 from edgenas.spaces import OpSpec
 
 _LONGEST = 5  # expand, depthwise, squeeze-excite, project, add
@@ -33,6 +33,36 @@ def in_blocks(graph: ModelGraph, known: Callable[[OpSpec], bool]) -> ModelGraph:
             steps[path[n - 1]] = replace(run[-1], kind=kind, inputs=run[0].inputs, op=block)
             break
     return replace(graph, steps=tuple(step for step in steps if step is not None))
+
+
+def sums_in_convolutions(graph: ModelGraph) -> ModelGraph:
+    """The graph with sums, and a ReLU behind them, in the convolution that gives one of the terms.
+
+    As onnxruntime computes them in float32 (FusedConv with a fourth input), where nothing else
+    reads that term. Apply after `in_blocks`: blocks hold their own sum.
+    """
+    if graph.format != "onnx" or graph.precision != "fp32":
+        return graph
+    readers = readers_of(graph)
+    writers = {t: i for i, step in enumerate(graph.steps) for t in step.outputs}
+    steps: list[Step | None] = list(graph.steps)
+    for i, total in enumerate(graph.steps):
+        if total.op is None or total.op.kind != "add":
+            continue
+        for term in total.inputs:
+            made = writers.get(term, -1)
+            conv = steps[made] if made >= 0 else None
+            if conv is None or conv.op is None or conv.op.kind not in ("conv", "conv2d"):
+                continue
+            if conv.op.act != "none" or readers[term] != [i] or term in graph.outputs:
+                continue
+            rest = tuple(t for t in total.inputs if t != term)
+            joined = replace(
+                total, kind=f"{conv.kind}+{total.kind}", inputs=(*conv.inputs, *rest), op=conv.op
+            )
+            steps[made], steps[i] = None, joined
+            break
+    return fused(replace(graph, steps=tuple(step for step in steps if step is not None)))
 
 
 def as_block(ops: Sequence[OpSpec]) -> OpSpec | None:

@@ -99,7 +99,7 @@ def _predict_architecture(
 
 def _predict_file(profile: DeviceProfile, path: Path, table: LatencyTable) -> dict[str, Any]:
     from edgenas.latency import Predictor
-    from edgenas.models import in_blocks, read_model
+    from edgenas.models import in_blocks, read_model, sums_in_convolutions
 
     family = profile.format.split("-")[0]
     if path.suffix != f".{family}":
@@ -114,7 +114,7 @@ def _predict_file(profile: DeviceProfile, path: Path, table: LatencyTable) -> di
             hint="edgenas devices lists devices of both precisions",
         )
     predictor = Predictor(table)
-    graph = in_blocks(graph, predictor.measured)
+    graph = sums_in_convolutions(in_blocks(graph, predictor.measured))
     unknown = [f"{step.kind} {step.name}: {step.unsupported}" for step in graph.unsupported]
     unknown += [f"{name}: {op.key}" for name, op in graph.units if not predictor.covers(op)]
     if unknown:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgenas.errors import ResourceError, SpecError, UsageError
-from edgenas.models import read_model
+from edgenas.models import read_model, sums_in_convolutions
 from edgenas.spaces import Lowering
 
 Exported = tuple[Path, Lowering]
@@ -73,3 +73,37 @@ def test_a_relu_behind_a_linear_layer_is_no_operator_of_its_own(tmp_path: Path) 
     path = tmp_path / "dense.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
     assert [op.key for _, op in read_model(path).units] == ["linear cin=16 cout=8"]
+
+
+def test_onnxruntime_adds_within_the_convolution(tmp_path: Path) -> None:
+    import numpy as np
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = numpy_helper.from_array(np.ones((8, 8, 3, 3), np.float32), "w")
+    same = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w"], ["a"], **same),
+            helper.make_node("Conv", ["a", "w"], ["b"], **same),
+            helper.make_node("Add", ["b", "a"], ["c"]),
+            helper.make_node("Relu", ["c"], ["y"]),
+        ],
+        "residual",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8, 6, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8, 6, 6])],
+        [weights],
+    )
+    path, optimised = tmp_path / "residual.onnx", tmp_path / "optimised.onnx"
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
+    assert [op.key for _, op in sums_in_convolutions(read_model(path)).units] == [
+        "conv cin=8 cout=8 h=6 w=6 k=3 s=1 g=1 act=none",
+        "conv cin=8 cout=8 h=6 w=6 k=3 s=1 g=1 act=relu",
+    ]
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(optimised)
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    nodes = [node.op_type for node in onnx.load(optimised).graph.node]
+    assert not {"Add", "Relu"} & set(nodes), nodes
