@@ -67,7 +67,7 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
         ),
         "select": Stage("networks of the front chosen", 1, frozenset({"select"}), ("search",)),
         "finish": Stage("networks trained further", 1, frozenset({"final"}), ("select",)),
-        "export": Stage("files written", 1, frozenset({"format", "seed"}), ("select", "finish")),
+        "export": Stage("files written", 2, frozenset({"format", "seed"}), ("select", "finish")),
         "verify": Stage("files run over the test split", 1, frozenset(), ("export",)),
     }
 )

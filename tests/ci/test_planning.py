@@ -132,12 +132,15 @@ def test_what_a_change_makes_stale_and_why(locked: Path, case: str) -> None:
 def test_another_revision_of_a_stage(
     locked: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    later = replace(STAGES[stage], revision=STAGES[stage].revision + 1)
+    now = STAGES[stage].revision
+    later = replace(STAGES[stage], revision=now + 1)
     monkeypatch.setattr(stages, "STAGES", MappingProxyType({**STAGES, stage: later}))
     found = planned()
     order = [name for name in STAGES if name != "finish"]
     assert found.stale == tuple(order[order.index(stage) :])
-    assert [change.text for change in found.changes] == [f"revision of {stage}: 1 became 2"]
+    assert [change.text for change in found.changes] == [
+        f"revision of {stage}: {now} became {now + 1}"
+    ]
 
 
 def test_another_revision_of_how_a_metric_is_evaluated(
