@@ -219,6 +219,8 @@ def _detail(view: _View) -> str:
     lines += _items("changed", view.changes)
     lines += _items("FAILED", map(str, view.judged.of("failed")))
     lines += _items("inconclusive", map(str, view.judged.of("inconclusive")))
+    if view.now is not None and view.now.fleet:
+        lines += _items("fleet", [f"{d} runs {n}" for d, n in sorted(view.now.fleet.items())])
     if view.now is not None and view.target is not None:
         lines += ["", "<details><summary>front before and now</summary>", "", _fronts(view), ""]
         lines.append("</details>")

@@ -15,8 +15,8 @@ A *fact* is one thing that a result depends on, by a name whose first word says 
 | `table` | the digest of a device's latency table |
 | `objective` | the direction of a metric |
 | `bound` | the bound of a metric |
-| `search` | strategy, trials, patience, ... |
-| `select` | how many networks are exported |
+| `search` | strategy, trials, patience, whether it is for a fleet, ... |
+| `select` | how many networks are exported, or a fleet may have |
 | `final` | a setting of the final training, where the run file has one |
 | `format` | a format that is exported |
 | `revision` | the revision of a stage's code |

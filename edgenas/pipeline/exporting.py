@@ -176,9 +176,9 @@ def export_candidates(
 ) -> Exported:
     """Exports and verifies the chosen networks; files that a certificate holds for are kept.
 
-    Only formats that lack are written, whatever the tables say now: no file rests on one. Beside the
-    models lie `latency.json` and what runs them (`export.ready`). A gate that is missed does not
-    raise, nor does a target that takes no file: they are among the failures.
+    Only formats that lack are written, whatever the tables say now: no file rests on one. Beside
+    the models lie `latency.json` and what runs them (`export.ready`). A gate that is missed does
+    not raise, nor does a target that takes no file: they are among the failures.
     """
     from edgenas.export.certified import export_networks
 
