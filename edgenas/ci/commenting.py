@@ -11,6 +11,7 @@ themselves, and the pictures of the fronts are files beside them, to be kept wit
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -327,7 +328,9 @@ def _within(table: str, limit: int, what: str) -> str:
 
 def _plain(text: str) -> str:
     """`text` as Markdown shows it letter by letter, in a table too; nobody is mentioned by it."""
-    return " ".join(text.split()).translate(_ESCAPED)
+    quiet = re.sub(r"(?<!\w)@", "@\u200b", " ".join(text.split()))  # a name, which would be called
+    plain = quiet.translate(_ESCAPED).replace("://", ":&#47;/")
+    return re.sub(r"www\.", "www&#46;", plain, flags=re.IGNORECASE)
 
 
 _ESCAPED = str.maketrans(

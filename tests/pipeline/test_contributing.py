@@ -86,7 +86,7 @@ def half_a_model(table: Table) -> None:
 CASES: dict[str, tuple[str, Callable[[Table], object], str, str, str]] = {
     "microseconds": (NAME, slower(1000), "cost_model", "", "known devices of the class 'mcu' take"),
     "seconds": (TIMED, slower(1e-3), "entries", "", "known devices of the class 'npu' take"),
-    "a unit far off": (TIMED, one_unit(15), "entries: ", "ms", "15"),
+    "a unit far off": (TIMED, one_unit(15), "entries: ", "ms", "times the"),
     "a unit 1000 times off": (TIMED, one_unit(1000), "", "", "is implausible"),
     "a cost model of other units": (TIMED, half_a_model, "cost_model", "", "it is of others"),
     "another chip": (NAME, lambda t: t["device"].update(chip="z80"), "device.chip", "'z80'", ""),
