@@ -92,7 +92,7 @@ class Entry:
         return tuple(sorted(written))
 
     def runs(self, digest: str, device: str | None) -> bool:
-        """Whether a network is held to what is asked for on `device`; None: on none of them."""
+        """Whether a network is held to what is asked of `device`; None: of no device by name."""
         return device is None or self.fleet.get(device, digest) == digest
 
 

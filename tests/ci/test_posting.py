@@ -74,6 +74,7 @@ class Hub:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        folder.mkdir(exist_ok=True)
         gh = folder / "gh"
         gh.write_text(GH.format(python=sys.executable), "utf-8")
         gh.chmod(0o700)
@@ -101,7 +102,8 @@ class Hub:
     @property
     def written(self) -> list[tuple[str, str, str]]:
         """Method, path and body of what was not only read."""
-        lines = (self.folder / "calls").read_text("utf-8").splitlines()
+        told = self.folder / "calls"
+        lines = told.read_text("utf-8").splitlines() if told.is_file() else []
         calls = [json.loads(line) for line in lines]
         return [
             (a[a.index("-X") + 1], a[-1], json.loads(text)["body"]) for a, text in calls if text

@@ -194,6 +194,24 @@ def test_bounds_that_none_meets_end_with_their_own_code(repository: Path, tmp_pa
     assert "::error::edgenas ci run ended with 7" in action.runner.printed["Verdict"]
 
 
+@pytest.mark.slow
+def test_the_jobs_script_of_gitlab(repository: Path, tmp_path: Path) -> None:
+    change("targets.toml", "bounds =", 'formats = ["onnx", "onnx-int8"]\nbounds =')
+    commit()
+    action = Action(tmp_path)  # for its programs alone
+    program(tmp_path / "bin", "apt-get", "#!/bin/sh\n")
+    document = read(ROOT / ".gitlab" / "edgenas.gitlab-ci.yml")
+    lines = [*document[".edgenas"]["before_script"], *document["edgenas"]["script"]]
+    env = {
+        **os.environ, **action.runner.env, **document["variables"], "EDGENAS": "git+https://x",
+        "CI_MERGE_REQUEST_DIFF_BASE_SHA": git("rev-parse", "HEAD^").strip(),
+    }  # fmt: skip
+    done = subprocess.run(["sh", "-ec", "\n".join(lines)], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "format onnx-int8 added" in Path("edgenas-ci/comment.md").read_text("utf-8")
+    assert "edgenas[tflite,digits] @ git+https://x" in (tmp_path / "installed").read_text("utf-8")
+
+
 def test_a_broken_file_ends_before_anything_is_made(repository: Path, tmp_path: Path) -> None:
     change("targets.toml", "bounds", "bouds")
     commit()
