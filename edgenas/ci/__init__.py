@@ -2,7 +2,7 @@
 
 A team keeps `targets.toml` in its repository (see `targets`). `run` makes the networks of every
 target and locks them with all that they rest on in `edgenas.lock`; `plan` compares the two; `check`
-holds locked files to their gates; `comment` says it all in Markdown.
+holds locked files to their gates; `comment` says it all in Markdown; `validate` only reads.
 """
 
 from edgenas.ci.checking import Checked, Finding, check
@@ -12,6 +12,7 @@ from edgenas.ci.planning import RUNS, Plan, TargetPlan, plan
 from edgenas.ci.running import Made, Ran, run
 from edgenas.ci.stages import STAGES, Stage
 from edgenas.ci.targets import TARGETS, Gates, Target, read_targets
+from edgenas.ci.validating import validate
 
 __all__ = [
     "LOCK",
@@ -35,5 +36,6 @@ __all__ = [
     "read_lock",
     "read_targets",
     "run",
+    "validate",
     "write_comment",
 ]

@@ -17,6 +17,8 @@ meets it, and is inconclusive between; an accuracy of fewer than 500 images is n
 *base* is the lock to compare with, such as that of the branch to be merged into; without one it is
 the lock itself, with which the certificates and tables that are here are compared.
 
+In a fleet a network is held to the bounds and the latency of the devices that run it.
+
 The latency is always that of the device's table: the clock of the machine that checks has no say.
 Two accuracies are compared as if they came of independent images (a 95 % interval of Wald's), since
 files do not keep which images they named rightly; on the same images the noise is smaller, so the
@@ -285,6 +287,8 @@ class _Check:
             if objective.bound is None or objective.metric == "size_bytes":
                 continue
             for digest, found in metrics.items():
+                if not self.entry.runs(digest, objective.device):
+                    continue
                 if objective.name in found:
                     yield _against(objective, found[objective.name], digest)
                 else:
@@ -298,7 +302,7 @@ class _Check:
         for digest, found in metrics.items():
             for device in self.target.devices:
                 name, fact = f"latency_ms@{device}", f"table {device}"
-                if name not in found:
+                if name not in found or not self.entry.runs(digest, device):
                     continue
                 metric, subject = found[name], f"{digest} on {device}"
                 if limit is not None:
@@ -356,15 +360,19 @@ class _Check:
         return Finding("accuracy", verdict, path, told, f"limit {limit:g}")
 
     def _sizes(self, models: Mapping[str, ExportedModel]) -> Iterator[Finding]:
-        limits: list[tuple[str | None, int | None, str]] = [
-            (None, self.target.gates.max_size_bytes, "limit")
+        limits: list[tuple[str | None, str | None, int | None, str]] = [
+            (None, None, self.target.gates.max_size_bytes, "limit")
         ]
         for objective in self.target.objectives:
             if objective.metric == "size_bytes" and objective.relation == "<=":
-                runs = load_device(str(objective.device)).format
-                limits.append((runs, math.floor(objective.bound or 0), "bound"))
+                device = str(objective.device)
+                most = math.floor(objective.bound or 0)
+                limits.append((device, load_device(device).format, most, "bound"))
         for path, model in models.items():
-            for format_, limit, what in limits:
+            digest = path.split("/")[1]
+            for of, format_, limit, what in limits:
+                if not self.entry.runs(digest, of):
+                    continue
                 if limit is not None and format_ in (None, model.format):
                     verdict: Verdict = "passed" if model.size_bytes <= limit else "failed"
                     told = f"{model.size_bytes} bytes"

@@ -11,6 +11,7 @@ themselves, and the pictures of the fronts are files beside them, to be kept wit
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -219,6 +220,8 @@ def _detail(view: _View) -> str:
     lines += _items("changed", view.changes)
     lines += _items("FAILED", map(str, view.judged.of("failed")))
     lines += _items("inconclusive", map(str, view.judged.of("inconclusive")))
+    if view.now is not None and view.now.fleet:
+        lines += _items("fleet", [f"{d} runs {n}" for d, n in sorted(view.now.fleet.items())])
     if view.now is not None and view.target is not None:
         lines += ["", "<details><summary>front before and now</summary>", "", _fronts(view), ""]
         lines.append("</details>")
@@ -325,7 +328,9 @@ def _within(table: str, limit: int, what: str) -> str:
 
 def _plain(text: str) -> str:
     """`text` as Markdown shows it letter by letter, in a table too; nobody is mentioned by it."""
-    return " ".join(text.split()).translate(_ESCAPED)
+    quiet = re.sub(r"(?<!\w)@", "@\u200b", " ".join(text.split()))  # a name, which would be called
+    plain = quiet.translate(_ESCAPED).replace("://", ":&#47;/")
+    return re.sub(r"www\.", "www&#46;", plain, flags=re.IGNORECASE)
 
 
 _ESCAPED = str.maketrans(

@@ -186,6 +186,8 @@ def _search(target: Target) -> dict[str, Fact]:
     settings, config = target.config.search, target.config
     names = ["strategy", "minutes", "patience"]
     names += _GRADIENT if settings.strategy == "gradient" else ()
+    if settings.fleet is not None:
+        facts |= {"search fleet": True, "select fleet": settings.fleet}
     values = {"trials": config.max_trials, **{name: getattr(settings, name) for name in names}}
     return facts | {f"search {k}": v for k, v in values.items() if v is not None}
 

@@ -8,7 +8,8 @@ merge. It is committed beside `targets.toml`.
     [target.phone.from]                  the facts that its results rest on (see `stages`)
     [target.phone.noted]                 tables that were measured again since, within their noise
     [target.phone.digests]               of the front's file, and of what it was made from
-    [target.phone.front.<digest>]        a network of the front, its metrics
+    [target.phone.front.<digest>]        a network of the front, or of the fleet, its metrics
+    [target.phone.fleet]                 of a fleet the network that each device runs
     [target.phone.files."models/..."]    an exported file, what its certificate says
     [target.phone.certificates.<digest>] of what a certificate is of
 """
@@ -31,6 +32,7 @@ from edgenas.export.certificate import Certificate, read_certificate
 from edgenas.pareto import FRONT_SCHEMA, Metric, ParetoFront
 from edgenas.pipeline.config import toml_value
 from edgenas.pipeline.runs import read_result
+from edgenas.report import read_trials
 from edgenas.spaces import Architecture
 from edgenas.spaces.architecture import split_line
 
@@ -69,7 +71,10 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the lock holds of a target. `front` and `certificates` are by a network's digest."""
+    """What the lock holds of a target. `front` and `certificates` are by a network's digest.
+
+    `fleet` has by device the digest of what it runs; empty where the target is no fleet.
+    """
 
     run: str
     facts: Facts
@@ -78,12 +83,17 @@ class Entry:
     files: Mapping[str, File]
     certificates: Mapping[str, str]
     noted: Mapping[str, str] = field(default_factory=dict)
+    fleet: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def exported(self) -> tuple[str, ...]:
         """Digests of the networks that files were written of, sorted."""
         written = {path.split("/")[1] for path in self.files}
         return tuple(sorted(written))
+
+    def runs(self, digest: str, device: str | None) -> bool:
+        """Whether a network is held to what is asked of `device`; None: of no device by name."""
+        return device is None or self.fleet.get(device, digest) == digest
 
 
 class _Strict(BaseModel):
@@ -108,6 +118,7 @@ class _EntryRows(_Strict):
     front: dict[str, dict[str, str | float | int]]
     files: dict[str, _FileRow]
     certificates: dict[str, str]
+    fleet: dict[str, str] = {}
 
 
 class _LockFile(_Strict):
@@ -160,6 +171,8 @@ def lock_text(entries: Mapping[str, Entry]) -> str:
             _table((*where, "front", key), {"architecture": n.architecture, **n.metrics})
             for key, n in sorted(entry.front.items())
         ]
+        if entry.fleet:
+            parts.append(_table((*where, "fleet"), entry.fleet))
         parts += [
             _table(
                 (*where, "files", file),
@@ -189,14 +202,17 @@ def entry_of(target: Target, folder: Path, facts: Facts) -> Entry:
         files |= {f"{network.as_posix()}/{m.path}": _file(m) for m in certificate.models}
     named = {o.name for o in target.objectives} | {"top1"}
     networks = {}
-    for candidate in front.candidates:
-        values = {target.qualified(name): value for name, value in candidate.values.items()}
-        metrics = {
-            name: value
-            for name, value in values.items()
-            if name in named or name.startswith("latency_ms")
+    fleet = _fleet(result)
+    found = {c.architecture.digest: (str(c.architecture), c.metrics) for c in front.candidates}
+    if not set(fleet.values()) <= found.keys():  # a fleet is chosen of all that was evaluated
+        trials, _ = read_trials(folder / "trials.json")
+        found |= {
+            t.digest: (t.architecture, t.metrics) for t in trials if t.digest in fleet.values()
         }
-        networks[candidate.architecture.digest] = Network(str(candidate.architecture), metrics)
+    for key, (line, told) in found.items():
+        metrics = {target.qualified(name): metric.value for name, metric in told.items()}
+        kept = {n: v for n, v in metrics.items() if n in named or n.startswith("latency_ms")}
+        networks[key] = Network(line, kept)
     return Entry(
         run=folder.name,
         facts=dict(facts),
@@ -204,7 +220,17 @@ def entry_of(target: Target, folder: Path, facts: Facts) -> Entry:
         front=networks,
         files=files,
         certificates=certificates,
+        fleet=fleet,
     )
+
+
+def _fleet(result: Mapping[str, Any]) -> dict[str, str]:
+    """By device what it runs, as the result of a search for a fleet says; else empty."""
+    fleet = result.get("fleet")
+    if fleet is None:
+        return {}
+    chosen = [choice for choice in fleet["choices"] if choice["k"] <= fleet["wanted"]][-1]
+    return {a["device"]: a["digest"] for a in chosen["assignments"]}
 
 
 def certificate_digest(certificate: Certificate) -> str:
@@ -265,6 +291,9 @@ def _entry(name: str, rows: _EntryRows) -> Entry:
         parts = path.split("/")
         if len(parts) != 3 or parts[0] != "models" or parts[1] not in front or ".." in parts:
             raise SpecError(f"target.{name}.files: {path!r} is no file of a network of its front")
+    for device, key in rows.fleet.items():
+        if key not in front:
+            raise SpecError(f"target.{name}.fleet: {device} runs {key!r}, of which nothing is said")
     return Entry(
         run=rows.run,
         facts=dict(rows.from_),
@@ -273,6 +302,7 @@ def _entry(name: str, rows: _EntryRows) -> Entry:
         files=files,
         certificates=rows.certificates,
         noted=rows.noted,
+        fleet=rows.fleet,
     )
 
 

@@ -3,8 +3,9 @@
 Facts of today are compared with those of the lock, one by one. What a changed fact makes stale
 follows from the table in `stages`, but for some that are looked at more closely:
 
-- A bound that became tighter needs no search where every network of the front meets it; one that
-  became looser does: beyond the old bound nothing was tried.
+- A bound that became tighter needs no search where every network of the front meets it (of a fleet,
+  those that it is asked of: the best choice is the best among fewer); one that became looser does:
+  beyond the old bound nothing was tried.
 - An objective or a device that is gone needs none either: what is undominated without it was
   undominated with it.
 - A table that was measured again stales nothing where what the lock says of the front's networks
@@ -385,13 +386,17 @@ def _bound_change(metric: str, was: Fact | None, now: Fact | None, entry: Entry)
     bound = Objective.parse(f"{metric} {now}")
     if was is not None and _looser(Objective.parse(f"{metric} {was}"), bound):
         return "search", "beyond the old one nothing was tried"
-    values = [n.metrics[metric] for n in entry.front.values() if metric in n.metrics]
-    if len(values) < len(entry.front):
-        return "search", "the lock does not say which networks of the front meet it"
+    of, networks = "front", list(entry.front.values())
+    if entry.fleet:
+        used = {d for d in entry.fleet.values() if entry.runs(d, bound.device)}
+        of, networks = "fleet", [entry.front[digest] for digest in sorted(used)]
+    values = [n.metrics[metric] for n in networks if metric in n.metrics]
+    if len(values) < len(networks):
+        return "search", f"the lock does not say which networks of the {of} meet it"
     missing = sum(not bound.feasible({metric: value}) for value in values)
     if missing:
-        return "search", f"{missing} of the front's {len(values)} networks miss it"
-    return "select", f"all of the front's {len(values)} networks meet it"
+        return "search", f"{missing} of the {of}'s {len(values)} networks miss it"
+    return "select", f"all of the {of}'s {len(values)} networks meet it"
 
 
 def _looser(before: Objective, after: Objective) -> bool:

@@ -15,8 +15,8 @@ A *fact* is one thing that a result depends on, by a name whose first word says 
 | `table` | the digest of a device's latency table |
 | `objective` | the direction of a metric |
 | `bound` | the bound of a metric |
-| `search` | strategy, trials, patience, ... |
-| `select` | how many networks are exported |
+| `search` | strategy, trials, patience, whether it is for a fleet, ... |
+| `select` | how many networks are exported, or a fleet may have |
 | `final` | a setting of the final training, where the run file has one |
 | `format` | a format that is exported |
 | `revision` | the revision of a stage's code |
@@ -67,7 +67,7 @@ STAGES: Mapping[str, Stage] = MappingProxyType(
         ),
         "select": Stage("networks of the front chosen", 1, frozenset({"select"}), ("search",)),
         "finish": Stage("networks trained further", 1, frozenset({"final"}), ("select",)),
-        "export": Stage("files written", 1, frozenset({"format", "seed"}), ("select", "finish")),
+        "export": Stage("files written", 2, frozenset({"format", "seed"}), ("select", "finish")),
         "verify": Stage("files run over the test split", 1, frozenset(), ("export",)),
     }
 )

@@ -12,11 +12,15 @@
     formats = ["onnx", "tflite"]            # in place of the run file's
     gates = { max_size_bytes = 900000 }
 
+    [target.all]
+    devices = ["rpi4-tflite-fp32", "pixel3-tflite-int8-t4"]
+    fleet = 1                               # at most so many networks for all of its devices
+
     [target.board.settings]                 # or a whole run file in place: data, search, ...
 
 A person writes it. Paths are relative to the file that they stand in. With several devices an
 objective or a bound on a metric of a device (`latency_ms <= 2`) is meant for each of them;
-`latency_ms@DEVICE <= 2` for one.
+`latency_ms@DEVICE <= 2` for one. In a fleet it holds for the network that the device runs.
 """
 
 from __future__ import annotations
@@ -31,9 +35,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgenas.artifacts import read_toml
 from edgenas.errors import SpecError, nearest
+from edgenas.fleet import device_bounds
 from edgenas.objectives import Objective, check_objectives
 from edgenas.pipeline.config import SCHEMA as RUN_SCHEMA
 from edgenas.pipeline.config import Format, RunConfig, parse_config, read_config
+from edgenas.pipeline.fleets import accuracy_of
 from edgenas.pipeline.metrics import COSTLY, OF_DEVICE, OF_NETWORK
 
 TARGETS = Path("targets.toml")
@@ -106,6 +112,7 @@ class _Target(_Strict):
     settings: dict[str, Any] | None = None
     devices: list[str] | None = Field(None, min_length=1)
     bounds: list[str] = []
+    fleet: int | None = Field(None, ge=1)
     formats: list[Format] | None = Field(None, min_length=1)
     gates: _Gates = Field(default_factory=_Gates)
 
@@ -137,7 +144,7 @@ def read_targets(path: Path) -> tuple[Target, ...]:
     except ValidationError as error:
         raise SpecError(
             "\n".join(f"{path}: {_problem(e)}" for e in error.errors()),
-            hint="the keys of a target: run or settings, devices, bounds, formats, gates",
+            hint="the keys of a target: run or settings, devices, bounds, fleet, formats, gates",
         ) from error
     targets = []
     for name, wanted in sorted(file.target.items()):
@@ -156,11 +163,7 @@ def read_targets(path: Path) -> tuple[Target, ...]:
 
 def _target(name: str, wanted: _Target, file: _File, path: Path) -> Target:
     config = _config(wanted, file, path)
-    if config.search.fleet is not None:
-        raise SpecError(
-            "search.fleet: a target has one choice of networks for all of its devices",
-            hint="a target for each device, or edgenas search --fleet K",
-        )
+    fleet = wanted.fleet or config.search.fleet
     devices = tuple(wanted.devices or config.search.devices)
     if double := sorted({d for d in devices if devices.count(d) > 1}):
         raise SpecError(f"devices: {double[0]!r} stands twice")
@@ -168,6 +171,9 @@ def _target(name: str, wanted: _Target, file: _File, path: Path) -> Target:
         _read(config.search.objectives, devices, "objectives"),
         _read(wanted.bounds, devices, "bounds"),
     )
+    if fleet is not None:
+        device_bounds(objectives, devices)
+        accuracy_of(objectives)
     gates = _gates(wanted.gates, file.gates)
     export = config.export
     if wanted.formats is not None:
@@ -175,7 +181,7 @@ def _target(name: str, wanted: _Target, file: _File, path: Path) -> Target:
     if gates.max_top1_drop is not None:
         export = replace(export, max_top1_drop=gates.max_top1_drop)
     told = tuple(str(_as_run_says(objective, devices)) for objective in objectives)
-    search = replace(config.search, devices=devices, objectives=told)
+    search = replace(config.search, devices=devices, objectives=told, fleet=fleet)
     return Target(name, replace(config, search=search, export=export), objectives, gates)
 
 

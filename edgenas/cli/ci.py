@@ -147,6 +147,24 @@ def comment(
         out.result(document, told.comment)
 
 
+@app.command()
+def validate(targets: Targets = TARGETS, lock: Lock = None, json: Json = False) -> None:
+    """Whether the targets, what they name and the lock can be read: a hook before each commit.
+
+    Run files, devices, tables that did not ship with edgenas (as table check does), the lock. What
+    is stale is no mistake. Loads no torch. Ends with 3 where something is wrong.
+
+    Example: edgenas ci validate
+    """
+    from edgenas import ci
+
+    with output(json=json) as out:
+        found, text = ci.validate(targets, lock=_beside(targets, lock, None)["lock"])
+        out.result(found, text)
+    if not found["passed"]:
+        raise typer.Exit(3)
+
+
 class _Beside(TypedDict):
     lock: Path
     runs: Path

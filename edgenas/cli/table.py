@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edgenas.cli.console import Json, Quiet, output
 
-app = typer.Typer(help="Latency tables: read, check against whole networks, compare.")
+app = typer.Typer(help="Latency tables: read, check, compare.")
 
 Table = Annotated[str, typer.Argument(help="A device's name or the path of a table.")]
 
@@ -51,3 +52,24 @@ def diff(first: Table, second: Table, json: Json = False) -> None:
     with output(json=json) as out:
         facts, text = pipeline.diff_tables(first, second)
         out.result({"schema": "edgenas.table-diff/1", **facts}, text)
+
+
+@app.command()
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files of tables.")],
+    json: Json = False,
+) -> None:
+    """Whether tables that others wrote can be true; nothing is timed, it takes seconds.
+
+    Format, the device's file beside it, the unit of time, units against the cost model, copies of
+    other tables, where the figures come from. Ends with 3 where one is refused.
+
+    Example: edgenas table check latency_tables/*.json
+    """
+    from edgenas import pipeline
+
+    with output(json=json) as out:
+        facts, text = pipeline.check_tables(files)
+        out.result(facts, text)
+    if not facts["passed"]:
+        raise typer.Exit(3)

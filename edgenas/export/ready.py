@@ -44,6 +44,9 @@ def write_ready(folder: Path, certificate: Certificate, *, image_size: int) -> N
         write_atomic(folder / "classify.cc", _filled("classify.cc", facts))
         text = _filled("Classifier.kt", {**facts, "model": best.path})
         write_atomic(folder / "Classifier.kt", text)
+    else:
+        for name in ("classify.cc", "Classifier.kt"):
+            (folder / name).unlink(missing_ok=True)
     int8 = next((m for m in tflite if m.precision == "int8"), None)
     if int8 is not None and any(_is_micro(t) for t in certificate.targets):
         write_micro(folder / "micro", folder / int8.path, int8, certificate, facts=facts)

@@ -29,6 +29,7 @@ from edgenas.pipeline.config import (
     read_config,
     write_config,
 )
+from edgenas.pipeline.contributing import check_tables
 from edgenas.pipeline.devices import diff_tables, list_devices, show_device, show_table
 from edgenas.pipeline.examining import Check, examine
 from edgenas.pipeline.exporting import export, verify
@@ -54,6 +55,7 @@ __all__ = [
     "bench_few_shot",
     "bench_latency",
     "bench_search",
+    "check_tables",
     "compare_runs",
     "dashboard",
     "diff_tables",

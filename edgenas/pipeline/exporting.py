@@ -174,34 +174,40 @@ def export_candidates(
     again: bool = False,
     report: Report = silent,
 ) -> Exported:
-    """Exports and verifies the chosen networks; those with a valid certificate are not repeated.
+    """Exports and verifies the chosen networks; files that a certificate holds for are kept.
 
-    Beside the models lie `latency.json` and what runs them (`export.ready`). A gate that is missed
-    does not raise, nor does a target that takes no file: they are among the failures.
+    Only formats that lack are written, whatever the tables say now: no file rests on one. Beside
+    the models lie `latency.json` and what runs them (`export.ready`). A gate that is missed does
+    not raise, nor does a target that takes no file: they are among the failures.
     """
     from edgenas.export.certified import export_networks
 
     wanted = tuple(formats or run.config.export.formats)
     folders = {c.architecture: run.folder / "models" / c.architecture.digest for _, c in chosen}
     done: dict[Path, Certificate] = {}
-    requests: list[ExportRequest] = []
+    requests: dict[tuple[str, ...], list[ExportRequest]] = {}
     for why, candidate in chosen:
         folder = folders[candidate.architecture]
-        valid = None if again else _valid(run, candidate.architecture, folder, wanted)
-        if valid is not None:
-            done[folder] = valid
-            continue
-        report(Event("export", message=f"{candidate.architecture.digest} ({why})"))
-        requests.append(_request(run, candidate, folder, why))
-    if requests:
+        kept = None if again else _kept(run, candidate.architecture, folder, wanted)
+        written = set()
+        if kept is not None:
+            done[folder] = kept
+            written = {model.format for model in kept.models}
+        if lacking := tuple(name for name in wanted if name not in written):
+            told = f"{candidate.architecture.digest} ({why}): {', '.join(lacking)}"
+            report(Event("export", message=told))
+            requests.setdefault(lacking, []).append(_request(run, candidate, folder))
+    for lacking, group in requests.items():
         certificates = export_networks(
-            requests,
-            formats=wanted,
+            group,
+            formats=lacking,
             max_top1_drop=run.config.export.max_top1_drop,
             report=report,
         )
-        for request, certificate in zip(requests, certificates, strict=True):
-            done[request.folder] = certificate
+        for request, certificate in zip(group, certificates, strict=True):
+            kept = done.get(request.folder)
+            joined = certificate if kept is None else _joined(kept, certificate, wanted)
+            done[request.folder] = joined
     for _, candidate in chosen:
         _write_latency(run, candidate.architecture, folders[candidate.architecture])
     ordered = {folders[c.architecture]: done[folders[c.architecture]] for _, c in chosen}
@@ -211,7 +217,10 @@ def export_candidates(
 def _on_targets(
     run: Opened, certificates: Mapping[Path, Certificate], *, report: Report
 ) -> dict[Path, Certificate]:
-    """The certificates with the evidence of the run's targets; writes what lies ready beside."""
+    """The certificates with the evidence of the run's targets and the digests of its tables.
+
+    Writes what lies ready beside the files.
+    """
     from edgenas.export.certificate import write_certificate
     from edgenas.export.ready import write_ready
     from edgenas.export.targets import ANSWERS, check_targets
@@ -222,7 +231,8 @@ def _on_targets(
         arch = run.supernet.space.parse(certificate.architecture)
         images, _ = network_images(run.data, few, _resolution(run, arch))
         told = check_targets(folder, certificate, run.targets, images=images, report=report)
-        found[folder] = replace(certificate, targets=told)
+        parents = {**run.parents, **_parents(run, arch)}
+        found[folder] = replace(certificate, targets=told, parents=parents)
         write_certificate(folder, found[folder])
         write_ready(folder, found[folder], image_size=run.data.image_size)
     return found
@@ -350,7 +360,7 @@ def find_architecture(run: Opened, text: str) -> Architecture:
     return matches[0]
 
 
-def _request(run: Opened, candidate: Candidate, folder: Path, why: str) -> ExportRequest:
+def _request(run: Opened, candidate: Candidate, folder: Path) -> ExportRequest:
     from edgenas.data import RESIZE
     from edgenas.export.certified import ExportRequest
     from edgenas.export.contract import InputContract
@@ -381,10 +391,10 @@ def _request(run: Opened, candidate: Candidate, folder: Path, why: str) -> Expor
 
 
 def _parents(run: Opened, arch: Architecture) -> dict[str, str]:
-    """The digests that the files of a network rest on."""
+    """The digests that the files of a network rest on. Tables only say which network is chosen."""
     found = final_weights(run, arch)
     name = None if found is None else found.digest
-    return run.parents if name is None else {**run.parents, "weights": name}
+    return run.rests_on if name is None else {**run.rests_on, "weights": name}
 
 
 def _told(run: Opened, arch: Architecture) -> str:
@@ -412,22 +422,45 @@ def _resolution(run: Opened, arch: Architecture) -> int:
     return run.supernet.space.resolution(arch)
 
 
-def _valid(
+def _kept(
     run: Opened, arch: Architecture, folder: Path, formats: Sequence[str]
 ) -> Certificate | None:
-    """The certificate in `folder`, if its files are whole, of these parents, in these formats."""
-    from edgenas.export.certificate import recheck
+    """The certificate in `folder` of what it need not write again of `formats`; None: nothing.
+
+    Its files are whole and of these parents, its tools are those that would write the others. Files
+    of further formats are deleted.
+    """
+    from edgenas.export.certificate import recheck, write_certificate
+    from edgenas.export.jobs import tool_versions
 
     try:
-        certificate = recheck(folder)
+        found = recheck(folder)
     except (ArtifactError, SpecError):
         return None
-    same = dict(certificate.parents) == _parents(run, arch) and certificate.weights == _told(
-        run, arch
-    )
-    limit = certificate.max_top1_drop == run.config.export.max_top1_drop
-    written = {model.format for model in certificate.models}
-    return certificate if same and limit and written == set(formats) else None
+    parents = {n: value for n, value in found.parents.items() if not n.startswith("table ")}
+    same = parents == _parents(run, arch) and found.weights == _told(run, arch)
+    if not same or found.max_top1_drop != run.config.export.max_top1_drop:
+        return None
+    models = tuple(model for model in found.models if model.format in formats)
+    kept = {model.format for model in models}
+    now = {k: v for name in set(formats) - kept for k, v in tool_versions(name).items()}
+    if any(found.tools.get(name, version) != version for name, version in now.items()):
+        return None  # a certificate has one version of a tool
+    if others := [model.path for model in found.models if model not in models]:
+        used = {name for format_ in kept for name in tool_versions(format_)}
+        tools = {name: version for name, version in found.tools.items() if name in used}
+        found = replace(found, models=models, tools=tools)
+        write_certificate(folder, found)  # first: it lists no file that is not there
+        for name in others:
+            (folder / name).unlink(missing_ok=True)
+    return replace(found, failures=())
+
+
+def _joined(kept: Certificate, written: Certificate, formats: Sequence[str]) -> Certificate:
+    """One certificate of the files that were kept and those that were written now."""
+    models = sorted((*kept.models, *written.models), key=lambda model: formats.index(model.format))
+    tools = dict(sorted({**kept.tools, **written.tools}.items()))
+    return replace(written, models=tuple(models), tools=tools)
 
 
 def _write_latency(run: Opened, arch: Architecture, folder: Path) -> None:

@@ -81,7 +81,12 @@ def write_repository(folder: Path) -> None:
     other.write_text(board.read_text("utf-8").replace("invented-board", "other-board"), "utf-8")
     table = read_table(folder / "latency_tables" / f"{BOARD}.json")
     device = replace(table.device, name=OTHER, chip="other-board")
-    write_table(replace(table, device=device), folder / "latency_tables" / f"{OTHER}.json")
+    entries = {
+        op: replace(e, latency_ms=1.01 * e.latency_ms, p50_ms=1.01 * e.p50_ms)
+        for op, e in table.entries.items()
+    }  # else one table would be a copy of the other
+    table = replace(table, device=device, entries=entries)
+    write_table(table, folder / "latency_tables" / f"{OTHER}.json")
     path = write_tiny_run(folder, trials=24)
     trained = train(read_config(path), folder / "training")
     shutil.move(Path(trained["checkpoint"]).parent, folder / "supernet")

@@ -132,12 +132,15 @@ def test_what_a_change_makes_stale_and_why(locked: Path, case: str) -> None:
 def test_another_revision_of_a_stage(
     locked: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    later = replace(STAGES[stage], revision=STAGES[stage].revision + 1)
+    now = STAGES[stage].revision
+    later = replace(STAGES[stage], revision=now + 1)
     monkeypatch.setattr(stages, "STAGES", MappingProxyType({**STAGES, stage: later}))
     found = planned()
     order = [name for name in STAGES if name != "finish"]
     assert found.stale == tuple(order[order.index(stage) :])
-    assert [change.text for change in found.changes] == [f"revision of {stage}: 1 became 2"]
+    assert [change.text for change in found.changes] == [
+        f"revision of {stage}: {now} became {now + 1}"
+    ]
 
 
 def test_another_revision_of_how_a_metric_is_evaluated(
@@ -237,10 +240,16 @@ def test_targets_that_are_wrong_are_told_with_their_name(locked: Path) -> None:
         plan(only=["bth"])
 
 
-def test_a_fleet_is_refused(locked: Path) -> None:
-    change("run.toml", "trials = 24", "trials = 24\nfleet = 1")
-    with pytest.raises(SpecError, match=r"search\.fleet: a target has one choice"):
-        plan()
+def test_a_fleet_of_what_was_one_front_is_another_search(locked: Path) -> None:
+    change(
+        "targets.toml",
+        f'devices = ["{BOARD}", "{OTHER}"]',
+        f'devices = ["{BOARD}", "{OTHER}"]\nfleet = 2\nbounds = ["latency_ms <= 0.03"]',
+    )
+    found = planned("both")
+    assert found.stale == AFTER_SEARCH
+    assert "search fleet added" in [change.text for change in found.changes]
+    assert (found.begins, found.share) == ("known", 1.0)
 
 
 def test_this_machine_is_another_device_everywhere_and_stales_nothing(locked: Path) -> None:

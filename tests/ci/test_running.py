@@ -97,18 +97,79 @@ def test_a_front_that_meets_the_new_bound_is_chosen_from_without_a_trial(
     assert after.files == before.files, "the same bytes, taken over"
 
 
+def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[str, ...]]]:
+    """Filled from here on with what is exported: a network's digest and the formats."""
+    from edgenas.export import certified
+
+    found: list[tuple[str, tuple[str, ...]]] = []
+    export = certified.export_networks
+
+    def counted(requests: Any, *, formats: Any, **rest: Any) -> Any:
+        found.extend((request.digest, tuple(formats)) for request in requests)
+        return export(requests, formats=formats, **rest)
+
+    monkeypatch.setattr(certified, "export_networks", counted)
+    return found
+
+
 def test_a_format_more_is_written_for_the_same_front(
-    locked: Path, capfd: pytest.CaptureFixture[str]
+    locked: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = read_lock(Path("edgenas.lock"))["board"]
-    change("targets.toml", "bounds =", 'formats = ["onnx", "onnx-int8"]\nbounds =')
+    exported = written(monkeypatch)
+    change("targets.toml", "bounds =", 'formats = ["onnx-int8", "onnx"]\nbounds =')
     made = ran(capfd, "board")
     assert made["trials"] == 0
+    assert exported == [(digest, ("onnx-int8",)) for digest in before.exported]
     after = read_lock(Path("edgenas.lock"))["board"]
     assert after.front == before.front
     assert {file.format for file in after.files.values()} == {"onnx", "onnx-int8"}
     for path, file in before.files.items():
         assert after.files[path] == file
+    (certificate,) = Path("runs/board/models").glob("*/export.json")
+    models = json.loads(certificate.read_text("utf-8"))["models"]
+    assert [model["format"] for model in models] == ["onnx-int8", "onnx"], "in the file's order"
+    exported.clear()
+    change("targets.toml", '"onnx-int8", "onnx"', '"onnx-int8"')
+    ran(capfd, "board")
+    assert exported == []
+    names = {path.name for path in certificate.parent.glob("model*")}
+    assert names == {"model.int8.onnx"}, "what is no longer wanted is not left lying there"
+
+
+def test_a_format_written_by_other_versions_of_its_tools_is_written_again(
+    locked: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgenas.export import jobs
+
+    versions = jobs.tool_versions
+    exported = written(monkeypatch)
+    monkeypatch.setattr(jobs, "tool_versions", lambda name: {**versions(name), "onnx": "999"})
+    change("targets.toml", "bounds =", 'formats = ["onnx", "onnx-int8"]\nbounds =')
+    ran(capfd, "board")
+    assert [formats for _, formats in exported] == [("onnx", "onnx-int8")]
+
+
+def test_a_table_that_leaves_the_choice_as_it_was_writes_no_file(
+    locked: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read_lock(Path("edgenas.lock"))["board"]
+    exported = written(monkeypatch)
+    remeasure(1 / 1.2)
+    ran(capfd, "board")
+    after = read_lock(Path("edgenas.lock"))["board"]
+    assert after.facts[f"table {BOARD}"] != before.facts[f"table {BOARD}"]
+    assert [d for d, _ in exported] == [d for d in after.exported if d not in before.exported]
+    assert set(before.exported) & set(after.exported), "else nothing was shown"
+    for path, file in after.files.items():
+        assert before.files.get(path, file) == file
+    for digest in after.exported:
+        folder = Path("runs/board/models") / digest
+        certificate = json.loads((folder / "export.json").read_text("utf-8"))
+        assert certificate["parents"][f"table {BOARD}"] == after.digests[f"table {BOARD}"]
+    shutil.rmtree("runs")
+    ran(capfd, "board")
+    assert read_lock(Path("edgenas.lock"))["board"].files == after.files, "of a table no byte"
 
 
 def test_another_table_scores_known_accuracies_anew(

@@ -86,6 +86,9 @@ def test_settings_may_stand_in_place_of_a_run_file(tmp_path: Path) -> None:
         (HEAD + '[target.x]\ndevices = ["a", "a"]\n', "devices: 'a' stands twice"),
         (HEAD + '[target.x]\nformats = ["onix"]\n', "target.x.formats.0: Input should be 'onnx'"),
         (HEAD + "[target.x]\n[target.x]\n", "targets.toml: "),
+        (HEAD + "[target.x]\nfleet = 0\n", "target.x.fleet: Input should be greater than or equal"),
+        (HEAD + "[target.x]\nfleet = 1\n", "target.x: a fleet is for several devices"),
+        (HEAD + '[target.x]\nfleet = 1\ndevices = ["a", "b"]\n', "what a may take .nor b."),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, message: str) -> None:

@@ -1,0 +1,54 @@
+"""`ci validate`: the files that a person or a merge may have broken, read in moments.
+
+Targets, the run files, devices and tables that they name, and the lock. Nothing is compared: what
+is stale is no mistake. A table that did not ship with edgenas is checked as one of a stranger's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgenas.ci.lock import LOCK, read_lock
+from edgenas.ci.targets import TARGETS, Target, read_targets
+from edgenas.errors import SpecError
+from edgenas.pipeline.contributing import check_tables
+from edgenas.pipeline.opening import devices_of, targets_of
+
+SCHEMA = "edgenas.ci-validate/1"
+
+
+def validate(targets: Path = TARGETS, *, lock: Path = LOCK) -> tuple[dict[str, Any], str]:
+    """What the files hold, as `edgenas.ci-validate/1` and as text; `passed` says of the tables.
+
+    Raises:
+        SpecError: a file is missing or wrong; a device has no table.
+        ArtifactError: the lock is damaged.
+    """
+    wanted = read_targets(targets)
+    tables: set[Path] = set()
+    for target in wanted:
+        try:
+            tables |= _own_tables(target)
+        except SpecError as error:
+            raise type(error)(f"target {target.name}: {error}", hint=error.hint) from error
+    entries = read_lock(lock)
+    checked, text = check_tables(sorted(tables))
+    document = {
+        "schema": SCHEMA,
+        "passed": checked["passed"],
+        "targets": [target.name for target in wanted],
+        "locked": sorted(entries),
+        "tables": checked["tables"],
+    }
+    told = f"{targets}: {len(wanted)} targets\n{lock}: {len(entries)} targets locked"
+    return document, f"{told}\n{text}" if text else told
+
+
+def _own_tables(target: Target) -> set[Path]:
+    """The tables of the target's devices that did not ship with edgenas."""
+    from edgenas.latency import table_file
+
+    targets_of(target.config)
+    found = [table_file(device) for device in devices_of(target.config) if not device.is_local]
+    return {table.path for table in found if table.origin != "shipped"}
