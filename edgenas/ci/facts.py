@@ -86,7 +86,11 @@ class Reader:
         if config.final is not None:
             told = asdict(config.final).items()
             facts |= {f"final {name}": value for name, value in told if value is not None}
-        facts |= {f"format {name}": True for name in config.export.formats}
+        limit = config.export.max_mixed_drop
+        facts |= {
+            f"format {name}": limit if name.endswith("-mixed") else True
+            for name in config.export.formats
+        }
         return facts | revisions(stages_of(facts))
 
     def resolved(self, target: Target) -> RunConfig:

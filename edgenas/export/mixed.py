@@ -118,7 +118,7 @@ def mix(
     timing = None if mixing.timings is None else mixing.timings(format)
     chooser = _Chooser(lowering, source, target, LOWER[format], write, mixing, timing, report)
     alone = chooser.alone()
-    gains = [{a.precision: chooser.gain(a) for a in row} for row in alone]
+    gains = [chooser.gains(row) for row in alone]
     points = chooser.points(_way(alone, gains))
     best = _best(points, mixing.max_drop, target.name)
     best.path.replace(target)
@@ -203,10 +203,17 @@ class _Chooser:
             self.report(Event(self._stage, done, len(files), self.lowering.nodes[i].name))
         return found
 
-    def gain(self, alone: Alone) -> float:
-        """What is saved: the share of the file's bytes, and where it is known of its latency."""
-        gained = alone.saved_bytes / self.source.stat().st_size
-        return gained if alone.saved_ms is None else gained + alone.saved_ms / self._float_ms
+    def gains(self, row: Sequence[Alone]) -> dict[UnitPrecision, float]:
+        """What each precision of a unit saves: shares of the file's bytes and of its latency.
+
+        One that no table tells counts as fast as the one before it.
+        """
+        found, saved_ms = {}, None
+        for alone in row:
+            saved_ms = saved_ms if alone.saved_ms is None else alone.saved_ms
+            share = 0.0 if saved_ms is None else saved_ms / self._float_ms
+            found[alone.precision] = alone.saved_bytes / self.source.stat().st_size + share
+        return found
 
     @functools.cached_property
     def _float_ms(self) -> float:
@@ -217,8 +224,7 @@ class _Chooser:
     def points(self, way: Sequence[Precisions]) -> list[_Point]:
         """The float file, files along the way, and the one all in int8, with what they are like."""
         n = len(self.lowering.nodes)
-        tried = [("fp32",) * n, *_spread(way, POINTS), ("int8",) * n]
-        mixtures: list[Precisions] = list(dict.fromkeys(tried))
+        mixtures = list(dict.fromkeys([_all(n, "fp32"), *_spread(way, POINTS), _all(n, "int8")]))
         files = {self._file(f"point-{i}"): p for i, p in enumerate(mixtures) if i}
         self.write(files)
         files = {self.source: mixtures[0], **files}
@@ -231,11 +237,9 @@ class _Chooser:
             top1 = _top1(open_model(path).run(self.mixing.images), self.mixing.labels)
             drop = found[0].top1 - top1 if found else 0.0
             if precisions in way:  # noise grows along it: what comes back of top-1 is luck
-                worst = max(worst, drop)
+                drop = worst = max(worst, drop)
             size, latency = path.stat().st_size, latencies.get(path)
-            found.append(
-                _Point(path, precisions, size, top1, worst if precisions in way else drop, latency)
-            )
+            found.append(_Point(path, precisions, size, top1, drop, latency))
             self.report(Event(self._stage, len(found), len(files), "mixtures tried"))
         return found
 
@@ -247,6 +251,10 @@ class _Chooser:
             return None
         before, after = self.timing.unit_ms(op, "fp32"), self.timing.unit_ms(op, precision)
         return None if before is None or after is None else before - after
+
+
+def _all(n: int, precision: UnitPrecision) -> Precisions:
+    return tuple(precision for _ in range(n))
 
 
 def _one(n: int, index: int, precision: UnitPrecision) -> Precisions:
@@ -264,7 +272,7 @@ def _way(
     """Mixtures from one lowered unit on, each with one step more: what saves most for its noise."""
     noise = [{a.precision: a.noise for a in row} for row in alone]
     now: list[UnitPrecision] = ["fp32"] * len(alone)
-    way = []
+    way: list[Precisions] = []
     while True:
         best: tuple[float, int, UnitPrecision] | None = None
         for i, gain in enumerate(gains):

@@ -90,12 +90,13 @@ def _convert(job: Mapping[str, Any]) -> None:
         with replacing(files["tflite-fp16"]) as temporary:
             litert.cast_float16(source, temporary)
             tflite.canonicalise(temporary, **names, **extras)
-    if "tflite-int8" in files or job["mixed"]:
-        if job["calibration"] is None:
-            samples = calibration_samples(lowering, seed=job["seed"])
-        else:
-            images = np.load(job["calibration"], allow_pickle=False)
-            samples = [(image[None],) for image in images]
+    if "tflite-int8" not in files and not job["mixed"]:
+        return
+    if job["calibration"] is None:
+        samples = calibration_samples(lowering, seed=job["seed"])
+    else:
+        images = np.load(job["calibration"], allow_pickle=False)
+        samples = [(image[None],) for image in images]
     if "tflite-int8" in files:
         with replacing(files["tflite-int8"]) as temporary:
             litert.quantize(source, temporary, samples)

@@ -11,9 +11,10 @@ from edgenas.artifacts import write_json
 from edgenas.errors import ArtifactError, DeviceError, SpecError, UsageError, nearest
 from edgenas.events import Event, Report, silent
 from edgenas.pareto import Candidate, ParetoFront
-from edgenas.pipeline.config import FORMATS, RunConfig
+from edgenas.pipeline.config import KNOWN_FORMATS, RunConfig
 from edgenas.pipeline.evaluating import calibration_images, evaluator
 from edgenas.pipeline.finishing import final_network, final_weights
+from edgenas.pipeline.mixing import device_of, mixing_of, predicted_mixture
 from edgenas.pipeline.runs import SESSIONS, Outcome, find_run, locked, seal
 
 if TYPE_CHECKING:
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from edgenas.data import DataSet, Images
-    from edgenas.export.certificate import Certificate, ExportedModel, TargetEvidence
+    from edgenas.export.certificate import Certificate, ExportedModel, Latency, TargetEvidence
     from edgenas.export.certified import ExportRequest
+    from edgenas.hardware import DeviceProfile
     from edgenas.networks import Network
     from edgenas.pipeline.opening import Opened
-    from edgenas.spaces import Architecture
+    from edgenas.spaces import Architecture, Lowering
 
     FloatArray = npt.NDArray[np.float32]
 
@@ -83,8 +85,8 @@ def export(
 
     wanted = tuple(formats or config.export.formats)
     for name in wanted:
-        if name not in FORMATS:
-            raise UsageError(f"unknown format {name!r}; {nearest(name, FORMATS)}")
+        if name not in KNOWN_FORMATS:
+            raise UsageError(f"unknown format {name!r}; {nearest(name, KNOWN_FORMATS)}")
     with locked(folder):
         run = open_stages(config, folder, resume=True, may_train=False, report=report)
         arch = find_architecture(run, architecture)
@@ -192,7 +194,7 @@ def export_candidates(
             done[folder] = valid
             continue
         report(Event("export", message=f"{candidate.architecture.digest} ({why})"))
-        requests.append(_request(run, candidate, folder, why))
+        requests.append(_request(run, candidate, folder, wanted, report))
     if requests:
         certificates = export_networks(
             requests,
@@ -239,13 +241,17 @@ def measure_exports(run: Opened, exported: Exported, *, report: Report = silent)
 
     certificates = dict(exported.certificates)
     for device in run.devices:
+
+        def runs(model: ExportedModel, device: DeviceProfile = device) -> bool:
+            """Whether the model's file is one that the device runs."""
+            its = model.format == device.format or device_of(run, model.format) == device
+            return its and not model.path.endswith(REJECTED)
+
         files = {
             f"{folder.name}/{model.path}": folder / model.path
             for folder, certificate in certificates.items()
             for model in certificate.models
-            if model.format == device.format
-            and not model.path.endswith(REJECTED)
-            and not (model.measured_ms is not None and model.device == device.name)
+            if runs(model) and not (model.measured_ms is not None and model.device == device.name)
         }
         timings: Mapping[str, Any] = {}
         if files and device.is_local:
@@ -263,22 +269,15 @@ def measure_exports(run: Opened, exported: Exported, *, report: Report = silent)
                 report(Event("measure", 1, 1, f"not measured: {error}"))
         for folder, certificate in certificates.items():
             arch = run.supernet.space.parse(certificate.architecture)
-            predictor = run.cheap.predictors[device.name]
-            predicted = predictor.predict(run.supernet.space.lower(arch))
+            lowering = run.supernet.space.lower(arch)
             models = []
             for model in certificate.models:
-                if model.format == device.format and not model.path.endswith(REJECTED):
+                if runs(model):
                     timing = timings.get(f"{folder.name}/{model.path}")
                     model = replace(
                         model,
                         device=device.name,
-                        predicted_ms=Latency(
-                            predicted.latency_ms,
-                            predicted.origin,
-                            predicted.low_ms,
-                            predicted.high_ms,
-                            rough=predictor.table.rough,
-                        ),
+                        predicted_ms=_predicted(run, device, lowering, model),
                         measured_ms=model.measured_ms
                         if timing is None
                         else Latency(
@@ -289,6 +288,20 @@ def measure_exports(run: Opened, exported: Exported, *, report: Report = silent)
             certificates[folder] = replace(certificate, models=tuple(models))
             write_certificate(folder, certificates[folder])
     return _exported(run.folder, certificates)
+
+
+def _predicted(
+    run: Opened, device: DeviceProfile, lowering: Lowering, model: ExportedModel
+) -> Latency | None:
+    """The predicted latency of a file of the network; None where tables do not tell."""
+    from edgenas.export.certificate import Latency
+
+    if model.precision == "mixed":
+        return predicted_mixture(run, device, lowering, [unit.precision for unit in model.units])
+    predictor = run.cheap.predictors[device.name]
+    found = predictor.predict(lowering)
+    rough = predictor.table.rough
+    return Latency(found.latency_ms, found.origin, found.low_ms, found.high_ms, rough=rough)
 
 
 def extract(run: Opened, arch: Architecture) -> Network:
@@ -350,10 +363,13 @@ def find_architecture(run: Opened, text: str) -> Architecture:
     return matches[0]
 
 
-def _request(run: Opened, candidate: Candidate, folder: Path, why: str) -> ExportRequest:
+def _request(
+    run: Opened, candidate: Candidate, folder: Path, formats: Sequence[str], report: Report
+) -> ExportRequest:
     from edgenas.data import RESIZE
     from edgenas.export.certified import ExportRequest
     from edgenas.export.contract import InputContract
+    from edgenas.export.formats import MIXED
 
     arch = candidate.architecture
     resolution = _resolution(run, arch)
@@ -377,6 +393,7 @@ def _request(run: Opened, candidate: Candidate, folder: Path, why: str) -> Expor
         labels=labels,
         parents=_parents(run, arch),
         weights=_told(run, arch),
+        mixing=None if MIXED.keys().isdisjoint(formats) else mixing_of(run, arch, report=report),
     )
 
 
@@ -425,7 +442,10 @@ def _valid(
     same = dict(certificate.parents) == _parents(run, arch) and certificate.weights == _told(
         run, arch
     )
-    limit = certificate.max_top1_drop == run.config.export.max_top1_drop
+    settings = run.config.export
+    limit = certificate.max_top1_drop == settings.max_top1_drop
+    if certificate.max_mixed_drop is not None:
+        limit = limit and certificate.max_mixed_drop == settings.max_mixed_drop
     written = {model.format for model in certificate.models}
     return certificate if same and limit and written == set(formats) else None
 
@@ -489,6 +509,7 @@ def _row(model: ExportedModel, path: str) -> dict[str, Any]:
         "high_ms": None if predicted is None else predicted.high_ms,
         "measured_ms": None if measured is None else measured.value_ms,
         "rough": predicted is not None and predicted.rough,
+        **({"units": {u.name: u.precision for u in model.units}} if model.units else {}),
     }
 
 
