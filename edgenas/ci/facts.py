@@ -191,6 +191,7 @@ def _search(target: Target) -> dict[str, Fact]:
     names = ["strategy", "minutes", "patience"]
     names += _GRADIENT if settings.strategy == "gradient" else ()
     values = {"trials": config.max_trials, **{name: getattr(settings, name) for name in names}}
+    values["measure"] = target.measure or None
     return facts | {f"search {k}": v for k, v in values.items() if v is not None}
 
 

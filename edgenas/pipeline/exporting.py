@@ -14,6 +14,7 @@ from edgenas.pareto import Candidate, ParetoFront
 from edgenas.pipeline.config import KNOWN_FORMATS, RunConfig
 from edgenas.pipeline.evaluating import calibration_images, evaluator
 from edgenas.pipeline.finishing import final_network, final_weights
+from edgenas.pipeline.measuring import can_be_measured
 from edgenas.pipeline.mixing import device_of, mixing_of, predicted_mixture
 from edgenas.pipeline.runs import SESSIONS, Outcome, find_run, locked, seal
 
@@ -230,11 +231,14 @@ def _on_targets(
     return found
 
 
-def measure_exports(run: Opened, exported: Exported, *, report: Report = silent) -> Exported:
+def measure_exports(
+    run: Opened, exported: Exported, *, reach: bool = False, report: Report = silent
+) -> Exported:
     """The certificates with predicted latency, and measured where the device is this machine.
 
-    All files of one device are timed in one interleaved session. A machine that cannot be timed
-    leaves them unmeasured, with a word in the progress; it fails nothing.
+    With `reach`, also where it is connected. All files of one device are timed in one interleaved
+    session. A device that cannot be timed leaves them unmeasured, with a word in the progress; it
+    fails nothing.
     """
     from edgenas.export.certificate import REJECTED, Latency, write_certificate
     from edgenas.profiling.session import QUICK, measure
@@ -254,7 +258,7 @@ def measure_exports(run: Opened, exported: Exported, *, report: Report = silent)
             if runs(model) and not (model.measured_ms is not None and model.device == device.name)
         }
         timings: Mapping[str, Any] = {}
-        if files and device.is_local:
+        if files and (device.is_local or (reach and can_be_measured(device))):
             report(Event("measure", message=f"{len(files)} exported files on {device.name}"))
             try:
                 timings = measure(

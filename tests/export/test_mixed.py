@@ -116,23 +116,23 @@ def request_of(
 
     def request(folder: Path) -> ExportRequest:
         mixing = Mixing(digits.train[300:600], digits.train_labels[300:600], 0.01)
-        timed = replace(mixing, timings=lambda format: Clock(slow))
+        timed = replace(mixing, timings=lambda _: Clock(slow))
         return replace(request_for(folder), mixing=timed)
 
     return request
 
 
 @pytest.mark.parametrize(
-    "format", ["onnx-mixed", pytest.param("tflite-mixed", marks=pytest.mark.slow)]
+    "name", ["onnx-mixed", pytest.param("tflite-mixed", marks=pytest.mark.slow)]
 )
 def test_a_file_computes_each_unit_as_its_certificate_says(
-    format: str, request_of: Callable[[Path], ExportRequest], tmp_path: Path
+    name: str, request_of: Callable[[Path], ExportRequest], tmp_path: Path
 ) -> None:
-    if format == "tflite-mixed":
+    if name == "tflite-mixed":
         pytest.importorskip("litert_torch", reason="needs the extra edgenas[tflite]")
-    family = format.partition("-")[0]
+    family = name.partition("-")[0]
     request = request_of(tmp_path)
-    formats = [family, f"{family}-int8", format]
+    formats = [family, f"{family}-int8", name]
     (certificate,) = export_networks([request], formats=formats, max_top1_drop=0.05)
     assert certificate.failures == ()
     assert certificate.exit_code == 0
@@ -148,7 +148,7 @@ def test_a_file_computes_each_unit_as_its_certificate_says(
     lowered = {unit.precision for unit in mixed.units if unit is not slow}
     assert lowered & {"int8", "int4"}
     assert mixed.size_bytes < whole.size_bytes
-    if format == "onnx-mixed":
+    if name == "onnx-mixed":
         assert int8.size_bytes < mixed.size_bytes, "a point between float and int8"
     found = {precision for _, precision in weighted_precisions(tmp_path / mixed.path)}
     assert {"fp32"} < found
