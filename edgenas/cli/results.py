@@ -60,25 +60,9 @@ def measured_text(result: Outcome) -> str:
             )
             for n in device["networks"]
         ]
-        parts.append(f"{device['device']}: {correction_text(device['correction'])}")
+        parts.append(f"{device['device']}: {device['correction']['told']}")
         parts.append(columns(("network", "predicted", "measured", "place"), rows))
     return "\n\n".join([*parts, run_text(result)])
-
-
-def correction_text(correction: Mapping[str, Any]) -> str:
-    """What measured networks say of a device's table, in one line."""
-    n = correction["n"]
-    if correction["error_before"] is None:
-        return f"{n} networks measured, too few to correct the table"
-    before, after = (100 * correction[name] for name in ("error_before", "error_after"))
-    if not correction["applied"]:
-        return f"the table is kept: off by {before:.1f} % on {n} networks, corrected {after:.1f} %"
-    per_part_us = 1000 * correction["per_part_ms"]
-    constant = f" + {per_part_us:.2f} us a part" if per_part_us else ""
-    return (
-        f"other networks by the table x {correction['scale']:.3f}{constant}: off by {after:.1f} % "
-        f"on {n} networks left out, before {before:.1f} %"
-    )
 
 
 def fleet_text(fleet: Mapping[str, Any]) -> str:
