@@ -119,7 +119,7 @@ def mix(
     chooser = _Chooser(lowering, source, target, LOWER[format], write, mixing, timing, report)
     alone = chooser.alone()
     gains = [chooser.gains(row) for row in alone]
-    points = chooser.points(_way(alone, gains))
+    points = chooser.points([_filled(p, lowering) for p in _way(alone, gains)])
     best = _best(points, mixing.max_drop, target.name)
     best.path.replace(target)
     units = zip(lowering.nodes, best.precisions, alone, gains, strict=True)
@@ -262,6 +262,14 @@ def _one(n: int, index: int, precision: UnitPrecision) -> Precisions:
     return tuple(precision if i == index else "fp32" for i in range(n))
 
 
+def _filled(precisions: Precisions, lowering: Lowering) -> Precisions:
+    """The same, but units without weights have the precision of the one before them."""
+    found: list[UnitPrecision] = []
+    for node, precision in zip(lowering.nodes, precisions, strict=True):
+        found.append(precision if n_weighted(node.op) or not found else found[-1])
+    return tuple(found)
+
+
 def _top1(logits: FloatArray, labels: IntArray) -> float:
     return float((logits.argmax(1) == labels).mean())
 
@@ -307,26 +315,29 @@ def _best(points: Sequence[_Point], max_drop: float, name: str) -> _Point:
         ExportError: there is none.
     """
     whole, *mixtures = points
-    borne = [p for p in mixtures if p.judged_drop <= max_drop]
-    if not borne:
-        raise ExportError(
-            f"{name}: of {len(mixtures)} mixtures none loses at most {max_drop:g} of top-1 on the "
-            f"search split; the least is {min(p.judged_drop for p in mixtures):.4f}",
-            hint="raise [export] max_mixed_drop",
-        )
 
     def left(point: _Point) -> float:
-        """Share of the float file's bytes, and where all are timed of its latency."""
+        """Share of the float file's bytes, and where both are timed of its latency."""
         share = point.size_bytes / whole.size_bytes
         if whole.latency is None or point.latency is None:
             return share
         return share + point.latency.value_ms / whole.latency.value_ms
 
+    saving = [p for p in mixtures if left(p) < left(whole)]
+    if not saving:
+        raise ExportError(f"{name}: no mixture is smaller or faster than the float file")
+    borne = [p for p in saving if p.judged_drop <= max_drop]
+    if not borne:
+        raise ExportError(
+            f"{name}: of {len(saving)} mixtures none loses at most {max_drop:g} of top-1 on the "
+            f"search split; the least is {min(p.judged_drop for p in saving):.4f}",
+            hint="raise [export] max_mixed_drop",
+        )
     return min(borne, key=left)
 
 
 def _note(alone: Sequence[Alone], gains: Mapping[UnitPrecision, float]) -> str:
-    """Why a unit was left out; empty where a lower precision gains something."""
+    """Why a unit does not go on the way; empty where a lower precision saves something."""
     if not alone:
         return "it has no weights: it is computed as the unit before it"
     if any(gain > 0 for gain in gains.values()):
@@ -335,7 +346,7 @@ def _note(alone: Sequence[Alone], gains: Mapping[UnitPrecision, float]) -> str:
     for a in alone:
         text = f"{a.precision} would save {a.saved_bytes} bytes"
         told.append(text if a.saved_ms is None else f"{text} and {a.saved_ms:.4f} ms (predicted)")
-    return "left in float: " + ", ".join(told)
+    return "nothing is saved: alone, " + ", ".join(told)
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ class Alone:
 class MixedUnit:
     """A unit of a file in mixed precision, which is `operators` convolutions or matrix products.
 
-    `note` says why it was left out, where no lower precision gains anything.
+    `note` says so where no lower precision saves anything for it.
     """
 
     name: str

@@ -29,7 +29,7 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class MixedUnit:
-    """A unit of a file in mixed precision; `note` says why it was left out, if it was."""
+    """A unit of a file in mixed precision; `note` says so where fewer bits save nothing."""
 
     name: str
     precision: str

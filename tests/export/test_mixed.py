@@ -74,6 +74,8 @@ def test_the_smallest_that_is_borne_is_chosen_and_latency_counts_where_it_is_kno
     with pytest.raises(ExportError, match=r"none loses at most 0.002 .* the least is 0.0030") as e:
         _best([whole, points[3]], 0.002, "model.mixed.onnx")
     assert "max_mixed_drop" in e.value.hint
+    with pytest.raises(ExportError, match="no mixture is smaller or faster"):
+        _best([timed[0], timed[2]], 0.002, "m")
 
 
 def test_operators_belong_to_units_in_order() -> None:
@@ -143,7 +145,7 @@ def test_a_file_computes_each_unit_as_its_certificate_says(
     assert [unit.key for unit in mixed.units] == [op.key for op in request.network.lowering]
     slow = mixed.units[-2]
     assert slow.precision == "fp32"
-    assert "left in float" in slow.note
+    assert "nothing is saved" in slow.note
     assert "-4.0000 ms (predicted)" in slow.note
     lowered = {unit.precision for unit in mixed.units if unit is not slow}
     assert lowered & {"int8", "int4"}
