@@ -135,7 +135,7 @@ def mix(
                 p.precisions,
                 p.size_bytes,
                 p.top1,
-                points[0].top1 - p.top1,
+                round(points[0].top1 - p.top1, 9),
                 len(mixing.labels),
                 p.latency,
                 chosen=p is best,
@@ -235,7 +235,7 @@ class _Chooser:
         worst = 0.0
         for path, precisions in files.items():
             top1 = _top1(open_model(path).run(self.mixing.images), self.mixing.labels)
-            drop = found[0].top1 - top1 if found else 0.0
+            drop = round(found[0].top1 - top1, 9) if found else 0.0  # 0.002 shall meet 0.002
             if precisions in way:  # noise grows along it: what comes back of top-1 is luck
                 drop = worst = max(worst, drop)
             size, latency = path.stat().st_size, latencies.get(path)
