@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,11 @@ from edgenas.errors import ArtifactError, DeviceError, UsageError
 from edgenas.hardware import load_device
 from edgenas.latency import LatencyTable, read_table, write_table
 from edgenas.pareto import Candidate, Metric
-from edgenas.pipeline import find_run, measure, read_config
+from edgenas.pipeline import find_run, measure, measuring, read_config
 from edgenas.pipeline.correcting import MEASURED, corrected, read_told, write_told
 from edgenas.pipeline.opening import Opened, open_stages
+from edgenas.search.measuring import Outcomes
+from edgenas.spaces import Architecture
 from edgenas.testing.fakes import invented_table, tiny_space, write_tiny_run
 
 HERE = "local-onnxruntime-fp32-t1"
@@ -51,10 +55,30 @@ def front_of(run: Path) -> list[dict[str, Any]]:
     return list(read_json(run / "front.json", schema="edgenas.front/1")["candidates"])
 
 
+def timed_by_macs(files: Mapping[Architecture, Path], *_: object, **options: object) -> Outcomes:
+    """In place of a clock: what grows as the wrong table says it falls."""
+    space = tiny_space()
+    times = {arch: 0.01 + space.lower(arch).macs / 1e6 for arch in files}
+    return {arch: Metric(ms, "measured", ms, ms, 50) for arch, ms in times.items()}
+
+
+@pytest.mark.parametrize(
+    "clock",
+    [
+        "by MACs",
+        pytest.param("real", marks=pytest.mark.slow),  # others would disturb it
+    ],
+)
 def test_measuring_ranks_a_front_anew_where_the_table_is_wrong(
-    searched: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    clock: str,
+    searched: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(searched)
+    if clock == "by MACs":
+        monkeypatch.setattr(measuring, "_timed", timed_by_macs)
+    monkeypatch.chdir(shutil.copytree(searched, tmp_path / "own"))
     before, table = front_of(RUN), (RUN / "tables" / f"{HERE}.json").read_bytes()
     assert {c["metrics"]["latency_ms"]["origin"] for c in before} == {"predicted"}
     assert main(["measure", "tiny", "--quiet", "--json"]) == 0
