@@ -86,7 +86,11 @@ class Reader:
         if config.final is not None:
             told = asdict(config.final).items()
             facts |= {f"final {name}": value for name, value in told if value is not None}
-        facts |= {f"format {name}": True for name in config.export.formats}
+        limit = config.export.max_mixed_drop
+        facts |= {
+            f"format {name}": limit if name.endswith("-mixed") else True
+            for name in config.export.formats
+        }
         return facts | revisions(stages_of(facts))
 
     def resolved(self, target: Target) -> RunConfig:
@@ -189,6 +193,7 @@ def _search(target: Target) -> dict[str, Fact]:
     if settings.fleet is not None:
         facts |= {"search fleet": True, "select fleet": settings.fleet}
     values = {"trials": config.max_trials, **{name: getattr(settings, name) for name in names}}
+    values["measure"] = target.measure or None
     return facts | {f"search {k}": v for k, v in values.items() if v is not None}
 
 

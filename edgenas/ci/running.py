@@ -285,7 +285,8 @@ def _worked(
 
         failure = None
         try:
-            search(work.config, work.folder, resume=True, report=told)
+            measure = work.target.measure
+            search(work.config, work.folder, resume=True, measure=measure, report=told)
         except Interrupted:
             raise
         except EdgenasError as error:
@@ -305,7 +306,7 @@ def _side_by_side(
                 work = waiting.pop(0)
                 prepare(work)
                 report(Event("target", message=f"{work.name}: {', '.join(work.stale)}"))
-                busy[work.name] = work, worker.start(work.folder, threads=threads_each(jobs))
+                busy[work.name] = work, _started(work, jobs)
             time.sleep(_WAIT_S)
             ended = [name for name, (_, process) in busy.items() if process.poll() is not None]
             for name in ended:
@@ -313,6 +314,10 @@ def _side_by_side(
                 yield work, worker.failure(work.folder, process.returncode)
     finally:
         worker.end([process for _, process in busy.values()])
+
+
+def _started(work: Work, jobs: int) -> subprocess.Popen[bytes]:
+    return worker.start(work.folder, threads=threads_each(jobs), measure=work.target.measure)
 
 
 def _commit(work: Work, failure: EdgenasError | None, todo: Plan, lock: Path, runs: Path) -> Made:

@@ -11,6 +11,7 @@
     bounds = ["latency_ms <= 1.5"]          # beside or in place of the bounds of its objectives
     formats = ["onnx", "tflite"]            # in place of the run file's
     gates = { max_size_bytes = 900000 }
+    measure = true                          # time the front's networks on the devices; default: no
 
     [target.all]
     devices = ["rpi4-tflite-fp32", "pixel3-tflite-int8-t4"]
@@ -78,6 +79,8 @@ class Target:
     config: RunConfig
     objectives: tuple[Objective, ...]
     gates: Gates
+    measure: bool = False
+    """Whether the networks of its front are timed on its devices, which must be reached then."""
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -114,12 +117,14 @@ class _Target(_Strict):
     bounds: list[str] = []
     fleet: int | None = Field(None, ge=1)
     formats: list[Format] | None = Field(None, min_length=1)
+    measure: bool | None = None
     gates: _Gates = Field(default_factory=_Gates)
 
 
 class _File(_Strict):
     schema_: Literal["edgenas.targets/1"] = Field(alias="schema")
     run: str | None = Field(None, min_length=1)
+    measure: bool = False
     gates: _Gates = Field(default_factory=_Gates)
     target: dict[str, _Target] = Field(min_length=1)
 
@@ -144,7 +149,8 @@ def read_targets(path: Path) -> tuple[Target, ...]:
     except ValidationError as error:
         raise SpecError(
             "\n".join(f"{path}: {_problem(e)}" for e in error.errors()),
-            hint="the keys of a target: run or settings, devices, bounds, fleet, formats, gates",
+            hint="the keys of a target: run or settings, devices, bounds, fleet, formats, measure, "
+            "gates",
         ) from error
     targets = []
     for name, wanted in sorted(file.target.items()):
@@ -182,7 +188,9 @@ def _target(name: str, wanted: _Target, file: _File, path: Path) -> Target:
         export = replace(export, max_top1_drop=gates.max_top1_drop)
     told = tuple(str(_as_run_says(objective, devices)) for objective in objectives)
     search = replace(config.search, devices=devices, objectives=told, fleet=fleet)
-    return Target(name, replace(config, search=search, export=export), objectives, gates)
+    config = replace(config, search=search, export=export)
+    measure = file.measure if wanted.measure is None else wanted.measure
+    return Target(name, config, objectives, gates, measure)
 
 
 def _config(wanted: _Target, file: _File, path: Path) -> RunConfig:

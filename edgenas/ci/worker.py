@@ -27,7 +27,7 @@ _GRACE_S = 20.0
 """From asking a process to end until it is killed: a step of torch cannot be interrupted."""
 
 
-def start(folder: Path, *, threads: int) -> subprocess.Popen[bytes]:
+def start(folder: Path, *, threads: int, measure: bool) -> subprocess.Popen[bytes]:
     """A process that goes on with the run in `folder`; what it says stands in a log beside it."""
     from edgenas.export.worker import environment
 
@@ -43,7 +43,7 @@ def start(folder: Path, *, threads: int) -> subprocess.Popen[bytes]:
         )
     if process.stdin is not None:
         with contextlib.suppress(OSError):  # dead already: its exit code tells
-            process.stdin.write(json.dumps([str(folder), threads]).encode() + b"\n")
+            process.stdin.write(json.dumps([str(folder), threads, measure]).encode() + b"\n")
             process.stdin.flush()
     return process
 
@@ -78,7 +78,7 @@ def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 def main() -> int:
     """Makes the run, or leaves in its folder what it failed of."""
     signal.signal(signal.SIGTERM, stop)
-    name, threads = json.loads(sys.stdin.buffer.readline())
+    name, threads, measure = json.loads(sys.stdin.buffer.readline())
     folder = Path(name)
     threading.Thread(target=end_with, args=(sys.stdin.buffer,), daemon=True).start()
     try:
@@ -87,7 +87,8 @@ def main() -> int:
         from edgenas.pipeline.searching import search
 
         with at_most(threads):
-            search(read_config(folder / "run.toml"), folder, resume=True)
+            config = read_config(folder / "run.toml")
+            search(config, folder, resume=True, measure=measure)
     except (KeyboardInterrupt, Interrupted):
         return 128 + signal.SIGTERM
     except EdgenasError as error:

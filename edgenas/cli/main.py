@@ -30,6 +30,7 @@ from edgenas.cli import (
     doctor,
     export,
     init,
+    measure,
     predict,
     profile,
     quickstart,
@@ -88,6 +89,7 @@ app.add_typer(table.app, name="table")
 app.command()(predict.predict)
 app.command()(train.train)
 app.command()(search.search)
+app.command()(measure.measure)
 app.command()(export.export)
 app.command()(verify.verify)
 app.command()(report.report)

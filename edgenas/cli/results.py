@@ -47,6 +47,24 @@ def run_text(result: Outcome) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def measured_text(result: Outcome) -> str:
+    """What was measured on each device beside what was predicted, and the run as it is now."""
+    parts = []
+    for device in result.document.get("measured", ()):
+        rows = [
+            (
+                n["digest"],
+                milliseconds(n["predicted"]["value"]) + f" {n['predicted']['origin']}",
+                milliseconds(n["measured"]["value"]),
+                f"{n['place_predicted']} -> {n['place']}",
+            )
+            for n in device["networks"]
+        ]
+        parts.append(f"{device['device']}: {device['correction']['told']}")
+        parts.append(columns(("network", "predicted", "measured", "place"), rows))
+    return "\n\n".join([*parts, run_text(result)])
+
+
 def fleet_text(fleet: Mapping[str, Any]) -> str:
     """What each number of networks costs, and who runs what."""
     price = [

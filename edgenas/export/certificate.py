@@ -13,6 +13,7 @@ from edgenas.artifacts import read_json, sha256_file, write_json
 from edgenas.errors import ArtifactError
 from edgenas.export.contract import InputContract, contract_from, contract_table
 from edgenas.export.formats import Precision
+from edgenas.export.units import Alone, MixedUnit, Precisions, UnitPrecision
 from edgenas.export.verify import Gate, Verdict, Verification, worst
 
 FILE_NAME = "export.json"
@@ -36,8 +37,27 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
+class MixedPoint:
+    """A mixture that a file in mixed precision was chosen from; the float file is the first.
+
+    Top-1, and its drop against the float file, are of `n` images of the search split.
+    """
+
+    precisions: Precisions
+    size_bytes: int
+    top1: float
+    top1_drop: float
+    n: int
+    latency: Latency | None = None
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ExportedModel:
-    """One exported file. `path` is relative to the folder of its `export.json`."""
+    """One exported file. `path` is relative to the folder of its `export.json`.
+
+    One in mixed precision states that of each of its `units`, and what it was chosen from.
+    """
 
     path: str
     format: str
@@ -50,6 +70,8 @@ class ExportedModel:
     device: str = ""
     predicted_ms: Latency | None = None
     measured_ms: Latency | None = None
+    units: tuple[MixedUnit, ...] = ()
+    curve: tuple[MixedPoint, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -120,6 +142,8 @@ class Certificate:
     targets: tuple[TargetEvidence, ...] = ()
     weights: str = ""
     """What came of its final training, if there was one."""
+    max_mixed_drop: float | None = None
+    """What mixtures were allowed to lose when they were chosen; None where there are none."""
 
     def problems(self) -> tuple[str, ...]:
         """What went wrong, one line a file or format: failed gates and formats not written."""
@@ -141,15 +165,19 @@ class Certificate:
 
 
 def write_certificate(folder: Path, certificate: Certificate) -> None:
-    """Writes `export.json` into `folder`; `targets` only where there are any."""
+    """Writes `export.json` into `folder`; what is not there is left out of it."""
     table = asdict(certificate)
     for row, model in zip(table["models"], certificate.models, strict=True):
         row["input"] = contract_table(model.input)
         row["verified"] = model.verified
+        if not model.units:
+            del row["units"], row["curve"]
     table["parents"] = dict(certificate.parents)
     table["tools"] = dict(certificate.tools)
     if not certificate.targets:
         del table["targets"]
+    if certificate.max_mixed_drop is None:
+        del table["max_mixed_drop"]
     write_json(folder / FILE_NAME, {"schema": SCHEMA, **table})
 
 
@@ -182,6 +210,8 @@ def read_certificate(folder: Path) -> Certificate:
             device=row.device,
             predicted_ms=_latency(row.predicted_ms),
             measured_ms=_latency(row.measured_ms),
+            units=tuple(map(_unit, row.units)),
+            curve=tuple(map(_point, row.curve)),
         )
         if model.verified != row.verified:
             raise ArtifactError(f"{path}: {row.path}: 'verified' contradicts the gates")
@@ -200,6 +230,7 @@ def read_certificate(folder: Path) -> Certificate:
             TargetEvidence(**{**t.model_dump(), "reasons": tuple(t.reasons)}) for t in file.targets
         ),
         weights=file.weights,
+        max_mixed_drop=file.max_mixed_drop,
     )
 
 
@@ -223,6 +254,16 @@ def recheck(folder: Path) -> Certificate:
 
 def _latency(row: _Latency | None) -> Latency | None:
     return None if row is None else Latency(**row.model_dump())
+
+
+def _unit(row: _Unit) -> MixedUnit:
+    alone = tuple(Alone(**a.model_dump()) for a in row.alone)
+    return MixedUnit(**{**row.model_dump(), "alone": alone})
+
+
+def _point(row: _Point) -> MixedPoint:
+    stated = {"precisions": tuple(row.precisions), "latency": _latency(row.latency)}
+    return MixedPoint(**{**row.model_dump(), **stated})
 
 
 class _Row(BaseModel):
@@ -260,6 +301,33 @@ class _Gate(_Row):
     reason: str
 
 
+class _Alone(_Row):
+    precision: UnitPrecision
+    top1_drop: float
+    noise: float = Field(ge=0)
+    saved_bytes: int
+    saved_ms: float | None
+
+
+class _Unit(_Row):
+    name: str
+    key: str
+    precision: UnitPrecision
+    operators: int = Field(ge=0)
+    alone: list[_Alone]
+    note: str
+
+
+class _Point(_Row):
+    precisions: list[UnitPrecision]
+    size_bytes: int = Field(gt=0)
+    top1: float = Field(ge=0, le=1)
+    top1_drop: float
+    n: int = Field(gt=0)
+    latency: _Latency | None
+    chosen: bool
+
+
 class _Model(_Row):
     path: str
     format: str
@@ -273,6 +341,8 @@ class _Model(_Row):
     device: str
     predicted_ms: _Latency | None
     measured_ms: _Latency | None
+    units: list[_Unit] = []
+    curve: list[_Point] = []
 
 
 class _Failure(_Row):
@@ -310,3 +380,4 @@ class _File(_Row):
     max_top1_drop: float
     targets: list[_Target] = []
     weights: str = ""
+    max_mixed_drop: float | None = Field(None, ge=0, le=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shutil
 import tempfile
@@ -24,9 +25,17 @@ from edgenas.export.certificate import (
     write_certificate,
 )
 from edgenas.export.contract import InputContract, read_document
-from edgenas.export.formats import BUILT_IN, FILE_NAMES, FORMATS, Format, exporter
+from edgenas.export.formats import BUILT_IN, FILE_NAMES, FORMATS, MIXED, Format, Precision, exporter
 from edgenas.export.jobs import run_tflite, tool_versions
-from edgenas.export.models import check_fit, tflite_jobs, torch_logits, write_onnx_int8
+from edgenas.export.mixed import Mixing, Mixture, mix, onnx_writer, tflite_writer
+from edgenas.export.models import (
+    check_fit,
+    converter_errors,
+    onnx_metadata,
+    tflite_jobs,
+    torch_logits,
+    write_onnx_int8,
+)
 from edgenas.export.runners import FloatArray
 from edgenas.export.verify import (
     MAX_TOP1_DROP,
@@ -59,6 +68,8 @@ class ExportRequest:
     parents: Mapping[str, str] = field(default_factory=dict)
     weights: str = ""
     """What the certificate says of the network's final training."""
+    mixing: Mixing | None = None
+    """How precisions are chosen in the mixed formats, which need it."""
 
     def __post_init__(self) -> None:
         check_fit(self.network, self.contract, self.calibration)
@@ -96,32 +107,45 @@ def export_networks(
         ExportError: an unknown format.
         ResourceError: a folder cannot be written.
     """
-    specs = {name: exporter(name) for name in formats}
+    specs = {name: exporter(name) for name in formats if name not in MIXED}
+    mixed = [name for name in formats if name in MIXED]
     with tempfile.TemporaryDirectory(prefix="edgenas-export-") as name:
         drafts = {str(i): Path(name, str(i)) for i in range(len(requests))}
         folded = {str(i): networks.fold(request.network) for i, request in enumerate(requests)}
         for folder in drafts.values():
             folder.mkdir()
         with ThreadPoolExecutor(1) as pool:  # it waits for a process; meanwhile we write the rest
-            tflite = pool.submit(_write_tflite, requests, folded, drafts, specs, report)
+            wanted = [name for name in specs if name in BUILT_IN and name.startswith("tflite")]
+            if "tflite-mixed" in mixed and "tflite" not in wanted:
+                wanted.append("tflite")
+            tflite = pool.submit(_write_tflite, requests, folded, drafts, wanted, report)
             failures = {
                 str(i): _write_others(request, folded[str(i)], drafts[str(i)], specs, report)
                 for i, request in enumerate(requests)
             }
             for key, found in tflite.result().items():
                 failures[key] |= found
-        certificates = [
-            _certify(
-                request,
-                drafts[str(i)],
-                specs,
-                failures[str(i)],
-                max_top1_drop=max_top1_drop,
-                threads=threads,
-                report=report,
+        certificates = []
+        for i, request in enumerate(requests):
+            draft, failed = drafts[str(i)], failures[str(i)]
+            mixtures: dict[str, Mixture] = {}
+            for name in mixed:
+                try:
+                    mixtures[name] = _mix(request, folded[str(i)], draft, name, report)
+                except ExportError as error:
+                    failed[name] = _failure(name, error)
+            certificates.append(
+                _certify(
+                    request,
+                    draft,
+                    formats,
+                    failed,
+                    mixtures,
+                    max_top1_drop=max_top1_drop,
+                    threads=threads,
+                    report=report,
+                )
             )
-            for i, request in enumerate(requests)
-        ]
     return certificates
 
 
@@ -161,6 +185,7 @@ def verify_again(
             evidence,
             precision=model.precision,
             max_top1_drop=certificate.max_top1_drop,
+            units=model.units,
         )
         found.append((model, evidence, verdicts))
     return tuple(found)
@@ -170,12 +195,11 @@ def _write_tflite(
     requests: Sequence[ExportRequest],
     folded: Mapping[str, Network],
     drafts: Mapping[str, Path],
-    specs: Mapping[str, Format],
+    wanted: Sequence[str],
     report: Report,
 ) -> dict[str, dict[str, Failure]]:
-    """All built-in TFLite formats of all networks in one process; failures by network, format."""
+    """These TFLite formats of all networks in one process; failures by network and format."""
     failures: dict[str, dict[str, Failure]] = {key: {} for key in drafts}
-    wanted = [name for name in specs if name in BUILT_IN and name.startswith("tflite")]
     if not wanted or not requests:
         return failures
     items = {
@@ -224,11 +248,49 @@ def _write_others(
     return failures
 
 
+def _mix(
+    request: ExportRequest, folded: Network, draft: Path, name: str, report: Report
+) -> Mixture:
+    """Writes the file of a mixed format into `draft`, from the float file there.
+
+    Raises:
+        ExportError: no mixture loses little enough; the float file could not be written.
+    """
+    if request.mixing is None:
+        raise ExportError(f"{name}: precisions are chosen on a search split, and there is none")
+    source = draft / FILE_NAMES[name.removesuffix("-mixed")]
+    contract, about, calibration = request.contract, request.about, request.calibration
+    with contextlib.ExitStack() as stack:
+        if name == "onnx-mixed":
+            stack.enter_context(converter_errors(name))
+            if not source.is_file():
+                write_float = exporter("onnx").write
+                write_float(folded, source, calibration=calibration, contract=contract, about=about)
+            told = onnx_metadata(contract, about)
+            write = stack.enter_context(onnx_writer(source, folded.lowering, calibration, told))
+        else:
+            if not source.is_file():
+                raise ExportError(f"{name}: the float32 file that it is made from was not written")
+            items = {"network": (folded, calibration, contract, about)}
+            (job,) = stack.enter_context(tflite_jobs(items, ["tflite"], {"network": draft}))
+            write = tflite_writer(source, job, draft / "ranges.npz")
+        return mix(
+            folded.lowering,
+            source,
+            draft / MIXED[name],
+            format=name,
+            write=write,
+            mixing=request.mixing,
+            report=report,
+        )
+
+
 def _certify(
     request: ExportRequest,
     draft: Path,
-    specs: Mapping[str, Format],
+    formats: Sequence[str],
     failures: dict[str, Failure],
+    mixtures: Mapping[str, Mixture],
     *,
     max_top1_drop: float,
     threads: int,
@@ -236,10 +298,12 @@ def _certify(
 ) -> Certificate:
     reference = torch_logits(request.network, request.images)
     models = []
-    for name, spec in specs.items():
-        path = draft / spec.file_name
+    for name in formats:
         if name in failures:
             continue
+        file_name, precision = _file_of(name)
+        mixture = mixtures.get(name, Mixture((), ()))
+        path = draft / file_name
         try:
             evidence = verify_model(
                 path,
@@ -253,25 +317,29 @@ def _certify(
             contract, _ = read_document(path)
         except (VerificationError, SpecError) as error:
             failures[name] = _failure(name, error, exit_code=5)
-            _place(path, request.folder, spec.file_name + REJECTED)
+            _place(path, request.folder, file_name + REJECTED)
             continue
-        found = gates(path, evidence, precision=spec.precision, max_top1_drop=max_top1_drop)
+        found = gates(
+            path, evidence, precision=precision, max_top1_drop=max_top1_drop, units=mixture.units
+        )
         rejected = any(gate.verdict == "failed" for gate in found)
-        final = spec.file_name + (REJECTED if rejected else "")
+        final = file_name + (REJECTED if rejected else "")
         models.append(
             ExportedModel(
                 path=final,
                 format=name,
-                precision=spec.precision,
+                precision=precision,
                 sha256=sha256_file(path),
                 size_bytes=path.stat().st_size,
                 input=contract,
                 verification=evidence,
                 gates=found,
+                units=mixture.units,
+                curve=mixture.curve,
             )
         )
         _place(path, request.folder, final)
-        stale = spec.file_name if rejected else spec.file_name + REJECTED
+        stale = file_name if rejected else file_name + REJECTED
         (request.folder / stale).unlink(missing_ok=True)
     certificate = Certificate(
         architecture=request.architecture,
@@ -279,14 +347,23 @@ def _certify(
         macs=request.network.lowering.macs,
         params=request.network.lowering.params,
         models=tuple(models),
-        failures=tuple(failures[name] for name in specs if name in failures),
+        failures=tuple(failures[name] for name in formats if name in failures),
         parents=dict(request.parents),
-        tools=_tools(specs),
+        tools=_tools(formats),
         max_top1_drop=max_top1_drop,
         weights=request.weights,
+        max_mixed_drop=request.mixing.max_drop if request.mixing and mixtures else None,
     )
     write_certificate(request.folder, certificate)
     return certificate
+
+
+def _file_of(name: str) -> tuple[str, Precision]:
+    """The name and the precision of a format's file."""
+    if name in MIXED:
+        return MIXED[name], "mixed"
+    spec = exporter(name)
+    return spec.file_name, spec.precision
 
 
 def _place(source: Path, folder: Path, name: str) -> None:
@@ -299,10 +376,10 @@ def _place(source: Path, folder: Path, name: str) -> None:
         shutil.copyfile(source, temporary)
 
 
-def _tools(specs: Mapping[str, Format]) -> dict[str, str]:
+def _tools(formats: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
-    for name in specs:
-        if name in BUILT_IN:
+    for name in formats:
+        if name in BUILT_IN or name in MIXED:
             found |= tool_versions(name)
     return dict(sorted(found.items()))
 

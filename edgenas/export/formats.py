@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgenas.export.contract import InputContract
     from edgenas.networks import Network
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "mixed"]
 
 BUILT_IN = {
     "onnx": "edgenas.export.models:ONNX",
@@ -36,6 +36,9 @@ FILE_NAMES = {
     "tflite-fp16": "model.fp16.tflite",
     "tflite-int8": "model.int8.tflite",
 }
+
+MIXED = {"onnx-mixed": "model.mixed.onnx", "tflite-mixed": "model.mixed.tflite"}
+"""Formats in which each unit has a precision of its own (`export.mixed`), and their files."""
 
 
 class Writer(Protocol):

@@ -53,6 +53,10 @@ class TfliteJob:
     weights: Path | None = None
     calibration: Path | None = None
     seed: int = 0
+    mixed: Mapping[Path, Sequence[str]] = field(default_factory=dict)
+    """Files in mixed precision, each with that of every operator of the float32 file."""
+    ranges: Path | None = None
+    """Where the ranges for those are kept from job to job."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     labels: Sequence[str] = ()
     input_name: str = ""
@@ -67,6 +71,8 @@ class TfliteJob:
             "weights": None if self.weights is None else str(self.weights),
             "calibration": None if self.calibration is None else str(self.calibration),
             "seed": self.seed,
+            "mixed": {str(path): list(names) for path, names in self.mixed.items()},
+            "ranges": None if self.ranges is None else str(self.ranges),
             "form": {
                 "metadata": dict(self.metadata),
                 "labels": list(self.labels),

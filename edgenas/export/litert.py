@@ -8,7 +8,7 @@ the process of `edgenas.export.worker`, whose output is caught whole.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,64 @@ def quantize(source: Path, path: Path, samples: Sequence[Sequence[FloatArray]]) 
     `samples` holds the NHWC inputs of each calibration run. The ranges are plain minima and maxima:
     the quantiser's own moving average loses several per cent of agreement.
     """
-    from ai_edge_quantizer import calibrator, quantizer, recipe, recipe_manager
+    from ai_edge_quantizer import recipe
+
+    _write_quantised(source, path, recipe.static_wi8_ai8(), _ranges(source, samples))
+
+
+def quantize_units(
+    source: Path,
+    files: Mapping[Path, Sequence[str]],
+    samples: Sequence[Sequence[FloatArray]],
+    *,
+    ranges: Path,
+) -> None:
+    """Writes the float32 file `source` with the precision of each operator stated; float I/O.
+
+    `files` has for each file the precisions of all operators (`export.units.UnitPrecision`), in
+    execution order. `source` is canonical: names of tensors are distinct. The ranges of the
+    activations are kept in the file `ranges`, and read from there.
+    """
+    import re
+
+    from ai_edge_quantizer import qtyping, recipe, recipe_manager
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+
+    from edgenas.export.tflite import operator_outputs
+
+    if ranges.is_file():
+        with np.load(ranges, allow_pickle=False) as kept:
+            found: dict[str, dict[str, Any]] = {}
+            for key, value in kept.items():
+                tensor, _, what = key.rpartition(" ")
+                found.setdefault(tensor, {})[what] = value
+    else:
+        found = _ranges(source, samples)
+        np.savez(ranges, **{f"{t} {k}": v for t, row in found.items() for k, v in row.items()})
+    operators = operator_outputs(source)
+    op = qtyping.TFLOperationName
+    four_bits = {"CONV_2D": op.CONV_2D, "FULLY_CONNECTED": op.FULLY_CONNECTED}
+    for path, precisions in files.items():
+        manager = recipe_manager.RecipeManager()
+        manager.load_quantization_recipe(recipe.static_wi8_ai8())
+        for port in (op.INPUT, op.OUTPUT):
+            manager.add_quantization_config(".*", port, algorithm_key=AlgorithmName.NO_QUANTIZE)
+        for (output, kind), precision in zip(operators, precisions, strict=True):
+            scope = f"^{re.escape(output)};?$"
+            if precision == "fp32":
+                manager.add_quantization_config(
+                    scope, op.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE
+                )
+            elif precision == "int4" and kind in four_bits:
+                manager.add_static_config(
+                    scope, four_bits[kind], activation_num_bits=8, weight_num_bits=4
+                )
+        _write_quantised(source, path, manager.get_quantization_recipe(), found)
+
+
+def _ranges(source: Path, samples: Sequence[Sequence[FloatArray]]) -> dict[str, dict[str, Any]]:
+    """By tensor the least and the greatest value that the calibration runs showed."""
+    from ai_edge_quantizer import calibrator, recipe, recipe_manager
     from ai_edge_quantizer.utils import qsv_utils
 
     manager = recipe_manager.RecipeManager()
@@ -123,9 +180,16 @@ def quantize(source: Path, path: Path, samples: Sequence[Sequence[FloatArray]]) 
     signature, names = _signature(source)
     runs = [dict(zip(names, sample, strict=True)) for sample in samples]
     calibration.calibrate({signature: runs}, manager)
+    found: dict[str, dict[str, Any]] = calibration.get_model_qsvs()
+    return found
+
+
+def _write_quantised(source: Path, path: Path, recipe: Any, ranges: Any) -> None:
+    from ai_edge_quantizer import quantizer
+
     q = quantizer.Quantizer(str(source))
-    q.load_quantization_recipe(recipe.static_wi8_ai8())
-    result = q.quantize(calibration.get_model_qsvs(), enable_progress_report=False)
+    q.load_quantization_recipe(recipe)
+    result = q.quantize(ranges, enable_progress_report=False)
     write_atomic(path, bytes(_quantized(result, source)))
 
 

@@ -118,7 +118,7 @@ def _write_onnx(
     contract: InputContract,
     about: Mapping[str, str],
 ) -> None:
-    with _converter_errors("onnx"), replacing(path) as temporary:
+    with converter_errors("onnx"), replacing(path) as temporary:
         onnx.write_network(network, temporary)
         onnx.add_metadata(temporary, onnx_metadata(contract, about))
 
@@ -137,7 +137,7 @@ def write_onnx_int8(
 
     `source` is the network's float32 file, where there already is one.
     """
-    with tempfile.TemporaryDirectory(prefix="edgenas-") as name, _converter_errors("onnx-int8"):
+    with tempfile.TemporaryDirectory(prefix="edgenas-") as name, converter_errors("onnx-int8"):
         if source is None:
             source = Path(name, "model.onnx")
             onnx.write_network(network, source)
@@ -185,7 +185,7 @@ class _TfliteWriter:
 
 
 @contextlib.contextmanager
-def _converter_errors(name: str) -> Iterator[None]:
+def converter_errors(name: str) -> Iterator[None]:
     """Turns whatever a converter raises into `ExportError`."""
     from edgenas.errors import EdgenasError
 

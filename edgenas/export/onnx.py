@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ Activations = Literal["u8", "s8"]
 
 OPSET = 18
 UNIT_OPSET = 17
+
+WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+"""Kinds of operators that have weights."""
 
 
 def write_network(network: Network, path: Path) -> None:
@@ -81,9 +84,26 @@ def write_unit(network: Network, path: Path) -> None:
 def quantize(
     source: Path, path: Path, samples: Sequence[Sequence[FloatArray]], *, activations: Activations
 ) -> None:
+    """Writes `source` in int8; see `quantiser`."""
+    with quantiser(source, samples, activations=activations) as write:
+        write(path)
+
+
+class WriteInt8(Protocol):
+    """Writes a file in int8, but for the operators of these names."""
+
+    def __call__(self, path: Path, *, but: Sequence[str] = ()) -> None:
+        """Writes it to `path`, whole or not at all."""
+
+
+@contextlib.contextmanager
+def quantiser(
+    source: Path, samples: Sequence[Sequence[FloatArray]], *, activations: Activations
+) -> Iterator[WriteInt8]:
     """Writes `source` in int8: static, weights per channel, quantise-dequantise pairs; float I/O.
 
-    `samples` holds the inputs of each calibration run; the ranges are their minima and maxima.
+    `samples` holds the inputs of each calibration run; the ranges are their minima and maxima,
+    found once for all files that are written.
     Weights for u8 keep to 7 bits: without VNNI instructions onnxruntime adds pairs of u8 x s8
     products in 16 bits, which saturate (10 % of the answers of a small network changed).
     """
@@ -106,20 +126,30 @@ def quantize(
             sample = next(self._rest, None)
             return None if sample is None else dict(zip(names, sample, strict=True))
 
-    with tempfile.TemporaryDirectory() as folder, replacing(path) as temporary, _quiet():
+    with tempfile.TemporaryDirectory() as folder:
         prepared = str(Path(folder, "prepared.onnx"))
-        quant_pre_process(str(source), prepared, skip_optimization=True, skip_symbolic_shape=True)
-        quantize_static(
-            prepared,
-            str(temporary),
-            Samples(),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            activation_type=QuantType.QUInt8 if activations == "u8" else QuantType.QInt8,
-            reduce_range=activations == "u8",
-        )
-        _finish(temporary, {})
+        with _quiet():
+            quant_pre_process(
+                str(source), prepared, skip_optimization=True, skip_symbolic_shape=True
+            )
+
+        def write(path: Path, *, but: Sequence[str] = ()) -> None:
+            with replacing(path) as temporary, _quiet():
+                quantize_static(
+                    prepared,
+                    str(temporary),
+                    Samples(),
+                    quant_format=QuantFormat.QDQ,
+                    per_channel=True,
+                    weight_type=QuantType.QInt8,
+                    activation_type=QuantType.QUInt8 if activations == "u8" else QuantType.QInt8,
+                    reduce_range=activations == "u8",
+                    nodes_to_exclude=list(but),
+                    calibration_cache_path=Path(folder, "ranges.json"),
+                )
+                _finish(temporary, {})
+
+        yield write
 
 
 def open_boundaries(path: Path) -> None:
@@ -188,10 +218,20 @@ def operators(path: Path) -> list[tuple[str, str]]:
             continue
         inputs = [name for name in node.input if name]
         integer = any(made_by.get(name) == "DequantizeLinear" for name in inputs[:2])
-        weights = inputs[1:2] if node.op_type in ("Conv", "Gemm", "MatMul") else []
+        weights = inputs[1:2] if node.op_type in WEIGHTED else []
         integer = integer and all(made_by.get(name) == "DequantizeLinear" for name in weights)
         found.append((node.op_type, "INT8" if integer else "FLOAT32"))
     return found
+
+
+def weighted_operators(path: Path) -> list[tuple[str, str]]:
+    """Those of `operators` that have weights."""
+    return [(kind, name) for kind, name in operators(path) if kind in WEIGHTED]
+
+
+def node_names(path: Path) -> list[tuple[str, str]]:
+    """Name and kind of each operator of the file, in execution order."""
+    return [(node.name, node.op_type) for node in _load(path).graph.node]
 
 
 def _load(path: Path) -> Any:

@@ -16,6 +16,9 @@ from edgenas.models.tflite import operator_names, text, type_names, unpack
 LABELS_FILE = "labels.txt"
 """The associated file, in a zip archive appended to the model, that TFLite tools read."""
 
+WEIGHTED = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"})
+"""Kinds of operators that have weights."""
+
 _INT8_VERSIONS = {
     "ADD": 2,
     "AVERAGE_POOL_2D": 2,
@@ -125,16 +128,38 @@ def input_quantisation(path: Path) -> dict[str, Any]:
 def operators(path: Path) -> list[tuple[str, str]]:
     """Each operator of the file with the type of its (first) output: `("CONV_2D", "INT8")`."""
     model = unpack(path.read_bytes(), path)
-    names = operator_names()
     types = type_names()
     found = []
     for graph in model.subgraphs:
         for operator in graph.operators:
-            code = model.operatorCodes[operator.opcodeIndex]
             output = graph.tensors[int(operator.outputs[0])]
-            name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
-            found.append((name, types[output.type]))
+            found.append((_name(model, operator), types[output.type]))
     return found
+
+
+def weighted_operators(path: Path) -> list[tuple[str, str]]:
+    """Each operator with weights and the type that it computes in; INT4 where its weights are."""
+    model = unpack(path.read_bytes(), path)
+    types = type_names()
+    found = []
+    for graph in model.subgraphs:
+        for operator in graph.operators:
+            name = _name(model, operator)
+            if name in WEIGHTED:
+                weights = types[graph.tensors[int(operator.inputs[1])].type]
+                output = types[graph.tensors[int(operator.outputs[0])].type]
+                found.append((name, weights if (weights, output) == ("INT4", "INT8") else output))
+    return found
+
+
+def operator_outputs(path: Path) -> list[tuple[str, str]]:
+    """The name of each operator's (first) output, and the operator's kind, in execution order."""
+    model = unpack(path.read_bytes(), path)
+    return [
+        (text(graph.tensors[int(operator.outputs[0])].name), _name(model, operator))
+        for graph in model.subgraphs
+        for operator in graph.operators
+    ]
 
 
 def port_types(path: Path) -> list[str]:
@@ -154,6 +179,11 @@ def tensor_types(path: Path) -> dict[str, str]:
         for g, graph in enumerate(model.subgraphs)
         for i, tensor in enumerate(graph.tensors)
     }
+
+
+def _name(model: Any, operator: Any) -> str:
+    code = model.operatorCodes[operator.opcodeIndex]
+    return operator_names()[max(code.builtinCode, code.deprecatedBuiltinCode)]
 
 
 def _pack(model: Any) -> bytes:

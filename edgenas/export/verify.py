@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from edgenas.events import Event, Report, silent
 from edgenas.export import onnx, tflite
 from edgenas.export.formats import Precision
 from edgenas.export.runners import FloatArray, Runner, open_model
+from edgenas.export.units import UNIT_PRECISIONS, MixedUnit, differing
 
 IntArray = npt.NDArray[np.int64]
 
@@ -161,8 +163,9 @@ def gates(
     *,
     precision: Precision,
     max_top1_drop: float = MAX_TOP1_DROP,
+    units: Sequence[MixedUnit] = (),
 ) -> tuple[Gate, ...]:
-    """Every demand on a file of this precision.
+    """Every demand on a file of this precision; `units` are those of one in mixed precision.
 
     A gate on numbers fails when the 95 % interval lies beyond the limit. It passes when the figure
     itself meets the limit on at least `MIN_IMAGES` images; else it is inconclusive.
@@ -170,6 +173,8 @@ def gates(
     found = [drop_gate(evidence, max_top1_drop=max_top1_drop)]
     if precision == "int8":
         found += [integer_gate(path), scale_gate(evidence)]
+    elif precision == "mixed":
+        found.append(units_gate(path, units))
     else:
         found.append(agreement_gate(evidence))
     return tuple(found)
@@ -213,6 +218,16 @@ def integer_gate(path: Path) -> Gate:
     except VerificationError as error:
         return Gate("int8", "failed", str(error))
     return Gate("int8", "passed", f"{len(operators(path))} operators, all in integers")
+
+
+def units_gate(path: Path, units: Sequence[MixedUnit]) -> Gate:
+    """Whether a file in mixed precision computes each unit in the one that is stated for it."""
+    if differ := differing(path, units):
+        more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
+        return Gate("units", "failed", "; ".join(differ[:5]) + more)
+    counts = Counter(unit.precision for unit in units)
+    told = ", ".join(f"{counts[name]} in {name}" for name in UNIT_PRECISIONS if counts[name])
+    return Gate("units", "passed", f"{len(units)} units as stated: {told}")
 
 
 def check_int8(path: Path) -> None:

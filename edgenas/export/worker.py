@@ -70,36 +70,42 @@ def _convert(job: Mapping[str, Any]) -> None:
     from edgenas.export.jobs import calibration_samples, read_lowering
 
     lowering = read_lowering(job["lowering"])
-    if job["weights"] is None:
-        network = networks.random_network(lowering, seed=job["seed"])
-    else:
-        from safetensors.torch import load_file
-
-        network = networks.build(lowering, norm=False).eval()
-        network.load_state_dict(load_file(job["weights"]))
     files = {name: Path(path) for name, path in job["files"].items()}
     source = files["tflite"]
     form = job["form"]
     names = {"input_name": form["input_name"], "output_name": form["output_name"]}
     extras = {"metadata": _metadata(form["metadata"]), "labels": form["labels"]}
-    with torch.no_grad():
-        if not source.is_file():
-            with replacing(source) as temporary:
-                litert.write_float(network, temporary)
-                tflite.canonicalise(temporary, **names, **extras)
+    if not source.is_file():
+        if job["weights"] is None:
+            network = networks.random_network(lowering, seed=job["seed"])
+        else:
+            from safetensors.torch import load_file
+
+            network = networks.build(lowering, norm=False).eval()
+            network.load_state_dict(load_file(job["weights"]))
+        with torch.no_grad(), replacing(source) as temporary:
+            litert.write_float(network, temporary)
+            tflite.canonicalise(temporary, **names, **extras)
     if "tflite-fp16" in files:
         with replacing(files["tflite-fp16"]) as temporary:
             litert.cast_float16(source, temporary)
             tflite.canonicalise(temporary, **names, **extras)
+    if "tflite-int8" not in files and not job["mixed"]:
+        return
+    if job["calibration"] is None:
+        samples = calibration_samples(lowering, seed=job["seed"])
+    else:
+        images = np.load(job["calibration"], allow_pickle=False)
+        samples = [(image[None],) for image in images]
     if "tflite-int8" in files:
-        if job["calibration"] is None:
-            samples = calibration_samples(lowering, seed=job["seed"])
-        else:
-            images = np.load(job["calibration"], allow_pickle=False)
-            samples = [(image[None],) for image in images]
         with replacing(files["tflite-int8"]) as temporary:
             litert.quantize(source, temporary, samples)
             tflite.canonicalise(temporary, int8=True, **names, **extras)
+    if job["mixed"]:
+        mixed = {Path(path): precisions for path, precisions in job["mixed"].items()}
+        litert.quantize_units(source, mixed, samples, ranges=Path(job["ranges"]))
+        for path in mixed:
+            tflite.canonicalise(path, int8=True, **names, **extras)
 
 
 def _metadata(texts: Mapping[str, str]) -> dict[str, bytes]:

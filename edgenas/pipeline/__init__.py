@@ -36,6 +36,7 @@ from edgenas.pipeline.exporting import export, verify
 from edgenas.pipeline.predicting import predict
 from edgenas.pipeline.profiling import bench_latency, profile, profile_kit, validate_table
 from edgenas.pipeline.quickstart import run_quickstart
+from edgenas.pipeline.remeasuring import measure
 from edgenas.pipeline.runs import Outcome, Run, compare_runs, find_run, open_run, report
 from edgenas.pipeline.searching import dashboard, join_search, search
 from edgenas.pipeline.starting import write_run_file
@@ -64,6 +65,7 @@ __all__ = [
     "find_run",
     "join_search",
     "list_devices",
+    "measure",
     "open_run",
     "predict",
     "profile",

@@ -23,8 +23,12 @@ from edgenas.spaces.registry import FAMILIES
 
 SCHEMA = "edgenas.run/1"
 
-Format = Literal["onnx", "onnx-int8", "tflite", "tflite-fp16", "tflite-int8"]
-FORMATS: tuple[Format, ...] = get_args(Format)
+Format = Literal[
+    "onnx", "onnx-int8", "tflite", "tflite-fp16", "tflite-int8", "onnx-mixed", "tflite-mixed"
+]
+KNOWN_FORMATS: tuple[Format, ...] = get_args(Format)
+FORMATS: tuple[Format, ...] = ("onnx", "onnx-int8", "tflite", "tflite-fp16", "tflite-int8")
+"""Written where a run file names none."""
 
 SHIPPED = "shipped"
 """The checkpoint's name for the supernet that comes with edgenas for a known data set."""
@@ -174,6 +178,9 @@ class ExportConfig:
     table; memory that their files state bounds the search as well."""
     max_top1_drop: float = 0.01
     """Largest loss of top-1 of a file against the network in torch, on the test split."""
+    max_mixed_drop: float = 0.002
+    """Largest loss of top-1 of a file in mixed precision against the float one, on the search
+    split, that its units' precisions are chosen by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +286,7 @@ class _Export(_Strict):
     top: int = Field(3, ge=1)
     targets: list[str] = []
     max_top1_drop: float = Field(0.01, ge=0, le=1)
+    max_mixed_drop: float = Field(0.002, ge=0, le=1)
 
 
 class _Run(_Strict):
@@ -405,7 +413,7 @@ def _problem(error: Any) -> str:
         case "literal_error" if key == "schema":
             return f"schema: {given!r}; {SCHEMA!r} is expected"
         case "literal_error" if isinstance(given, str) and where[0] == "export":
-            return f"{key}: {given!r} is no format; {nearest(given, FORMATS)}"
+            return f"{key}: {given!r} is no format; {nearest(given, KNOWN_FORMATS)}"
         case _:
             shown = "" if isinstance(given, dict | list) else f" (got {given!r})"
             return f"{key}: {error['msg'].removeprefix('Value error, ')}{shown}"

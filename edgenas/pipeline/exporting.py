@@ -11,9 +11,11 @@ from edgenas.artifacts import write_json
 from edgenas.errors import ArtifactError, DeviceError, SpecError, UsageError, nearest
 from edgenas.events import Event, Report, silent
 from edgenas.pareto import Candidate, ParetoFront
-from edgenas.pipeline.config import FORMATS, RunConfig
+from edgenas.pipeline.config import KNOWN_FORMATS, RunConfig
 from edgenas.pipeline.evaluating import calibration_images, evaluator
 from edgenas.pipeline.finishing import final_network, final_weights
+from edgenas.pipeline.measuring import can_be_measured
+from edgenas.pipeline.mixing import device_of, mixing_of, predicted_mixture
 from edgenas.pipeline.runs import SESSIONS, Outcome, find_run, locked, seal
 
 if TYPE_CHECKING:
@@ -21,11 +23,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from edgenas.data import DataSet, Images
-    from edgenas.export.certificate import Certificate, ExportedModel, TargetEvidence
+    from edgenas.export.certificate import Certificate, ExportedModel, Latency, TargetEvidence
     from edgenas.export.certified import ExportRequest
+    from edgenas.hardware import DeviceProfile
     from edgenas.networks import Network
     from edgenas.pipeline.opening import Opened
-    from edgenas.spaces import Architecture
+    from edgenas.spaces import Architecture, Lowering
 
     FloatArray = npt.NDArray[np.float32]
 
@@ -83,8 +86,8 @@ def export(
 
     wanted = tuple(formats or config.export.formats)
     for name in wanted:
-        if name not in FORMATS:
-            raise UsageError(f"unknown format {name!r}; {nearest(name, FORMATS)}")
+        if name not in KNOWN_FORMATS:
+            raise UsageError(f"unknown format {name!r}; {nearest(name, KNOWN_FORMATS)}")
     with locked(folder):
         run = open_stages(config, folder, resume=True, may_train=False, report=report)
         arch = find_architecture(run, architecture)
@@ -176,7 +179,7 @@ def export_candidates(
 ) -> Exported:
     """Exports and verifies the chosen networks; files that a certificate holds for are kept.
 
-    Only formats that lack are written, whatever the tables say now: no file rests on one. Beside
+    Only formats that lack are written; of those, only mixtures rest on what tables say. Beside
     the models lie `latency.json` and what runs them (`export.ready`). A gate that is missed does
     not raise, nor does a target that takes no file: they are among the failures.
     """
@@ -196,7 +199,9 @@ def export_candidates(
         if lacking := tuple(name for name in wanted if name not in written):
             told = f"{candidate.architecture.digest} ({why}): {', '.join(lacking)}"
             report(Event("export", message=told))
-            requests.setdefault(lacking, []).append(_request(run, candidate, folder))
+            requests.setdefault(lacking, []).append(
+                _request(run, candidate, folder, lacking, report)
+            )
     for lacking, group in requests.items():
         certificates = export_networks(
             group,
@@ -238,27 +243,34 @@ def _on_targets(
     return found
 
 
-def measure_exports(run: Opened, exported: Exported, *, report: Report = silent) -> Exported:
+def measure_exports(
+    run: Opened, exported: Exported, *, reach: bool = False, report: Report = silent
+) -> Exported:
     """The certificates with predicted latency, and measured where the device is this machine.
 
-    All files of one device are timed in one interleaved session. A machine that cannot be timed
-    leaves them unmeasured, with a word in the progress; it fails nothing.
+    With `reach`, also where it is connected. All files of one device are timed in one interleaved
+    session. A device that cannot be timed leaves them unmeasured, with a word in the progress; it
+    fails nothing.
     """
     from edgenas.export.certificate import REJECTED, Latency, write_certificate
     from edgenas.profiling.session import QUICK, measure
 
     certificates = dict(exported.certificates)
     for device in run.devices:
+
+        def runs(model: ExportedModel, device: DeviceProfile = device) -> bool:
+            """Whether the model's file is one that the device runs."""
+            its = model.format == device.format or device_of(run, model.format) == device
+            return its and not model.path.endswith(REJECTED)
+
         files = {
             f"{folder.name}/{model.path}": folder / model.path
             for folder, certificate in certificates.items()
             for model in certificate.models
-            if model.format == device.format
-            and not model.path.endswith(REJECTED)
-            and not (model.measured_ms is not None and model.device == device.name)
+            if runs(model) and not (model.measured_ms is not None and model.device == device.name)
         }
         timings: Mapping[str, Any] = {}
-        if files and device.is_local:
+        if files and (device.is_local or (reach and can_be_measured(device))):
             report(Event("measure", message=f"{len(files)} exported files on {device.name}"))
             try:
                 timings = measure(
@@ -273,22 +285,15 @@ def measure_exports(run: Opened, exported: Exported, *, report: Report = silent)
                 report(Event("measure", 1, 1, f"not measured: {error}"))
         for folder, certificate in certificates.items():
             arch = run.supernet.space.parse(certificate.architecture)
-            predictor = run.cheap.predictors[device.name]
-            predicted = predictor.predict(run.supernet.space.lower(arch))
+            lowering = run.supernet.space.lower(arch)
             models = []
             for model in certificate.models:
-                if model.format == device.format and not model.path.endswith(REJECTED):
+                if runs(model):
                     timing = timings.get(f"{folder.name}/{model.path}")
                     model = replace(
                         model,
                         device=device.name,
-                        predicted_ms=Latency(
-                            predicted.latency_ms,
-                            predicted.origin,
-                            predicted.low_ms,
-                            predicted.high_ms,
-                            rough=predictor.table.rough,
-                        ),
+                        predicted_ms=_predicted(run, device, lowering, model),
                         measured_ms=model.measured_ms
                         if timing is None
                         else Latency(
@@ -299,6 +304,20 @@ def measure_exports(run: Opened, exported: Exported, *, report: Report = silent)
             certificates[folder] = replace(certificate, models=tuple(models))
             write_certificate(folder, certificates[folder])
     return _exported(run.folder, certificates)
+
+
+def _predicted(
+    run: Opened, device: DeviceProfile, lowering: Lowering, model: ExportedModel
+) -> Latency | None:
+    """The predicted latency of a file of the network; None where tables do not tell."""
+    from edgenas.export.certificate import Latency
+
+    if model.precision == "mixed":
+        return predicted_mixture(run, device, lowering, [unit.precision for unit in model.units])
+    predictor = run.cheap.predictors[device.name]
+    found = predictor.predict(lowering)
+    rough = predictor.table.rough
+    return Latency(found.latency_ms, found.origin, found.low_ms, found.high_ms, rough=rough)
 
 
 def extract(run: Opened, arch: Architecture) -> Network:
@@ -360,10 +379,13 @@ def find_architecture(run: Opened, text: str) -> Architecture:
     return matches[0]
 
 
-def _request(run: Opened, candidate: Candidate, folder: Path) -> ExportRequest:
+def _request(
+    run: Opened, candidate: Candidate, folder: Path, formats: Sequence[str], report: Report
+) -> ExportRequest:
     from edgenas.data import RESIZE
     from edgenas.export.certified import ExportRequest
     from edgenas.export.contract import InputContract
+    from edgenas.export.formats import MIXED
 
     arch = candidate.architecture
     resolution = _resolution(run, arch)
@@ -387,6 +409,7 @@ def _request(run: Opened, candidate: Candidate, folder: Path) -> ExportRequest:
         labels=labels,
         parents=_parents(run, arch),
         weights=_told(run, arch),
+        mixing=None if MIXED.keys().isdisjoint(formats) else mixing_of(run, arch, report=report),
     )
 
 
@@ -441,7 +464,15 @@ def _kept(
     same = parents == _parents(run, arch) and found.weights == _told(run, arch)
     if not same or found.max_top1_drop != run.config.export.max_top1_drop:
         return None
-    models = tuple(model for model in found.models if model.format in formats)
+    mixed_drop = run.config.export.max_mixed_drop
+    if found.max_mixed_drop is not None and found.max_mixed_drop != mixed_drop:
+        return None
+    tables = _tables(found.parents) == _tables(run.parents)  # mixtures are chosen by them
+    models = tuple(
+        model
+        for model in found.models
+        if model.format in formats and (tables or model.precision != "mixed")
+    )
     kept = {model.format for model in models}
     now = {k: v for name in set(formats) - kept for k, v in tool_versions(name).items()}
     if any(found.tools.get(name, version) != version for name, version in now.items()):
@@ -456,11 +487,16 @@ def _kept(
     return replace(found, failures=())
 
 
+def _tables(parents: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in parents.items() if name.startswith("table ")}
+
+
 def _joined(kept: Certificate, written: Certificate, formats: Sequence[str]) -> Certificate:
     """One certificate of the files that were kept and those that were written now."""
     models = sorted((*kept.models, *written.models), key=lambda model: formats.index(model.format))
     tools = dict(sorted({**kept.tools, **written.tools}.items()))
-    return replace(written, models=tuple(models), tools=tools)
+    drop = written.max_mixed_drop if written.max_mixed_drop is not None else kept.max_mixed_drop
+    return replace(written, models=tuple(models), tools=tools, max_mixed_drop=drop)
 
 
 def _write_latency(run: Opened, arch: Architecture, folder: Path) -> None:
@@ -522,6 +558,7 @@ def _row(model: ExportedModel, path: str) -> dict[str, Any]:
         "high_ms": None if predicted is None else predicted.high_ms,
         "measured_ms": None if measured is None else measured.value_ms,
         "rough": predicted is not None and predicted.rough,
+        **({"units": {u.name: u.precision for u in model.units}} if model.units else {}),
     }
 
 

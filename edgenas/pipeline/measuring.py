@@ -53,7 +53,7 @@ class Measuring:
             except DeviceError as error:
                 refused.append(error)
         if not metrics:
-            raise DeviceError(f"--measure: {'; '.join(map(str, refused))}", hint=refused[0].hint)
+            raise DeviceError(f"measuring: {'; '.join(map(str, refused))}", hint=refused[0].hint)
         return cls(metrics, tuple(f"not measured: {error}" for error in refused))
 
     def judged(
@@ -80,6 +80,15 @@ class Measuring:
         return tuple(notes), tuple(failures)
 
 
+def can_be_measured(device: DeviceProfile) -> bool:
+    """Whether networks can be timed on the device, if it is reached."""
+    try:
+        _check(device)
+    except DeviceError:
+        return False
+    return True
+
+
 def _check(device: DeviceProfile) -> None:
     """Refuses a device that no measurement can be made on."""
     check_here(device)
@@ -92,7 +101,8 @@ def _check(device: DeviceProfile) -> None:
     else:
         return
     raise DeviceError(
-        f"{device.name} cannot be measured: {why}", hint="leave out --measure: the table predicts"
+        f"{device.name} cannot be measured: {why}",
+        hint="the table predicts: search without --measure",
     )
 
 

@@ -20,6 +20,7 @@ from edgenas.events import Event, Report, silent
 from edgenas.objectives import total_violation
 from edgenas.pareto import Candidate, Metric, ParetoFront
 from edgenas.pipeline.config import RunConfig, SearchConfig, write_config
+from edgenas.pipeline.correcting import MEASURED, corrected, read_told
 from edgenas.pipeline.evaluating import Evaluator, check_unlabelled, evaluator
 from edgenas.pipeline.explaining import EXPLANATION, explanation
 from edgenas.pipeline.finishing import check_final, finish
@@ -49,6 +50,7 @@ def search(
     fresh: bool = False,
     workers: int = 1,
     measure: bool = False,
+    reach: bool = False,
     storage: str | None = None,
     study: str = "",
     report: Report = silent,
@@ -66,7 +68,10 @@ def search(
     With `measure`, one more process for each device times the networks of the front and near it;
     what it measured counts in place of what was predicted. At the end the search waits for those of
     the front, 15 minutes at most; what was not measured stays predicted. A device where nothing
-    could be measured is a failure of exit code 4, after all else was written.
+    could be measured is a failure of exit code 4, after all else was written. Exported files are
+    timed on this machine; with `measure`, or `reach` alone, also on devices that are connected.
+
+    What was measured, now or before, corrects the run's tables for the front: see `correcting`.
 
     Raises:
         DeviceError: with `measure`, no device can be measured.
@@ -105,6 +110,9 @@ def search(
         )
         n_images = searched.evaluate.n_images
         candidates = tuple(_explained(run, c, n_images) for c in found.candidates)
+        run, devices = corrected(run, candidates)
+        if devices:
+            candidates = tuple(_explained(run, c, n_images) for c in found.candidates)
         front = ParetoFront(objectives, candidates, run.parents)
         front.write(folder / "front.json")
         _write_trials(folder / "trials.json", candidates, found, front, searched.rests_on)
@@ -120,7 +128,7 @@ def search(
         write_json(folder / EXPLANATION, why)
         trained = finish(run, [c.architecture for c in networks], report=report)
         exported = export_candidates(run, chosen, report=report)
-        exported = measure_exports(run, exported, report=report)
+        exported = measure_exports(run, exported, reach=reach or measure, report=report)
         told, missed = measuring.judged(front, found.measurers) if measuring else ((), ())
         failures = (*exported.failures, *missed)
         exit_code = exported.exit_code or (DeviceError.exit_code if missed else 0)
@@ -142,6 +150,8 @@ def search(
         }
         if fleet:
             document["fleet"] = fleet.to_table()
+        if devices:
+            document["measured"] = [device.to_table() for device in devices]
         write_json(folder / "result.json", document)
         write_json(folder / "provenance.json", provenance(run, searched.evaluate.facts))
         report(Event("report", message="writing"))
@@ -344,6 +354,7 @@ class _Search:
             sharing=sharing,
             fingerprint=marks,
             gradients=gradients_of(run),
+            measured=read_told(run.folder / MEASURED, run.supernet.space),
             report=report,
         )
 

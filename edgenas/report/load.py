@@ -6,7 +6,9 @@
                                   stopped_because, gains {"n", "k", "chance"} and fleet {"wanted",
                                   "accuracy", "bounds" {device: [objective]}, "choices" [{"k",
                                   "gap", "assignments" [{"device", "digest", "accuracy", "loss",
-                                  "latency_ms"}]}]}, exports [{"path",
+                                  "latency_ms"}]}]}, optional measured [{"device", "correction"
+                                  {"told"}, "networks" [{"digest", "predicted", "measured",
+                                  "place_predicted", "place"}]}], exports [{"path",
                                   "format", "sha256", "size_bytes", "verified", "top1", "top1_drop",
                                   "agreement", "predicted_ms", "measured_ms"}]; optional in each:
                                   "n_images", "device", "predicted_origin", "low_ms", "high_ms",
@@ -56,6 +58,10 @@ from edgenas.report.model import (
     FleetView,
     Gains,
     Importance,
+    MeasuredDevice,
+    MeasuredNetwork,
+    MixedUnit,
+    Mixture,
     RunView,
     Table,
     TargetCheck,
@@ -146,6 +152,22 @@ class _Gate(_Part):
     reason: str
 
 
+class _MixedUnit(_Part):
+    name: str
+    precision: str
+    note: str = ""
+
+
+class _Mixture(_Part):
+    precisions: list[str]
+    size_bytes: int
+    top1: float
+    top1_drop: float
+    n: int
+    latency: _Stated | None = None
+    chosen: bool = False
+
+
 class _Certified(_Part):
     path: str
     format: str
@@ -157,6 +179,8 @@ class _Certified(_Part):
     device: str = ""
     predicted_ms: _Stated | None = None
     measured_ms: _Stated | None = None
+    units: list[_MixedUnit] = []
+    curve: list[_Mixture] = []
 
 
 class _Failure(_Part):
@@ -217,8 +241,27 @@ class _Fleet(_Part):
     choices: list[_Choice] = Field(min_length=1)
 
 
+class _MeasuredNetwork(_Part):
+    digest: str
+    predicted: _Metric
+    measured: _Metric
+    place_predicted: int
+    place: int
+
+
+class _Correction(_Part):
+    told: str
+
+
+class _MeasuredDevice(_Part):
+    device: str
+    correction: _Correction
+    networks: list[_MeasuredNetwork]
+
+
 class _Result(_Part):
     trials: int | None = None
+    measured: list[_MeasuredDevice] = []
     fleet: _Fleet | None = None
     stopped_because: str = ""
     gains: _Gains | None = None
@@ -365,6 +408,7 @@ def load_run(run: Path) -> RunView:
         importances=tuple(map(_importance, told.importances)),
         stopped_because=result.stopped_because,
         gains=None if result.gains is None else Gains(**result.gains.model_dump()),
+        measured=tuple(_measured(run / "result.json", device) for device in result.measured),
         fleet=None if result.fleet is None else _fleet(run / "result.json", result.fleet),
         estimates=tuple(Estimate(**e.model_dump()) for e in told.estimates),
         cuts=_cuts(why, told.bounds),
@@ -459,6 +503,23 @@ def _fleet(path: Path, found: _Fleet) -> FleetView:
     if fleets[0].k > found.wanted or any(set(devices) != set(bounds) for devices in named):
         raise ArtifactError(f"{path}: fleet: its parts do not fit together")
     return FleetView(found.wanted, found.accuracy, bounds, fleets)
+
+
+def _measured(path: Path, found: _MeasuredDevice) -> MeasuredDevice:
+    try:
+        networks = tuple(
+            MeasuredNetwork(
+                n.digest,
+                Metric(**n.predicted.model_dump()),
+                Metric(**n.measured.model_dump()),
+                n.place_predicted,
+                n.place,
+            )
+            for n in found.networks
+        )
+    except SpecError as error:  # an interval that does not hold its value
+        raise ArtifactError(f"{path}: measured: {error}") from error
+    return MeasuredDevice(found.device, found.correction.told, networks)
 
 
 def _changes(path: Path, changes: Sequence[_Change]) -> tuple[Change, ...]:
@@ -593,6 +654,19 @@ def _certified(path: str, row: _Certified, told: ExportedFile | None) -> Exporte
         predicted_ms=predicted,
         measured_ms=measured,
         device=row.device or (told.device if told else ""),
+        units=tuple(MixedUnit(**unit.model_dump()) for unit in row.units),
+        mixtures=tuple(
+            Mixture(
+                tuple(m.precisions),
+                m.size_bytes,
+                m.top1,
+                m.top1_drop,
+                m.n,
+                _stated(m.latency),
+                m.chosen,
+            )
+            for m in row.curve
+        ),
     )
 
 

@@ -28,6 +28,48 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
+class MixedUnit:
+    """A unit of a file in mixed precision; `note` says so where fewer bits save nothing."""
+
+    name: str
+    precision: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Precisions that such a file was chosen from; top-1 and its drop are of the search split."""
+
+    precisions: tuple[str, ...]
+    size_bytes: int
+    top1: float
+    top1_drop: float
+    n: int
+    latency: Metric | None
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredNetwork:
+    """A network's latency predicted and measured; places among all measured, the fastest first."""
+
+    digest: str
+    predicted: Metric
+    measured: Metric
+    place_predicted: int
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredDevice:
+    """What was measured on a device, and in one sentence what it says of the device's table."""
+
+    device: str
+    told: str
+    networks: tuple[MeasuredNetwork, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ExportedFile:
     """One model file; `path` is relative to the run folder.
 
@@ -50,6 +92,8 @@ class ExportedFile:
     predicted_ms: Metric | None = None
     measured_ms: Metric | None = None
     device: str = ""
+    units: tuple[MixedUnit, ...] = ()
+    mixtures: tuple[Mixture, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +310,7 @@ class RunView:
     cuts: tuple[Cut, ...] = ()
     gains: Gains | None = None
     fleet: FleetView | None = None
+    measured: tuple[MeasuredDevice, ...] = ()
     stopped_because: str = ""
     parents: Mapping[str, str] = field(default_factory=dict)
     rests_on: Mapping[str, str] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from edgenas.report.drawing import architecture_svg
 from edgenas.report.explained import bounds_html, changes_html, importances_html, sentences_html
 from edgenas.report.fleets import fleet_html
 from edgenas.report.frame import chart, page
+from edgenas.report.mixtures import TextTable, text_tables
 from edgenas.report.model import (
     DeviceLatency,
     Evaluated,
@@ -281,7 +282,21 @@ def _files(view: RunView) -> str:
         "answer, drop is torch's top-1 less the file's, with its 95 % interval. "
         "Beside a predicted latency stands its 90 % interval, beside a measured one p10 to p90.</p>"
         '<div class="scroll"><table aria-describedby="files-note">'
-        f"<thead><tr>{head}</tr></thead>{''.join(groups)}</table></div></div>{_targets(view)}</section>"
+        f"<thead><tr>{head}</tr></thead>{''.join(groups)}</table></div></div>"
+        f"{_targets(view)}{''.join(map(_text_table, text_tables(view)))}</section>"
+    )
+
+
+def _text_table(table: TextTable) -> str:
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in table.heads)
+    rows = "".join(
+        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows
+    )
+    return (
+        f'<div class="panel"><h3>{escape(table.title)}</h3>'
+        + "".join(f'<p class="note">{escape(note)}</p>' for note in table.notes)
+        + f'<div class="scroll"><table aria-label="{escape(table.title)}">'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></div>"
     )
 
 

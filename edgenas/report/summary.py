@@ -11,6 +11,7 @@ from edgenas.report import fleets, why
 from edgenas.report.markup import code as _code
 from edgenas.report.markup import plain as _plain
 from edgenas.report.markup import table as _table
+from edgenas.report.mixtures import text_tables
 from edgenas.report.model import (
     DeviceLatency,
     Evaluated,
@@ -41,6 +42,9 @@ def markdown(view: RunView, *, picture: str = "front.svg") -> str:
     if view.cuts:
         parts += ["## What the bounds keep out", _bounds(view)]
     parts += ["## Exported models", _files(view)]
+    for table in text_tables(view):
+        rows = [list(map(_plain, row)) for row in table.rows]
+        parts += [f"### {_plain(table.title)}", _bullets(table.notes), _table(table.heads, rows)]
     parts += [
         f"### Model {_code(m.digest)}\n\n{_bullets(why.sentences(view, m))}" for m in view.models
     ]
@@ -73,6 +77,18 @@ def document(view: RunView) -> dict[str, Any]:
         "front": [_candidate(c) for c in view.front],
         "fleet": fleets.fleet_document(view.fleet) if view.fleet else None,
         "models": [_model(view, model) for model in view.models],
+        "measured": [
+            {
+                "device": device.device,
+                "told": device.told,
+                "networks": [
+                    asdict(n)
+                    | {"predicted": n.predicted.to_table(), "measured": n.measured.to_table()}
+                    for n in device.networks
+                ],
+            }
+            for device in view.measured
+        ],
         "tables": [
             {
                 "device": t.device,
@@ -289,6 +305,11 @@ def _model(view: RunView, model: ExportedModel) -> dict[str, Any]:
                 "device": f.device or None,
                 "predicted_ms": f.predicted_ms.to_table() if f.predicted_ms else None,
                 "measured_ms": f.measured_ms.to_table() if f.measured_ms else None,
+                "units": [asdict(unit) for unit in f.units],
+                "mixtures": [
+                    asdict(m) | {"latency": m.latency.to_table() if m.latency else None}
+                    for m in f.mixtures
+                ],
             }
             for f in model.files
         ],

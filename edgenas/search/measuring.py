@@ -100,6 +100,16 @@ def store_measured(
     study.set_user_attr(_key(metric, arch), {"architecture": str(arch), **told})
 
 
+def keep_measured(
+    study: optuna.Study, measured: Mapping[tuple[str, Architecture], Metric | str]
+) -> None:
+    """Keeps in the study what was measured elsewhere; what it has already is not changed."""
+    known = study.user_attrs
+    for (metric, arch), found in measured.items():
+        if _key(metric, arch) not in known:
+            store_measured(study, metric, arch, found)
+
+
 def _key(metric: str, arch: Architecture) -> str:
     """The study's attribute for a measured value."""
     return f"{_MEASURED} {metric} {arch.digest}"

@@ -32,6 +32,7 @@ from edgenas.search.measuring import (
     Instrument,
     Measurer,
     await_measurements,
+    keep_measured,
     measure_on,
     measurer,
     tell_measurer,
@@ -169,6 +170,7 @@ def run_search(
     prior: Mapping[Architecture, Mapping[str, float]] = MappingProxyType({}),
     origins: Mapping[str, str] = MappingProxyType({}),
     gradients: Gradients | None = None,
+    measured: Mapping[tuple[str, Architecture], Metric | str] = MappingProxyType({}),
     report: Report = silent,
 ) -> SearchResult:
     """The feasible, undominated architectures that `strategy` finds within the budget.
@@ -199,6 +201,8 @@ def run_search(
             finds out what they are worth here.
         origins: the word for where each metric comes from (`predicted`, `supernet`, ...).
         gradients: of a supernet's loss, for the strategy `gradient`.
+        measured: what was measured elsewhere, by metric and architecture, or why it cannot be; kept
+            in the study as what its measuring workers find.
         report: receives an event a trial.
 
     Raises:
@@ -244,6 +248,7 @@ def run_search(
         complete = {t.architecture: known[t.architecture] for t in earlier}
         alone = opened.alone and sharing.role == "alone"
         in_database = isinstance(storage, str)
+        keep_measured(opened.study, measured)
         ledger = Ledger(problem, costly, opened, alone, complete)
         search = _Search(ledger, dict(reference or {}))
         try:

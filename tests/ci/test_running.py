@@ -57,6 +57,17 @@ def test_what_is_locked_is_deterministic_and_names_no_machine(locked: Path) -> N
     assert read_lock(Path("edgenas.lock")) == {"board": before}
 
 
+def test_a_device_that_cannot_be_measured_ends_with_4_and_the_lock_stays(
+    locked: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = Path("edgenas.lock").read_bytes()
+    change("targets.toml", "[target.board]", "[target.board]\nmeasure = true")
+    assert "search" in planned("board").stale
+    assert main(["ci", "run", "--target", "board", "--quiet"]) == 4
+    assert f"{BOARD} is not this machine" in capfd.readouterr().out
+    assert Path("edgenas.lock").read_bytes() == before
+
+
 def test_nothing_stale_runs_nothing(locked: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in Path().rglob("*.json")}
     lock = Path("edgenas.lock").stat().st_mtime_ns

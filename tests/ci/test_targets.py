@@ -43,6 +43,13 @@ def test_a_target_takes_the_run_file_and_its_own_words_go_before_it(tmp_path: Pa
     assert found["plain"].config.search.objectives == ("max top1", "min latency_ms")
 
 
+def test_a_target_is_measured_where_the_file_or_it_says_so(tmp_path: Path) -> None:
+    found = read(tmp_path, HEAD + "[target.a]\n[target.b]\nmeasure = true\n")
+    assert [found[name].measure for name in "ab"] == [False, True]
+    found = read(tmp_path, HEAD + "measure = true\n[target.a]\n[target.b]\nmeasure = false\n")
+    assert [found[name].measure for name in "ab"] == [True, False]
+
+
 def test_what_is_said_of_no_device_is_meant_for_each(tmp_path: Path) -> None:
     found = read(
         tmp_path,

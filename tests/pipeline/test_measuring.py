@@ -56,7 +56,7 @@ def test_each_device_that_can_be_measured_has_its_metric() -> None:
     ],
 )
 def test_no_device_that_can_be_measured_is_an_error(device: object, why: str) -> None:
-    with pytest.raises(DeviceError, match=f"--measure: .*{why}") as caught:
+    with pytest.raises(DeviceError, match=f"measuring: .*{why}") as caught:
         Measuring.on([device])  # type: ignore[list-item]
     assert caught.value.hint
 

@@ -1,0 +1,387 @@
+"""Files in mixed precision: which units are computed in fewer bits, by what it costs and saves.
+
+1. Each unit alone is put in each lower precision, in a file of its own that runs in its runtime:
+   what is lost is the noise that the logits get, what is saved are bytes and, where tables tell,
+   milliseconds, both as shares of the float file's. Where nothing is saved, the unit is left out.
+2. Greedily, the unit that saves most for the noise that it adds goes next, until none is left;
+   noise is taken to add up.
+3. Files along that way, and one all in int8, are run over the images: of those that lose no more
+   top-1 than is borne, nor any before them on the way, the one that saves most is chosen.
+
+All images are of the search split. The chosen file is verified on the test split as all others are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from edgenas.errors import ExportError
+from edgenas.events import Event, Report, silent
+from edgenas.export import onnx, tflite
+from edgenas.export.certificate import Latency, MixedPoint
+from edgenas.export.jobs import TfliteJob, run_tflite
+from edgenas.export.runners import FloatArray, open_model
+from edgenas.export.units import (
+    Alone,
+    MixedUnit,
+    Precisions,
+    UnitPrecision,
+    n_weighted,
+    units_of,
+)
+from edgenas.export.verify import IntArray
+from edgenas.spaces import Lowering, OpSpec
+
+LOWER: Mapping[str, tuple[UnitPrecision, ...]] = {
+    "onnx-mixed": ("int8",),
+    "tflite-mixed": ("int8", "int4"),
+}
+"""The precisions below float that a format's runtime computes faster, or stores smaller at no great
+cost in time. onnxruntime 1.31 runs convolutions with weights of 4 bits, but in float, and takes
+five times as long; its MatMulNBits replaces neither Conv nor Gemm."""
+IMAGES = 1000
+"""Of the search split, at most, that mixtures are chosen by."""
+IMAGES_ALONE = 250
+"""Of those, at most, that show what one unit does: noise needs fewer than top-1."""
+POINTS = 10
+"""Mixtures that are tried, at most."""
+MAX_DROP = 0.002
+"""Loss of top-1 against the float file, on the search split, that a mixture may have."""
+
+
+class Timing(Protocol):
+    """What is known of latency in the format's runtime."""
+
+    def unit_ms(self, op: OpSpec, precision: UnitPrecision) -> float | None:
+        """Predicted latency of a unit within a network; None where no table tells."""
+
+    def points(
+        self, lowering: Lowering, files: Mapping[Path, Precisions]
+    ) -> Mapping[Path, Latency]:
+        """Latency of these files of one network, all of one origin; none where it is not known."""
+
+
+class Timings(Protocol):
+    """Gives the timing of a format; None where no device of the run runs its files."""
+
+    def __call__(self, format: str) -> Timing | None:  # noqa: A002  # the domain's word
+        """The timing of `onnx-mixed` or `tflite-mixed`."""
+
+
+class Write(Protocol):
+    """Writes files of one network, each with these precisions of its units."""
+
+    def __call__(self, files: Mapping[Path, Precisions]) -> None:
+        """Writes them all."""
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How mixtures are chosen: by normalised (n, h, w, c) images of the search split."""
+
+    images: FloatArray
+    labels: IntArray
+    max_drop: float = MAX_DROP
+    timings: Timings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """The chosen precision of each unit, and all points that it was chosen from."""
+
+    units: tuple[MixedUnit, ...]
+    curve: tuple[MixedPoint, ...]
+
+
+def mix(
+    lowering: Lowering,
+    source: Path,
+    target: Path,
+    *,
+    format: str,  # noqa: A002
+    write: Write,
+    mixing: Mixing,
+    report: Report = silent,
+) -> Mixture:
+    """Chooses the precisions of the float file `source`, and writes that mixture to `target`.
+
+    Raises:
+        ExportError: every mixture loses more than is borne, or the units are not known.
+    """
+    timing = None if mixing.timings is None else mixing.timings(format)
+    chooser = _Chooser(lowering, source, target, LOWER[format], write, mixing, timing, report)
+    alone = chooser.alone()
+    gains = [chooser.gains(row) for row in alone]
+    points = chooser.points([_filled(p, lowering) for p in _way(alone, gains)])
+    best = _best(points, mixing.max_drop, target.name)
+    best.path.replace(target)
+    units = zip(lowering.nodes, best.precisions, alone, gains, strict=True)
+    return Mixture(
+        tuple(
+            MixedUnit(
+                node.name, node.op.key, precision, n_weighted(node.op), tuple(row), _note(row, gain)
+            )
+            for node, precision, row, gain in units
+        ),
+        tuple(
+            MixedPoint(
+                p.precisions,
+                p.size_bytes,
+                p.top1,
+                round(points[0].top1 - p.top1, 9),
+                len(mixing.labels),
+                p.latency,
+                chosen=p is best,
+            )
+            for p in points
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A mixture that was tried."""
+
+    path: Path
+    precisions: Precisions
+    size_bytes: int
+    top1: float
+    judged_drop: float
+    """The drop of top-1 against the float file, or a greater one before it on the way."""
+    latency: Latency | None
+
+
+@dataclass(frozen=True)
+class _Chooser:
+    lowering: Lowering
+    source: Path
+    target: Path
+    lower: tuple[UnitPrecision, ...]
+    write: Write
+    mixing: Mixing
+    timing: Timing | None
+    report: Report
+
+    @property
+    def _stage(self) -> str:
+        return f"mix {self.target.name}"
+
+    def alone(self) -> list[list[Alone]]:
+        """For each unit what each lower precision does where no other unit has one."""
+        n = len(self.lowering.nodes)
+        images, labels = self.mixing.images[:IMAGES_ALONE], self.mixing.labels[:IMAGES_ALONE]
+        logits = open_model(self.source).run(images)
+        files = {
+            self._file(f"alone-{i}-{precision}"): _one(n, i, precision)
+            for i, node in enumerate(self.lowering.nodes)
+            if n_weighted(node.op)
+            for precision in self.lower
+        }
+        self.report(Event(self._stage, message=f"{len(files)} files, each with one unit lowered"))
+        self.write(files)
+        found: list[list[Alone]] = [[] for _ in range(n)]
+        for done, (path, precisions) in enumerate(files.items(), 1):
+            (i,) = (k for k, precision in enumerate(precisions) if precision != "fp32")
+            changed = open_model(path).run(images)
+            found[i].append(
+                Alone(
+                    precisions[i],
+                    _top1(logits, labels) - _top1(changed, labels),
+                    float(np.mean((changed - logits) ** 2) / np.mean(logits**2)),
+                    self.source.stat().st_size - path.stat().st_size,
+                    self._saved_ms(self.lowering.nodes[i].op, precisions[i]),
+                )
+            )
+            path.unlink()
+            self.report(Event(self._stage, done, len(files), self.lowering.nodes[i].name))
+        return found
+
+    def gains(self, row: Sequence[Alone]) -> dict[UnitPrecision, float]:
+        """What each precision of a unit saves: shares of the file's bytes and of its latency.
+
+        One that no table tells counts as fast as the one before it.
+        """
+        found, saved_ms = {}, None
+        for alone in row:
+            saved_ms = saved_ms if alone.saved_ms is None else alone.saved_ms
+            share = 0.0 if saved_ms is None else saved_ms / self._float_ms
+            found[alone.precision] = alone.saved_bytes / self.source.stat().st_size + share
+        return found
+
+    @functools.cached_property
+    def _float_ms(self) -> float:
+        assert self.timing is not None  # noqa: S101  # a saving is known
+        times = (self.timing.unit_ms(node.op, "fp32") for node in self.lowering.nodes)
+        return sum(ms for ms in times if ms is not None)
+
+    def points(self, way: Sequence[Precisions]) -> list[_Point]:
+        """The float file, files along the way, and the one all in int8, with what they are like."""
+        n = len(self.lowering.nodes)
+        mixtures = list(dict.fromkeys([_all(n, "fp32"), *_spread(way, POINTS), _all(n, "int8")]))
+        files = {self._file(f"point-{i}"): p for i, p in enumerate(mixtures) if i}
+        self.write(files)
+        files = {self.source: mixtures[0], **files}
+        latencies: Mapping[Path, Latency] = {}
+        if self.timing is not None:
+            latencies = self.timing.points(self.lowering, files)
+        found: list[_Point] = []
+        worst = 0.0
+        for path, precisions in files.items():
+            top1 = _top1(open_model(path).run(self.mixing.images), self.mixing.labels)
+            drop = round(found[0].top1 - top1, 9) if found else 0.0  # 0.002 shall meet 0.002
+            if precisions in way:  # noise grows along it: what comes back of top-1 is luck
+                drop = worst = max(worst, drop)
+            size, latency = path.stat().st_size, latencies.get(path)
+            found.append(_Point(path, precisions, size, top1, drop, latency))
+            self.report(Event(self._stage, len(found), len(files), "mixtures tried"))
+        return found
+
+    def _file(self, name: str) -> Path:
+        return self.target.with_name(f"{name}{self.target.suffix}")
+
+    def _saved_ms(self, op: OpSpec, precision: UnitPrecision) -> float | None:
+        if self.timing is None:
+            return None
+        before, after = self.timing.unit_ms(op, "fp32"), self.timing.unit_ms(op, precision)
+        return None if before is None or after is None else before - after
+
+
+def _all(n: int, precision: UnitPrecision) -> Precisions:
+    return tuple(precision for _ in range(n))
+
+
+def _one(n: int, index: int, precision: UnitPrecision) -> Precisions:
+    """`precision` for one of `n` units, float for the others."""
+    return tuple(precision if i == index else "fp32" for i in range(n))
+
+
+def _filled(precisions: Precisions, lowering: Lowering) -> Precisions:
+    """The same, but units without weights have the precision of the one before them."""
+    found: list[UnitPrecision] = []
+    for node, precision in zip(lowering.nodes, precisions, strict=True):
+        found.append(precision if n_weighted(node.op) or not found else found[-1])
+    return tuple(found)
+
+
+def _top1(logits: FloatArray, labels: IntArray) -> float:
+    return float((logits.argmax(1) == labels).mean())
+
+
+def _way(
+    alone: Sequence[Sequence[Alone]], gains: Sequence[Mapping[UnitPrecision, float]]
+) -> list[Precisions]:
+    """Mixtures from one lowered unit on, each with one step more: what saves most for its noise."""
+    noise = [{a.precision: a.noise for a in row} for row in alone]
+    now: list[UnitPrecision] = ["fp32"] * len(alone)
+    way: list[Precisions] = []
+    while True:
+        best: tuple[float, int, UnitPrecision] | None = None
+        for i, gain in enumerate(gains):
+            for precision in gain:
+                more = gain[precision] - gain.get(now[i], 0.0)
+                if more <= 0:
+                    continue
+                added = noise[i][precision] - noise[i].get(now[i], 0.0)
+                worth = more / max(added, _LEAST_NOISE)
+                if best is None or worth > best[0]:
+                    best = worth, i, precision
+        if best is None:
+            return way
+        now[best[1]] = best[2]
+        way.append(tuple(now))
+
+
+_LEAST_NOISE = 1e-12
+
+
+def _spread(way: Sequence[Precisions], n: int) -> list[Precisions]:
+    """`n` of these, evenly spread, the first and the last among them; all where there are fewer."""
+    if len(way) <= n:
+        return list(way)
+    return [way[round(i * (len(way) - 1) / (n - 1))] for i in range(n)]
+
+
+def _best(points: Sequence[_Point], max_drop: float, name: str) -> _Point:
+    """Of the mixtures that lose no more than is borne, the one that saves most.
+
+    Raises:
+        ExportError: there is none.
+    """
+    whole, *mixtures = points
+
+    def left(point: _Point) -> float:
+        """Share of the float file's bytes, and where both are timed of its latency."""
+        share = point.size_bytes / whole.size_bytes
+        if whole.latency is None or point.latency is None:
+            return share
+        return share + point.latency.value_ms / whole.latency.value_ms
+
+    saving = [p for p in mixtures if left(p) < left(whole)]
+    if not saving:
+        raise ExportError(f"{name}: no mixture is smaller or faster than the float file")
+    borne = [p for p in saving if p.judged_drop <= max_drop]
+    if not borne:
+        raise ExportError(
+            f"{name}: of {len(saving)} mixtures none loses at most {max_drop:g} of top-1 on the "
+            f"search split; the least is {min(p.judged_drop for p in saving):.4f}",
+            hint="raise [export] max_mixed_drop",
+        )
+    return min(borne, key=left)
+
+
+def _note(alone: Sequence[Alone], gains: Mapping[UnitPrecision, float]) -> str:
+    """Why a unit does not go on the way; empty where a lower precision saves something."""
+    if not alone:
+        return "it has no weights: it is computed as the unit before it"
+    if any(gain > 0 for gain in gains.values()):
+        return ""
+    told = []
+    for a in alone:
+        text = f"{a.precision} would save {a.saved_bytes} bytes"
+        told.append(text if a.saved_ms is None else f"{text} and {a.saved_ms:.4f} ms (predicted)")
+    return "nothing is saved: alone, " + ", ".join(told)
+
+
+@contextlib.contextmanager
+def onnx_writer(
+    source: Path,
+    lowering: Lowering,
+    calibration: FloatArray,
+    metadata: Mapping[str, str],
+    *,
+    activations: onnx.Activations = "u8",
+) -> Iterator[Write]:
+    """Writes mixtures of the ONNX file `source` while the context lasts."""
+    names = onnx.node_names(source)
+    owners = units_of([kind for _, kind in names], lowering)
+    samples = [(image[None],) for image in calibration]
+    with onnx.quantiser(source, samples, activations=activations) as quantise:
+
+        def write(files: Mapping[Path, Precisions]) -> None:
+            for path, precisions in files.items():
+                pairs = zip(names, owners, strict=True)
+                quantise(path, but=[name for (name, _), i in pairs if precisions[i] == "fp32"])
+                onnx.add_metadata(path, metadata)
+
+        yield write
+
+
+def tflite_writer(source: Path, job: TfliteJob, ranges: Path) -> Write:
+    """Writes mixtures of the TFLite file `source`, as `job` says what is in them otherwise."""
+    kinds = [kind for _, kind in tflite.operator_outputs(source)]
+    owners = units_of(kinds, job.lowering)
+
+    def write(files: Mapping[Path, Precisions]) -> None:
+        mixed = {path: [precisions[i] for i in owners] for path, precisions in files.items()}
+        todo = replace(job, files={"tflite": source}, mixed=mixed, ranges=ranges)
+        if failures := run_tflite([todo], stage="convert to tflite-mixed"):
+            raise ExportError(f"tflite-mixed: {failures[job.name]}")
+
+    return write

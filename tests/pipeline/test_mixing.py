@@ -1,0 +1,86 @@
+"""Latency of mixtures from two tables, and which device's it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from edgenas.export.units import Precisions
+from edgenas.hardware import load_device
+from edgenas.latency import Entry, LatencyTable, Predictor
+from edgenas.pipeline.mixing import _conversions, _predict, device_of
+from edgenas.spaces import OpSpec
+from edgenas.testing.fakes import invented_table, tiny_space
+
+SPACE = tiny_space()
+NETWORK = SPACE.lower(SPACE.largest())
+N = len(NETWORK)
+FLOAT: Precisions = ("fp32",) * N
+INTEGER: Precisions = ("int8",) * N
+LAST_FLOAT: Precisions = (*INTEGER[:-1], "fp32")
+
+
+def table(name: str, factor: float, *, adds: bool = True) -> LatencyTable:
+    found = invented_table(load_device(name), SPACE)
+    entries = {
+        op: Entry(*(factor * ms for ms in (e.latency_ms, e.p10_ms, e.p50_ms, e.p90_ms)), e.n)
+        for op, e in found.entries.items()
+    }
+    if adds:
+        for mixture in (INTEGER, LAST_FLOAT):
+            entries |= {
+                op: Entry(0.01, 0.01, 0.01, 0.01, 9) for op in _conversions(NETWORK, mixture)
+            }
+    return replace(found, entries=entries)
+
+
+PREDICTORS = {
+    "fp32": Predictor(table("local-litert-fp32-t1", 1.0)),
+    "int8": Predictor(table("local-litert-int8-t1", 0.5)),
+}
+
+
+def test_a_mixture_takes_what_its_units_take_and_the_conversions() -> None:
+    whole = {name: p.predict(NETWORK) for name, p in PREDICTORS.items()}
+    add = PREDICTORS["fp32"].unit_ms(OpSpec.of("add", c=1, h=8, w=8))
+    assert _conversions(NETWORK, FLOAT) == []
+    found = _predict(PREDICTORS, NETWORK, FLOAT)
+    assert found is not None
+    assert found.value_ms == pytest.approx(whole["fp32"].latency_ms)
+    assert found.origin == "predicted"
+
+    assert [op.out_chw for op in _conversions(NETWORK, INTEGER)] == [(1, 8, 8), (10, 1, 1)]
+    found = _predict(PREDICTORS, NETWORK, INTEGER)
+    assert found is not None
+    assert found.value_ms == pytest.approx(whole["int8"].latency_ms + 2 * add)
+
+    assert len(_conversions(NETWORK, LAST_FLOAT)) == 2
+    found = _predict(PREDICTORS, NETWORK, LAST_FLOAT)
+    assert found is not None
+    units = whole["int8"].latency_ms - whole["int8"].per_unit[-1].latency_ms
+    expected = units + whole["fp32"].per_unit[-1].latency_ms + 2 * add
+    assert found.value_ms == pytest.approx(expected)
+    assert found.low_ms is not None
+    assert found.high_ms is not None
+    assert found.low_ms < found.value_ms < found.high_ms
+
+
+def test_where_a_table_lacks_nothing_is_predicted() -> None:
+    assert _predict({"fp32": PREDICTORS["fp32"]}, NETWORK, LAST_FLOAT) is None
+    assert _predict(PREDICTORS, NETWORK, ("int4",) * N) is None
+    bare = Predictor(table("local-litert-fp32-t1", 1.0, adds=False))
+    assert _predict({**PREDICTORS, "fp32": bare}, NETWORK, LAST_FLOAT) is None
+    assert _predict({**PREDICTORS, "fp32": bare}, NETWORK, FLOAT) is not None
+
+
+def test_a_mixed_file_is_of_the_first_device_with_its_runtime() -> None:
+    names = ("local-onnxruntime-fp32-t1", "local-litert-int8-t1", "local-litert-fp32-t1")
+    run = cast(Any, SimpleNamespace(devices=tuple(map(load_device, names))))
+    found = device_of(run, "tflite-mixed")
+    assert found is not None
+    assert found.name == "local-litert-int8-t1"
+    assert device_of(run, "tflite-int8") is None
+    assert device_of(cast(Any, SimpleNamespace(devices=run.devices[:1])), "tflite-mixed") is None

@@ -1,0 +1,108 @@
+"""Mixed precision and measured networks in page, Markdown and JSON."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgenas.artifacts import read_json, write_json
+from edgenas.report import load_run
+from edgenas.report.mixtures import text_tables
+from edgenas.report.page import html
+from edgenas.report.summary import document, markdown
+
+
+def with_more(run: Path) -> None:
+    """A file of the run made one in mixed precision, and two networks measured."""
+    (first, *_) = sorted(run.glob("models/*/export.json"))
+    certificate = read_json(first, schema="edgenas.export/1")
+    points = [("fp32", "fp32"), ("fp32", "int8"), ("int8", "int8")]
+    certificate["models"][0] |= {
+        "format": "onnx-mixed",
+        "units": [
+            {
+                "name": "stem",
+                "precision": "fp32",
+                "note": "nothing is saved: alone, int8 would save -9 bytes",
+            },
+            {"name": "head", "precision": "int8", "note": ""},
+        ],
+        "curve": [
+            {
+                "precisions": list(precisions),
+                "size_bytes": 1000 - 300 * i,
+                "top1": 0.93 - 0.001 * i,
+                "top1_drop": 0.001 * i,
+                "n": 1000,
+                "latency": {"value_ms": 0.5 - 0.1 * i, "origin": "predicted"} if i < 2 else None,
+                "chosen": i == 1,
+            }
+            for i, precisions in enumerate(points)
+        ],
+    }
+    write_json(first, certificate)
+    result = read_json(run / "result.json", schema="edgenas.search-result/1")
+    result["measured"] = [
+        {
+            "device": "board-<b>",
+            "correction": {"told": "the table is kept: off by 1.0 % & less"},
+            "networks": [
+                {
+                    "digest": digest,
+                    "predicted": {"value": 1.0 + i, "origin": "predicted"},
+                    "measured": {"value": 2.0 - i, "origin": "measured", "n": 50},
+                    "place_predicted": i + 1,
+                    "place": 2 - i,
+                }
+                for i, digest in enumerate(["aaaa", "bbbb"])
+            ],
+        }
+    ]
+    write_json(run / "result.json", result)
+
+
+@pytest.fixture
+def own(run_folder: Path, tmp_path: Path) -> Path:
+    """A run of the test's own."""
+    return Path(shutil.copytree(run_folder, tmp_path / "run"))
+
+
+def test_mixtures_and_measured_networks_are_shown_with_their_words(own: Path) -> None:
+    with_more(own)
+    view = load_run(own)
+    mixed, measured = text_tables(view)
+    assert [row[0] for row in mixed.rows] == ["2 fp32", "1 fp32, 1 int8", "2 int8"]
+    assert [row[4] for row in mixed.rows] == [
+        "0.500 ms predicted",
+        "0.400 ms predicted",
+        "not known",
+    ]
+    assert [row[5] for row in mixed.rows] == ["", "chosen", ""]
+    assert mixed.notes[0] == "Precision of each unit: stem fp32, head int8."
+    assert "stem: nothing is saved: alone, int8 would save -9 bytes." in mixed.notes
+    assert measured.title == "Measured on board-<b>"
+    assert [row[-2:] for row in measured.rows] == [("1", "2"), ("2", "1")]
+    page, text = html(view), markdown(view)
+    assert "Measured on board-&lt;b&gt;" in page
+    assert "off by 1.0 % &amp; less" in page
+    assert "1 fp32, 1 int8" in page
+    assert "1 fp32, 1 int8" in text
+    assert "2.00 ms measured, n = 50" in text
+    told = json.loads(json.dumps(document(view)))
+    assert told["measured"][0]["networks"][1]["measured"]["origin"] == "measured"
+    (file,) = (f for m in told["models"] for f in m["files"] if f["mixtures"])
+    assert [m["chosen"] for m in file["mixtures"]] == [False, True, False]
+
+
+def test_where_nothing_lies_between_it_is_said(own: Path) -> None:
+    with_more(own)
+    view = load_run(own)
+    (model,) = (m for m in view.models if any(f.mixtures for f in m.files))
+    (file,) = (f for f in model.files if f.mixtures)
+    int8 = tuple(replace(m, chosen=i == 2) for i, m in enumerate(file.mixtures))
+    one = replace(view, models=(replace(model, files=(replace(file, mixtures=int8),)),))
+    assert "No mixture lies between: all units are in int8." in text_tables(one)[0].notes
