@@ -61,7 +61,7 @@ def in_all(
     """For each baseline the one network of ours that is at least as accurate in every runtime.
 
     Both arguments hold, by runtime, the same networks in the same order. Of several such networks
-    it is the one whose worst speed over the runtimes is the best; the others' gain does not count.
+    it is the one whose least speed over the runtimes is the greatest.
     """
     rows = []
     for theirs in zip(*baselines.values(), strict=True):

@@ -167,15 +167,18 @@ class Contest:
         """What was measured of every network, and how ours stand against the others."""
         timed = {device.name: self._sessions(device) for device in self.devices}
         rows = {device.name: self._rows(device, timed[device.name]) for device in self.devices}
-        ours = [e.family == EDGENAS for e in self.entrants]
-        theirs = {
-            name: [row for row, own in zip(found, ours, strict=True) if not own]
-            for name, found in rows.items()
-        }
-        own = {
-            name: [row for row, own in zip(found, ours, strict=True) if own]
-            for name, found in rows.items()
-        }
+
+        def part(*, ours: bool) -> dict[str, list[Timed]]:
+            return {
+                name: [
+                    row
+                    for row, entrant in zip(found, self.entrants, strict=True)
+                    if (entrant.family == EDGENAS) == ours
+                ]
+                for name, found in rows.items()
+            }
+
+        theirs, own = part(ours=False), part(ours=True)
         empty_ms = {
             name: statistics.median(session[EMPTY].latency_ms for session in sessions)
             for name, sessions in timed.items()
@@ -216,10 +219,12 @@ class Contest:
         timed: Mapping[str, Sequence[Mapping[str, Timing]]],
     ) -> dict[str, Any]:
         entrant = self.entrants[i]
+        int8 = entrant.files["tflite-int8"]
+        arena: dict[str, Any]
         try:
-            arena = {"arena_bytes": measure_arena(entrant.files["tflite-int8"]).total}
+            arena = {"arena_bytes": measure_arena(int8).total}
         except EdgenasError as error:
-            arena = {"arena_bytes": None, "no_arena": str(error)}
+            arena = {"arena_bytes": None, "no_arena": str(error).replace(str(int8), int8.name)}
         return {
             "name": entrant.name,
             "family": entrant.family,
