@@ -60,14 +60,14 @@ def in_all(
 ) -> list[dict[str, Any]]:
     """For each baseline the one network of ours that is at least as accurate in every runtime.
 
-    Both arguments hold, by runtime, the same networks in the same order. Of several such networks
-    it is the one whose least speed over the runtimes is the greatest.
+    Of several such networks it is the one whose least speed over the runtimes is the greatest.
+    Baselines that a runtime lacks are left out.
     """
     rows = []
-    for theirs in zip(*baselines.values(), strict=True):
+    for theirs in _across(baselines):
         least = {
             mine[0].name: min(_speed(a, b)["median"] for a, b in zip(theirs, mine, strict=True))
-            for mine in zip(*own.values(), strict=True)
+            for mine in _across(own)
             if all(b.top1_search >= a.top1_search for a, b in zip(theirs, mine, strict=True))
         }
         best = max(least, key=lambda name: least[name]) if least else None
@@ -79,6 +79,13 @@ def in_all(
             }
         )
     return rows
+
+
+def _across(networks: Mapping[str, Sequence[Timed]]) -> list[list[Timed]]:
+    """Each network that every runtime has, in the runtimes' order."""
+    by_name = [{net.name: net for net in found} for found in networks.values()]
+    names = [name for name in by_name[0] if all(name in found for found in by_name)]
+    return [[found[name] for found in by_name] for name in names]
 
 
 def _at_accuracy(

@@ -13,16 +13,17 @@ import numpy.typing as npt
 
 from edgenas.artifacts import derive_seed, digest, read_json, replacing, sha256_file
 from edgenas.data import RESIZE, DataSet, Images
-from edgenas.errors import ArtifactError, EdgenasError, ExportError, MeasurementError
+from edgenas.errors import EdgenasError, ExportError, MeasurementError, SpecError
 from edgenas.events import Event, Report, silent
 from edgenas.export.certificate import Certificate, recheck
 from edgenas.export.certified import ExportRequest, export_networks
 from edgenas.export.contract import InputContract
-from edgenas.export.jobs import convert_networks, write_lowering
+from edgenas.export.jobs import convert_networks, read_lowering, write_lowering
 from edgenas.export.runners import open_model
 from edgenas.export.verify import compare
 from edgenas.hardware import DeviceProfile
 from edgenas.hardware.micro import measure_arena
+from edgenas.networks import Network, build
 from edgenas.pipeline import FinalConfig, RunConfig
 from edgenas.pipeline.config import FORMATS, ExportConfig, SearchConfig
 from edgenas.pipeline.evaluating import calibration_images
@@ -31,6 +32,9 @@ from edgenas.pipeline.runs import RESULT_SCHEMA
 from edgenas.profiling.session import Settings, Timing, measure
 from edgenas.spaces import Lowering, OpSpec
 from edgenas.spaces.ops import chain
+from edgenas.supernet import load_weights
+from tools.comparison.elsewhere import RESULT
+from tools.comparison.elsewhere import SCHEMA as ELSEWHERE
 from tools.comparison.matching import Timed, compared, in_all
 from tools.comparison.training import Job, Trainer
 
@@ -90,7 +94,7 @@ def our_entrants(folder: Path) -> list[Entrant]:
     """The networks that the finished run in `folder` exported.
 
     Raises:
-        ArtifactError: it is not finished.
+        SpecError: it is not finished, or a file was changed.
     """
     document = read_json(folder / "result.json", schema=RESULT_SCHEMA)
     places = dict.fromkeys((folder / row["path"]).parent for row in document["exports"])
@@ -100,34 +104,64 @@ def our_entrants(folder: Path) -> list[Entrant]:
     ]
 
 
-def export_baselines(
-    trainer: Trainer, jobs: Sequence[Job], folder: Path, *, seed: int, report: Report = silent
+@dataclass(frozen=True)
+class Trained:
+    """A network trained by somebody else than our pipeline; `weights` names them."""
+
+    name: str
+    family: str
+    network: Network
+    weights: str
+
+
+def trained_baseline(trainer: Trainer, job: Job) -> Trained:
+    """The network of a finished job.
+
+    Raises:
+        ArtifactError: its weights are missing or damaged.
+    """
+    network, result = trainer.network(job), trainer.result(job)
+    assert result is not None  # noqa: S101  # its weights were just read
+    family = trainer.networks[job.network].family
+    return Trained(job.network, family, network, result["weights_sha256"][:12])
+
+
+def trained_elsewhere(folder: Path) -> Trained:
+    """The network that another project's search left in `folder`.
+
+    Raises:
+        ArtifactError: its files are missing or damaged.
+    """
+    result = read_json(folder / RESULT, schema=ELSEWHERE)
+    network = build(read_lowering(result["lowering"]), norm=False)
+    sha256 = result["weights_sha256"]
+    network = load_weights(folder / "weights.safetensors", network, sha256=sha256)
+    return Trained(result["name"], result["family"], network, sha256[:12])
+
+
+def export_trained(
+    networks: Sequence[Trained], data: DataSet, folder: Path, *, seed: int, report: Report = silent
 ) -> list[Entrant]:
-    """The networks of these finished jobs as verified files; those that are there are kept."""
+    """The networks as verified files; those that are there are kept."""
     requests, places = [], {}
-    sample = calibration_images(trainer.data, seed)
-    for job in jobs:
-        network, result = trainer.network(job), trainer.result(job)
-        assert result is not None  # noqa: S101  # its weights were just read
-        places[job] = place = folder / job.network
-        parents = {"data": trainer.data.digest, "weights": result["weights_sha256"][:12]}
+    sample = calibration_images(data, seed)
+    for one in networks:
+        network = one.network
+        places[one.name] = place = folder / one.name.replace(" ", "-").replace("%", "")
+        parents = {"data": data.digest, "weights": one.weights}
         if _is_exported(place, parents):
             continue
         size = network.lowering.in_chw[1]
-        calibration, _ = network_images(trainer.data, sample, size)
-        images, labels = network_images(trainer.data, trainer.data.test, size)
+        calibration, _ = network_images(data, sample, size)
+        images, labels = network_images(data, data.test, size)
         requests.append(
             ExportRequest(
                 network=network,
                 folder=place,
-                architecture=job.network,
+                architecture=one.name,
                 digest=digest(write_lowering(network.lowering)),
                 contract=InputContract(
-                    (1, size, size, trainer.data.channels),
-                    trainer.data.mean,
-                    trainer.data.std,
-                    trainer.data.classes,
-                    RESIZE,
+                    (1, size, size, data.channels), data.mean, data.std, data.classes, RESIZE
                 ),
                 calibration=calibration,
                 images=images,
@@ -138,15 +172,15 @@ def export_baselines(
         )
     export_networks(requests, formats=FORMATS, max_top1_drop=ANY_DROP, report=report)
     return [
-        Entrant.certified(job.network, trainer.networks[job.network].family, place, recheck(place))
-        for job, place in places.items()
+        Entrant.certified(one.name, one.family, places[one.name], recheck(places[one.name]))
+        for one in networks
     ]
 
 
 def _is_exported(folder: Path, parents: Mapping[str, str]) -> bool:
     try:
         return dict(recheck(folder).parents) == dict(parents)
-    except ArtifactError:
+    except SpecError:  # not there, or damaged
         return False
 
 
@@ -167,18 +201,11 @@ class Contest:
         """What was measured of every network, and how ours stand against the others."""
         timed = {device.name: self._sessions(device) for device in self.devices}
         rows = {device.name: self._rows(device, timed[device.name]) for device in self.devices}
-
-        def part(*, ours: bool) -> dict[str, list[Timed]]:
-            return {
-                name: [
-                    row
-                    for row, entrant in zip(found, self.entrants, strict=True)
-                    if (entrant.family == EDGENAS) == ours
-                ]
-                for name, found in rows.items()
-            }
-
-        theirs, own = part(ours=False), part(ours=True)
+        ours = {entrant.name for entrant in self.entrants if entrant.family == EDGENAS}
+        own = {name: [row for row in found if row.name in ours] for name, found in rows.items()}
+        theirs = {
+            name: [row for row in found if row.name not in ours] for name, found in rows.items()
+        }
         empty_ms = {
             name: statistics.median(session[EMPTY].latency_ms for session in sessions)
             for name, sessions in timed.items()
@@ -188,7 +215,7 @@ class Contest:
             "settings": asdict(self.settings),
             "n": {"search": len(self.data.search), "test": len(self.data.test)},
             "empty_ms": empty_ms,
-            "networks": [self._network(i, rows, timed) for i in range(len(self.entrants))],
+            "networks": [self._network(entrant, rows, timed) for entrant in self.entrants],
             "comparison": {
                 device.name: compared(
                     theirs[device.name],
@@ -210,15 +237,15 @@ class Contest:
                 tuple(session[entrant.name].latency_ms for session in sessions),
             )
             for entrant in self.entrants
+            if device.format in entrant.files
         ]
 
     def _network(
         self,
-        i: int,
+        entrant: Entrant,
         rows: Mapping[str, Sequence[Timed]],
         timed: Mapping[str, Sequence[Mapping[str, Timing]]],
     ) -> dict[str, Any]:
-        entrant = self.entrants[i]
         int8 = entrant.files["tflite-int8"]
         arena: dict[str, Any]
         try:
@@ -234,22 +261,14 @@ class Contest:
             **arena,
             "runtimes": {
                 name: {
-                    "top1_search": found[i].top1_search,
-                    "top1_test": found[i].top1_test,
-                    "latency_ms": found[i].latency_ms,
-                    "sessions": [
-                        {
-                            "latency_ms": one[entrant.name].latency_ms,
-                            "p10_ms": one[entrant.name].p10_ms,
-                            "p90_ms": one[entrant.name].p90_ms,
-                            "n": one[entrant.name].n,
-                            "spread": one[entrant.name].spread,
-                            "disturbed": one[entrant.name].disturbed,
-                        }
-                        for one in timed[name]
-                    ],
+                    "top1_search": row.top1_search,
+                    "top1_test": row.top1_test,
+                    "latency_ms": row.latency_ms,
+                    "sessions": [_told(session[entrant.name]) for session in timed[name]],
                 }
                 for name, found in rows.items()
+                for row in found
+                if row.name == entrant.name
             },
         }
 
@@ -259,10 +278,11 @@ class Contest:
         Raises:
             MeasurementError: a file could not be timed.
         """
-        files = {e.name: e.files[device.format] for e in self.entrants}
+        format_ = device.format
+        files = {e.name: e.files[format_] for e in self.entrants if format_ in e.files}
         files |= convert_networks(
             {EMPTY: empty_network(self.data.channels, self.data.image_size)},
-            format=device.format,
+            format=format_,
             folder=self.work / "models",
         )
         field = digest([sha256_file(path) for path in files.values()])
@@ -319,6 +339,12 @@ class Contest:
 
     def _split(self, name: str) -> Images:
         return self.data.search if name == "search" else self.data.test
+
+
+def _told(timing: Timing) -> dict[str, float]:
+    """What is kept of a session's timing."""
+    kept = ("latency_ms", "p10_ms", "p90_ms", "n", "spread", "disturbed")
+    return {name: getattr(timing, name) for name in kept}
 
 
 def empty_network(channels: int, size: int) -> Lowering:

@@ -158,7 +158,7 @@ class Trainer:
             torch.manual_seed(seed)
             network = build(self.networks[job.network].lowering).train()
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        learner = _Alone(network, self.data, recipe)
+        learner = Alone(network, self.data, recipe)
         return Training(learner, self.data, recipe, folder=folder, seed=seed, report=report)
 
     def _recipe(self, job: Job) -> Recipe:
@@ -181,7 +181,7 @@ class Trainer:
         return self.work / "weights" / f"{job.name}.safetensors"
 
 
-class _Alone:
+class Alone:
     """A network that learns from the labels alone."""
 
     def __init__(self, network: Network, data: DataSet, recipe: Recipe) -> None:
