@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import venv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +26,8 @@ class Searcher:
 
     packages: tuple[str, ...]
     alone: tuple[str, ...] = ()
+    reads_images: bool = False
+    """From a file of arrays, where others read the run file with edgenas."""
 
 
 _OURS = ("platformdirs", "pillow", "psutil", "filelock", "safetensors", "pydantic", "numpy")
@@ -36,12 +38,20 @@ SEARCHERS: Mapping[str, Searcher] = MappingProxyType(
             ("torch==2.13.0", "nvidia-modelopt==0.47.0", "requests", "transformers", *_OURS),
             ("torchprofile==0.0.4",),
         ),
+        # keras 3.15 refuses what AutoKeras 3.0 builds (a layer's units as a numpy integer)
+        "autokeras": Searcher(
+            ("autokeras==3.0.0", "keras==3.12.0", "tensorflow-cpu==2.21.0"), reads_images=True
+        ),
     }
 )
 
 
-def search_elsewhere(name: str, run_file: Path, folder: Path, *, minutes: float) -> None:
+def search_elsewhere(
+    name: str, run_file: Path, folder: Path, *, minutes: float, write_images: Callable[[Path], None]
+) -> None:
     """Lets a search work for so many CPU-minutes, unless its result is in `folder` already.
+
+    One that cannot have edgenas in its environment reads the file that `write_images` writes.
 
     Raises:
         ResourceError: its packages cannot be installed, or it failed; the log is named.
@@ -59,9 +69,13 @@ def search_elsewhere(name: str, run_file: Path, folder: Path, *, minutes: float)
             _run([*pip, "--no-deps", *wanted.alone], log)
         frozen = subprocess.run([*pip[:3], "freeze"], capture_output=True, text=True, check=True)
         write_atomic(folder / _INSTALLED, frozen.stdout)
-    script = HERE / f"{name}.py"
-    asked = ["--run", str(run_file), "--out", str(folder), "--minutes", str(minutes)]
-    _run([str(python), str(script), *asked], log)
+    asked = ["--out", str(folder), "--minutes", str(minutes)]
+    if SEARCHERS[name].reads_images:
+        write_images(folder / "images.npz")
+        asked += ["--images", str(folder / "images.npz")]
+    else:
+        asked += ["--run", str(run_file)]
+    _run([str(python), str(HERE / f"search_{name}.py"), *asked], log)
 
 
 def _run(argv: list[str], log: Path) -> None:

@@ -23,6 +23,7 @@ from edgenas.export.runners import open_model
 from edgenas.export.verify import compare
 from edgenas.hardware import DeviceProfile
 from edgenas.hardware.micro import measure_arena
+from edgenas.models import read_model
 from edgenas.networks import Network, build
 from edgenas.pipeline import FinalConfig, RunConfig
 from edgenas.pipeline.config import FORMATS, ExportConfig, SearchConfig
@@ -126,13 +127,17 @@ def trained_baseline(trainer: Trainer, job: Job) -> Trained:
     return Trained(job.network, family, network, result["weights_sha256"][:12])
 
 
-def trained_elsewhere(folder: Path) -> Trained:
-    """The network that another project's search left in `folder`.
+def found_elsewhere(folder: Path, size: int) -> Trained | Entrant:
+    """What another project's search left in `folder`: a network, or its files for `size` pixels.
 
     Raises:
         ArtifactError: its files are missing or damaged.
     """
     result = read_json(folder / RESULT, schema=ELSEWHERE)
+    if "lowering" not in result:
+        files = {"tflite": folder / "model.tflite", "tflite-int8": folder / "model.int8.tflite"}
+        macs = read_model(files["tflite"]).macs
+        return Entrant(result["name"], result["family"], macs, result["params"], files, size)
     network = build(read_lowering(result["lowering"]), norm=False)
     sha256 = result["weights_sha256"]
     network = load_weights(folder / "weights.safetensors", network, sha256=sha256)
@@ -345,6 +350,17 @@ def _told(timing: Timing) -> dict[str, float]:
     """What is kept of a session's timing."""
     kept = ("latency_ms", "p10_ms", "p90_ms", "n", "spread", "disturbed")
     return {name: getattr(timing, name) for name in kept}
+
+
+def write_images(data: DataSet, path: Path) -> None:
+    """The training and the search split, as our networks take them, in one file of arrays."""
+    arrays = {}
+    for name, images in (("train", data.train), ("search", data.search)):
+        arrays[f"{name}_images"], arrays[f"{name}_labels"] = network_images(
+            data, images, data.image_size
+        )
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 def empty_network(channels: int, size: int) -> Lowering:

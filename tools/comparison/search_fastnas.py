@@ -17,9 +17,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import modelopt.torch.prune as mtp  # type: ignore[import-not-found]
+import modelopt.torch.prune as mtp
 import torch
-from modelopt.torch.prune.fastnas import (  # type: ignore[import-not-found]
+from modelopt.torch.prune.fastnas import (
     _get_fastnas_default_rules,
 )
 from torch import nn
@@ -63,7 +63,7 @@ def rebuilt(lowering: Lowering, network: Network) -> Lowering:
         first = node.inputs[0]
         c = lowering.in_chw[0] if first < 0 else nodes[first].op.out_chw[0]
         values = dict(node.op.integers)
-        module: Any = unit[0]  # type: ignore[index]  # a list of one primitive
+        module: Any = unit[0]  # a list of one primitive
         weight = getattr(getattr(module, "conv", module), "weight", None)
         if "c" in values:
             values["c"] = c
@@ -81,7 +81,7 @@ def trained(
     network: Network, data: DataSet, recipe: Recipe, *, minutes: float, seed: int
 ) -> tuple[Network, int]:
     """The network after so many CPU-minutes, at most the recipe's epochs; and its steps."""
-    network = network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last).train()
 
     def training(folder: Path, n_steps: int | None) -> Training:
         learner = Alone(network, data, recipe)
