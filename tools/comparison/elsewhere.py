@@ -40,7 +40,8 @@ SEARCHERS: Mapping[str, Searcher] = MappingProxyType(
         ),
         # keras 3.15 refuses what AutoKeras 3.0 builds (a layer's units as a numpy integer)
         "autokeras": Searcher(
-            ("autokeras==3.0.0", "keras==3.12.0", "tensorflow-cpu==2.21.0"), reads_images=True
+            ("autokeras==3.0.0", "keras==3.12.0", "tensorflow-cpu==2.21.0", "tensorboard"),
+            reads_images=True,
         ),
     }
 )

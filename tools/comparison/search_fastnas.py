@@ -40,8 +40,6 @@ from tools.comparison.training import Alone
 
 DIVISOR = 8
 """Of channel numbers; its default of 32 leaves nothing to choose in networks as small as these."""
-SCORED = 1000
-"""Images of the search split that the search asks for each choice."""
 
 
 class _OneInput(nn.Module):
@@ -102,12 +100,14 @@ def trained(
     ), n_steps
 
 
-def pruned(network: Network, data: DataSet, *, flops: str, checkpoint: Path) -> Network:
-    """What FastNAS leaves of the network."""
+def pruned(
+    network: Network, data: DataSet, *, flops: str, n_scored: int, checkpoint: Path
+) -> Network:
+    """What FastNAS leaves of the network; it asks `n_scored` images of the search split."""
     rules = _get_fastnas_default_rules()
     for rule in rules.values():
         rule |= {key: DIVISOR for key in rule if key.endswith("_divisor")}
-    images = data.search.drawn(SCORED, seed=0)
+    images = data.search.drawn(n_scored, seed=0)
     batches = [_prepared(network, data, part) for part in _parts(images)]
 
     def score(model: nn.Module) -> float:
@@ -146,6 +146,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True, help="CPU time for all of it")
     parser.add_argument("--network", default="mobilenet-v2-0.5-coarse")
     parser.add_argument("--flops", default="50%")
+    parser.add_argument("--scored", type=int, default=1000, help="images for each choice")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -164,7 +165,13 @@ def main() -> None:
     recipe = Recipe(epochs=1000, peak_lr=0.1, mirror=data.mirror, checkpoint_every=10**9)
     network, first = trained(build(whole), data, recipe, minutes=arguments.minutes / 2, seed=seed)
     before = top1(fold(network)(_prepared(network, data, data.search)), data.search.labels)
-    kept = pruned(network, data, flops=arguments.flops, checkpoint=arguments.out / "search.pth")
+    kept = pruned(
+        network,
+        data,
+        flops=arguments.flops,
+        n_scored=arguments.scored,
+        checkpoint=arguments.out / "search.pth",
+    )
     lowering = rebuilt(whole, kept)
     smaller = build(lowering)
     smaller.load_state_dict(kept.state_dict())
