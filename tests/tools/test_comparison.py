@@ -17,7 +17,7 @@ import torch
 from edgenas.data import DataSet, load_data
 from edgenas.evaluation import SupernetEvaluator
 from edgenas.networks import build, fold
-from edgenas.spaces import Lowering
+from edgenas.spaces import Lowering, OpSpec
 from edgenas.supernet import Recipe, Supernet
 from edgenas.testing.fakes import tiny_space, write_tiny_run
 from tools.comparison import baselines as nets
@@ -118,6 +118,45 @@ def test_the_search_split_chooses_the_rate_and_results_of_other_settings_do_not_
     longer = trainer(tmp_path, digits, replace(RECIPE, epochs=2))
     assert longer.result(Job(name, LEARNING_RATES[1], 0)) is None
     assert bench.is_done(Job(name, LEARNING_RATES[1], 0))
+
+
+def test_a_pruned_network_is_rebuilt_from_its_weights_and_read_back(tmp_path: Path) -> None:
+    from edgenas.artifacts import write_json
+    from edgenas.export.jobs import write_lowering
+    from edgenas.supernet import save_weights
+    from tools.comparison.elsewhere import RESULT, SCHEMA
+    from tools.comparison.measuring import Trained, found_elsewhere
+    from tools.comparison.search_fastnas import rebuilt
+
+    whole = ALL["ds-cnn"].lowering.primitive()
+    assert rebuilt(whole, build(whole)) == whole
+    narrow = [
+        node if node.op.kind != "conv2d" else replace(node, op=OpSpec.of(
+            "conv2d", act=node.op.act, **{**node.op.integers, "cout": 24}
+        ))
+        for node in whole.nodes
+    ]  # fmt: skip
+    first, second = (
+        OpSpec.of("conv", act="relu", **{**whole.nodes[i].op.integers, **wanted})
+        for i, wanted in ((1, {"cin": 24, "cout": 24, "g": 24}), (2, {"cin": 24}))
+    )
+    narrow[1:3] = [replace(narrow[1], op=first), replace(narrow[2], op=second)]
+    pruned = Lowering(whole.in_chw, tuple(narrow))
+    network = fold(build(pruned))
+    assert rebuilt(whole, network) == pruned
+    result = {
+        "schema": SCHEMA,
+        "name": "fastnas ds-cnn 50%",
+        "family": "FastNAS",
+        "lowering": write_lowering(pruned),
+        "weights_sha256": save_weights(tmp_path / "weights.safetensors", network),
+    }
+    write_json(tmp_path / RESULT, result)
+    found = found_elsewhere(tmp_path, 28)
+    assert isinstance(found, Trained)
+    images = torch.rand(2, 1, 28, 28)
+    with torch.no_grad():
+        assert torch.equal(found.network(images), network(images))
 
 
 def gain(a: str, b: str) -> Mapping[str, float]:

@@ -17,11 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import modelopt.torch.prune as mtp
 import torch
-from modelopt.torch.prune.fastnas import (
-    _get_fastnas_default_rules,
-)
 from torch import nn
 
 from edgenas.artifacts import derive_seed, write_json
@@ -104,6 +100,9 @@ def pruned(
     network: Network, data: DataSet, *, flops: str, n_scored: int, checkpoint: Path
 ) -> Network:
     """What FastNAS leaves of the network; it asks `n_scored` images of the search split."""
+    import modelopt.torch.prune as mtp
+    from modelopt.torch.prune.fastnas import _get_fastnas_default_rules
+
     rules = _get_fastnas_default_rules()
     for rule in rules.values():
         rule |= {key: DIVISOR for key in rule if key.endswith("_divisor")}
