@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -76,7 +77,7 @@ class Entrant:
 def our_run(
     start: RunConfig, devices: Sequence[str], *, final: FinalConfig, networks: int, trials: int
 ) -> RunConfig:
-    """The run that finds and finishes edgenas's own networks, with the supernet of `start`'s data.
+    """The run that finds and finishes edgenas's own networks, with the supernet of `start`.
 
     It searches for accuracy and for the latency of each device.
     """
@@ -84,7 +85,6 @@ def our_run(
     return replace(
         start,
         name=EDGENAS,
-        supernet=replace(start.supernet, checkpoint=start.supernet.checkpoint or "shipped"),
         search=SearchConfig(tuple(devices), objectives, trials=trials),
         final=final,
         export=ExportConfig(top=networks, max_top1_drop=ANY_DROP),
@@ -150,6 +150,7 @@ def export_trained(
     """The networks as verified files; those that are there are kept."""
     requests, places = [], {}
     sample = calibration_images(data, seed)
+    prepared = functools.cache(functools.partial(network_images, data))
     for one in networks:
         network = one.network
         places[one.name] = place = folder / one.name.replace(" ", "-").replace("%", "")
@@ -157,8 +158,8 @@ def export_trained(
         if _is_exported(place, parents):
             continue
         size = network.lowering.in_chw[1]
-        calibration, _ = network_images(data, sample, size)
-        images, labels = network_images(data, data.test, size)
+        calibration, _ = prepared(sample, size)
+        images, labels = prepared(data.test, size)
         requests.append(
             ExportRequest(
                 network=network,
