@@ -113,8 +113,10 @@ def pruned(
         with torch.inference_mode():
             return top1(torch.cat([model(batch) for batch in batches]), images.labels)
 
+    plain = build(network.lowering)  # FastNAS takes no weights in channels_last
+    plain.load_state_dict(network.state_dict())
     found, _ = mtp.prune(
-        _OneInput(network).eval(),
+        _OneInput(plain).eval(),
         mode=[("fastnas", {kind: {"*": rule} for kind, rule in rules.items()})],
         constraints={"flops": flops},
         dummy_input=torch.zeros(1, *network.lowering.in_chw),
