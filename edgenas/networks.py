@@ -69,7 +69,7 @@ def fold(network: Network) -> Network:
     if not folded.norm:
         return folded
     for module in folded.modules():
-        if isinstance(module, _Conv):
+        if isinstance(module, _Conv | _Conv2d):
             assert isinstance(module.norm, nn.BatchNorm2d)  # noqa: S101  # norm is set: narrows the type
             module.conv = fuse_conv_bn_eval(module.conv, module.norm)
             module.norm = nn.Identity()
@@ -197,23 +197,26 @@ class _Linear(nn.Linear):
 
 
 class _Conv2d(nn.Module):
-    """A convolution of any kernel, padded alike on both sides.
+    """A convolution of any kernel, padded alike on both sides; normalisation or bias, activation.
 
     Raises:
         ExportError: its output cannot have the operator's size in that way.
     """
 
-    def __init__(self, op: OpSpec) -> None:
+    def __init__(self, op: OpSpec, *, norm: bool) -> None:
         super().__init__()
         (sy, py), (sx, px) = (
             self._stride_and_padding(op, op[size], op[f"k{size}"], op[f"o{size}"]) for size in "hw"
         )
         kernel = op["kh"], op["kw"]
-        self.conv = nn.Conv2d(op["cin"], op["cout"], kernel, (sy, sx), (py, px), groups=op["g"])
+        self.conv = nn.Conv2d(
+            op["cin"], op["cout"], kernel, (sy, sx), (py, px), groups=op["g"], bias=not norm
+        )
+        self.norm: nn.Module = nn.BatchNorm2d(op["cout"]) if norm else nn.Identity()
         self.act = activation(op.act)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.act(self.conv(x))
+        y: Tensor = self.act(self.norm(self.conv(x)))
         return y
 
     @staticmethod
@@ -287,7 +290,7 @@ def _primitive(op: OpSpec, *, norm: bool) -> nn.Module:
         case "linear":
             return _Linear(op["cin"], op["cout"])
         case "conv2d":
-            return _Conv2d(op)
+            return _Conv2d(op, norm=norm)
         case "pool2d":
             return _Pool2d(op)
         case "resize":

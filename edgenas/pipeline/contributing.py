@@ -37,7 +37,7 @@ PACES_MS: Mapping[str, tuple[float, float]] = MappingProxyType(
         "mobile": (2.06, 36.2),
         "gpu": (0.0110, 13.8),
         "tpu": (0.273, 0.379),
-        "npu": (0.916, 4.33),
+        "npu": (0.916, 4.59),
         "mcu": (208.0, 1210.0),
     }
 )

@@ -26,14 +26,29 @@ def divisible(value: float, by: int = 8, least: int | None = None) -> int:
 
 
 class Builder:
-    """A chain of units; keeps the shape of what the next one reads."""
+    """A chain of units; keeps the shape of what the next one reads.
 
-    def __init__(self, c: int, h: int, w: int | None = None) -> None:
+    `without` names strides of 2, counted from 0, that are 1 instead: for images smaller than a
+    network was made for.
+    """
+
+    def __init__(
+        self, c: int, h: int, w: int | None = None, *, without: Sequence[int] = ()
+    ) -> None:
         self.c, self.h, self.w = c, h, w or h
         self.ops: list[OpSpec] = []
+        self.without, self.n_strides = without, 0
+
+    def stride(self, s: int) -> int:
+        """The next convolution's stride where the network has `s`."""
+        if s == 1:
+            return 1
+        self.n_strides += 1
+        return 1 if self.n_strides - 1 in self.without else s
 
     def conv(self, cout: int, k: int, s: int = 1, g: int = 1, act: str = "relu6") -> Builder:
         """Convolution, normalisation, activation."""
+        s = self.stride(s)
         self.ops.append(conv(self.c, cout, self.h, self.w, k, s=s, g=g, act=act))
         self.c, self.h, self.w = self.ops[-1].out_chw
         return self
@@ -43,6 +58,7 @@ class Builder:
         kind: str = "inverted",
     ) -> Builder:  # fmt: skip
         """An inverted residual or a fused block; a skip where the shapes allow it."""
+        s = self.stride(s)
         skip = int(s == 1 and self.c == cout)
         self.ops.append(
             OpSpec.of(kind, act=act, cin=self.c, hidden=hidden, cout=cout, h=self.h, w=self.w, k=k,
@@ -89,9 +105,11 @@ def mobilenet_v1(width: float, r: int, classes: int = 1001, channels: int = 3) -
 
 
 @functools.cache
-def mobilenet_v2(width: float, r: int, classes: int = 1001) -> Ops:
+def mobilenet_v2(
+    width: float, r: int, classes: int = 1001, channels: int = 3, without: tuple[int, ...] = ()
+) -> Ops:
     """MobileNetV2."""
-    net = Builder(3, r).conv(divisible(32 * width), 3, 2)
+    net = Builder(channels, r, without=without).conv(divisible(32 * width), 3, 2)
     for t, c, n, s in ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1),
                        (6, 160, 3, 2), (6, 320, 1, 1)):  # fmt: skip
         for i in range(n):
@@ -118,11 +136,12 @@ _V3 = {
 
 @functools.cache
 def mobilenet_v3(
-    size: str, width: float = 1.0, r: int = 224, *, minimalistic: bool = False, classes: int = 1001
-) -> Ops:
+    size: str, width: float = 1.0, r: int = 224, *, minimalistic: bool = False, classes: int = 1001,
+    channels: int = 3, without: tuple[int, ...] = (),
+) -> Ops:  # fmt: skip
     """MobileNetV3, `size` large or small; minimalistic: 3x3, ReLU, no squeeze-excite."""
     hard = "relu" if minimalistic else "hswish"
-    net = Builder(3, r).conv(divisible(16 * width), 3, 2, act=hard)
+    net = Builder(channels, r, without=without).conv(divisible(16 * width), 3, 2, act=hard)
     before = 16  # channels that the row reads at width 1
     for k, e, c, se, hs, s in _V3[size]:
         hidden = divisible(net.c * e / before)
@@ -144,8 +163,16 @@ _LITES = ((1.0, 1.0, 224), (1.0, 1.1, 240), (1.1, 1.2, 260), (1.2, 1.4, 280), (1
 @functools.cache
 def efficientnet_lite(number: int, classes: int = 1000) -> Ops:
     """EfficientNet-Lite 0 to 4."""
-    width, depth, r = _LITES[number]
-    net = Builder(3, r).conv(32, 3, 2)
+    return efficientnet_lite_scaled(*_LITES[number], classes)
+
+
+@functools.cache
+def efficientnet_lite_scaled(
+    width: float, depth: float, r: int, classes: int, channels: int = 3,
+    without: tuple[int, ...] = (),
+) -> Ops:  # fmt: skip
+    """EfficientNet-Lite of any width and depth; stem and last convolution are never scaled."""
+    net = Builder(channels, r, without=without).conv(32, 3, 2)
     for i, (t, c, n, s, k) in enumerate(_LITE):
         repeats = n if i in (0, len(_LITE) - 1) else math.ceil(n * depth)
         for j in range(repeats):

@@ -1,0 +1,365 @@
+"""The networks that ours are compared with, how they are trained, and how all are matched."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from edgenas.data import DataSet, load_data
+from edgenas.evaluation import SupernetEvaluator
+from edgenas.networks import build, fold
+from edgenas.spaces import Lowering, OpSpec
+from edgenas.supernet import Recipe, Supernet
+from edgenas.testing.fakes import tiny_space, write_tiny_run
+from tools.comparison import baselines as nets
+from tools.comparison.matching import Timed, compared, in_all
+from tools.comparison.training import LEARNING_RATES, Job, Trainer
+
+ALL = nets.baselines()
+RECIPE = Recipe(epochs=1, batch=64, checkpoint_every=3, mirror=False)
+
+
+@pytest.mark.parametrize(
+    ("network", "macs", "params"),
+    [
+        # mlcommons/tiny; its parameters with four values for each channel of a BatchNorm
+        (nets.resnet_8((3, 32, 32), 10), 12_501_632, 78_666 - 4 * 240),
+        (nets.ds_cnn((1, 49, 10), 12), 2_656_768, 24_908 - 4 * 9 * 64),
+        # parameters of the two tutorials
+        (nets.convnet((1, 28, 28), 10), 2_794_240, 93_322),
+        (nets.convnet((3, 32, 32), 10), 4_548_608, 122_570),
+    ],
+)
+def test_networks_have_the_published_macs_and_parameters(
+    network: Lowering, macs: int, params: int
+) -> None:
+    assert (network.macs, network.params) == (macs, params)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_baseline_is_built_as_counted(name: str) -> None:
+    network = build(ALL[name].lowering)
+    assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    deployed = fold(network)
+    assert sum(p.numel() for p in deployed.parameters()) == ALL[name].lowering.params
+    images = torch.rand(4, 1, 28, 28)
+    with torch.no_grad():
+        assert torch.allclose(deployed(images), network.eval()(images), atol=1e-4)
+
+
+def test_fine_networks_end_at_4x4_and_coarse_ones_at_2x2() -> None:
+    for name, sides in (("fine", (4, 4)), ("coarse", (2, 2))):
+        found = {n: net.lowering for n, net in ALL.items() if n.endswith(name)}
+        assert len(found) >= 3
+        for lowering in found.values():
+            pool = next(op for op in lowering if op.kind == "pool")
+            assert pool.in_chw[1:] == sides
+
+
+@pytest.fixture(scope="module")
+def digits() -> DataSet:
+    pytest.importorskip("sklearn", reason="the data set digits is in scikit-learn")
+    return load_data("digits", seed=0)
+
+
+def trainer(folder: Path, data: DataSet, recipe: Recipe = RECIPE) -> Trainer:
+    evaluate = SupernetEvaluator(Supernet(tiny_space()), data, n_recalibration=256)
+    chosen = {"vgg-width-8": replace(ALL["vgg-width-8"], n_seeds=2)}
+    return Trainer(chosen, data, recipe, evaluate, folder / "work", folder / "results", {})
+
+
+def test_a_stopped_training_ends_as_an_undisturbed_one(digits: DataSet, tmp_path: Path) -> None:
+    job = Job("vgg-width-8", 0.1, 0)
+    stopped, whole = trainer(tmp_path / "a", digits), trainer(tmp_path / "b", digits)
+    assert stopped.train(job, stop_after_steps=5) is None
+    assert not stopped.is_done(job)
+    found, other = stopped.train(job), whole.train(job)
+    assert found is not None
+    assert other is not None
+    assert found["weights_sha256"] == other["weights_sha256"]
+    assert found["images_seen"] == len(digits.train) // 64 * 64
+    assert found["top1"]["search"] > 0.3  # guessing: 0.1
+    assert not list((tmp_path / "a" / "work" / "training").iterdir())
+    # the weights that were kept are those that were scored
+    network = whole.network(job)
+    logits = whole.evaluate.logits(network, digits.test)
+    assert float((logits.argmax(1) == digits.test.labels).double().mean()) == pytest.approx(
+        other["top1"]["test"], abs=2e-3
+    )
+
+
+def test_the_search_split_chooses_the_rate_and_results_of_other_settings_do_not_count(
+    digits: DataSet, tmp_path: Path
+) -> None:
+    bench = trainer(tmp_path, digits)
+    name = "vgg-width-8"
+    assert bench.better(name) is None
+    assert [(job.lr, job.seed) for job in bench.jobs(name)] == [
+        *((lr, 0) for lr in LEARNING_RATES),
+        (LEARNING_RATES[0], 1),
+    ]
+    for job in bench.jobs(name)[:2]:
+        bench.train(job)
+    last = tmp_path / "results" / f"{name}-lr{LEARNING_RATES[1]:g}-seed0.json"
+    result = json.loads(last.read_text("utf-8"))
+    result["top1"] = {"search": 1.0, "test": 0.0}  # the test split is not asked
+    last.write_text(json.dumps(result), "utf-8")
+    assert bench.better(name) == Job(name, LEARNING_RATES[1], 0)
+    assert bench.jobs(name)[-1] == Job(name, LEARNING_RATES[1], 1)
+    longer = trainer(tmp_path, digits, replace(RECIPE, epochs=2))
+    assert longer.result(Job(name, LEARNING_RATES[1], 0)) is None
+    assert bench.is_done(Job(name, LEARNING_RATES[1], 0))
+
+
+def test_a_pruned_network_is_rebuilt_from_its_weights_and_read_back(tmp_path: Path) -> None:
+    from edgenas.artifacts import write_json
+    from edgenas.export.jobs import write_lowering
+    from edgenas.supernet import save_weights
+    from tools.comparison.elsewhere import RESULT, SCHEMA
+    from tools.comparison.measuring import Trained, found_elsewhere
+    from tools.comparison.search_fastnas import rebuilt
+
+    whole = ALL["ds-cnn"].lowering.primitive()
+    assert rebuilt(whole, build(whole)) == whole
+    narrow = [
+        node if node.op.kind != "conv2d" else replace(node, op=OpSpec.of(
+            "conv2d", act=node.op.act, **{**node.op.integers, "cout": 24}
+        ))
+        for node in whole.nodes
+    ]  # fmt: skip
+    first, second = (
+        OpSpec.of("conv", act="relu", **{**whole.nodes[i].op.integers, **wanted})
+        for i, wanted in ((1, {"cin": 24, "cout": 24, "g": 24}), (2, {"cin": 24}))
+    )
+    narrow[1:3] = [replace(narrow[1], op=first), replace(narrow[2], op=second)]
+    pruned = Lowering(whole.in_chw, tuple(narrow))
+    network = fold(build(pruned))
+    assert rebuilt(whole, network) == pruned
+    result = {
+        "schema": SCHEMA,
+        "name": "fastnas ds-cnn 50%",
+        "family": "FastNAS",
+        "lowering": write_lowering(pruned),
+        "weights_sha256": save_weights(tmp_path / "weights.safetensors", network),
+    }
+    write_json(tmp_path / RESULT, result)
+    found = found_elsewhere(tmp_path, 28)
+    assert isinstance(found, Trained)
+    images = torch.rand(2, 1, 28, 28)
+    with torch.no_grad():
+        assert torch.equal(found.network(images), network(images))
+
+
+def gain(a: str, b: str) -> Mapping[str, float]:
+    return {"top1": 0.01, "low": 0.0, "high": 0.02}
+
+
+def test_networks_are_matched_on_the_search_split() -> None:
+    """By the test split, the second of ours would be the one that is accurate enough."""
+    own = [
+        Timed("slow", 0.93, 0.90, (4.0, 4.4)),
+        Timed("quick", 0.92, 0.93, (1.0, 1.0)),
+        Timed("good", 0.94, 0.94, (6.0, 6.0)),
+    ]
+    (row,) = compared([Timed("theirs", 0.925, 0.92, (8.0, 4.4))], own, empty_ms=0.01, gain=gain)[
+        "rows"
+    ]
+    assert row["at_accuracy"]["network"] == "slow"
+    assert row["at_accuracy"]["speed"] == {"median": 1.5, "low": 1.0, "high": 2.0}
+    assert row["at_latency"] == {
+        "network": "good",
+        "no_less_accurate": True,
+        "gain": {"top1": 0.01, "low": 0.0, "high": 0.02},
+    }
+
+
+def test_what_is_not_reached_counts_against_us() -> None:
+    own = [Timed("ours", 0.92, 0.92, (1.0,))]
+    theirs = [
+        Timed("better", 0.95, 0.95, (9.0,)),
+        Timed("faster", 0.91, 0.91, (0.5,)),
+        Timed("worse", 0.90, 0.90, (2.0,)),
+    ]
+    found = compared(theirs, own, empty_ms=0.01, gain=gain)
+    better, faster, worse = found["rows"]
+    assert better["at_accuracy"] is None
+    assert better["at_latency"]["no_less_accurate"] is False
+    assert faster["at_accuracy"]["speed"]["median"] == 0.5
+    assert faster["at_latency"] is None
+    assert worse["at_latency"]["no_less_accurate"] is True
+    rest = {key: value for key, value in found.items() if key != "rows"}
+    assert rest == {
+        "n": 3,
+        "n_compared": 3,
+        "n_unmatched": 1,
+        "n_fast_enough": 1,
+        "speed_median": 0.5,
+        "speed_least": 0.0,
+        "n_no_less_accurate": 1,
+    }
+
+
+def test_no_speed_is_told_of_networks_that_are_all_overhead() -> None:
+    own, theirs = [Timed("ours", 0.9, 0.9, (0.4,))], [Timed("theirs", 0.9, 0.9, (2.0,))]
+    found = compared(theirs, own, empty_ms=0.1, gain=gain)
+    assert found["rows"][0]["at_accuracy"]["speed"] is None
+    assert (found["n_compared"], found["speed_median"]) == (0, None)
+    assert compared(theirs, own, empty_ms=0.08, gain=gain)["n_compared"] == 1
+
+
+def test_one_network_has_to_stand_in_every_runtime() -> None:
+    own = {
+        "a": [Timed("one", 0.92, 0.9, (1.0,)), Timed("two", 0.92, 0.9, (2.0,))],
+        "b": [Timed("one", 0.92, 0.9, (8.0,)), Timed("two", 0.92, 0.9, (2.0,))],
+    }
+    theirs = {k: [Timed("theirs", 0.91, 0.9, (4.0,))] for k in "ab"}
+    assert in_all(theirs, own) == [{"baseline": "theirs", "network": "two", "least_speed": 2.0}]
+    own["b"][1] = replace(own["b"][1], top1_search=0.90)  # in one runtime only accurate enough
+    assert in_all(theirs, own)[0]["network"] == "one"
+    own["b"][0] = replace(own["b"][0], top1_search=0.90)
+    assert in_all(theirs, own) == [{"baseline": "theirs", "network": None, "least_speed": None}]
+
+
+def document() -> dict[str, Any]:
+    """As `tools/bench/frontier` writes it, of two networks."""
+    devices = ("local-litert-int8-t1", "local-onnxruntime-fp32-t1")
+    rows = {
+        name: [
+            Timed("edgenas 1", 0.92, 0.921, (1.0, 1.1)),
+            Timed("ds-cnn", 0.91, 0.911, (2.0, 2.2)),
+        ]
+        for name in devices
+    }
+    return {
+        "data": {"name": "fashion-mnist"},
+        "epochs": {"supernet": 26, "final": 4, "each": 30},
+        "images_seen": 1_647_360,
+        "n": {"search": 5000, "test": 10_000},
+        "n_sessions": 2,
+        "machine": {"chip": "A chip", "cores": 2},
+        "command": "tools/bench/frontier",
+        "empty_ms": dict.fromkeys(devices, 0.01),
+        "trainings": {"ds-cnn": {"learning_rate": 0.1, "top1_test": [0.911, 0.912, 0.913]}},
+        "networks": [
+            {
+                "name": name,
+                "family": family,
+                "macs": 10**6,
+                "params": 10**5,
+                "size_bytes": {"tflite-int8": 10**5},
+                "arena_bytes": arena,
+                "runtimes": {
+                    d: {"top1_test": rows[d][i].top1_test, "latency_ms": rows[d][i].latency_ms}
+                    for d in devices
+                },
+            }
+            for i, (name, family, arena) in enumerate(
+                (("edgenas 1", "edgenas", None), ("ds-cnn", "DS-CNN", 50_000))
+            )
+        ],
+        "comparison": {
+            d: compared(rows[d][1:], rows[d][:1], empty_ms=0.01, gain=gain) for d in devices
+        },
+        "in_all": in_all({d: rows[d][1:] for d in devices}, {d: rows[d][:1] for d in devices}),
+    }
+
+
+def test_the_comparison_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="PNG plots need the extra plots")
+    from tools.comparison.plots import write_plots
+
+    page, picture = write_plots(document(), tmp_path)
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    text = page.read_text("utf-8")
+    for part in ("DS-CNN", "arena in TFLite-Micro, kB", "local-onnxruntime-fp32-t1", "A chip"):
+        assert part in text
+
+
+def test_the_readme_tells_the_comparison(root: Path) -> None:
+    text = readme(root).frontier(document())
+    cells = "0.9110 | 2.00 (2.00 to 2.00) | +1.00 (+0.00 to +2.00)"
+    assert f"| ds-cnn | 1.0 M | {cells} | {cells} |" in text
+    assert "in 30 epochs (ours 26 in the supernet, 4 alone)" in text
+    assert "1 of 1 baselines at least 1.5 times as fast, median 2.00" in text
+    assert "Standard deviation of top-1 over seeds: ds-cnn 0.0010." in text
+
+
+def test_the_readme_says_what_ours_do_not_reach(root: Path) -> None:
+    none = {"baseline": "b", "at_accuracy": None, "at_latency": None}
+    short = {"at_accuracy": {"speed": None}, "at_latency": None}
+    assert readme(root)._against(none) == ("none as accurate", "none as fast")
+    assert readme(root)._against(short)[0] == "too short to tell"
+
+
+def readme(root: Path) -> Any:
+    """The command `tools/readme` as a module."""
+    import importlib.util
+    from importlib.machinery import SourceFileLoader
+
+    loader = SourceFileLoader("readme_command", str(root / "tools/readme"))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def frontier(root: Path, folder: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(root / "tools/bench/frontier"), "--work", "work", "--results",
+         "results", *argv],
+        cwd=folder,
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_whole_comparison(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the digits: trained, searched, exported, timed in both runtimes, matched, drawn."""
+    pytest.importorskip("sklearn", reason="the data set digits is in scikit-learn")
+    pytest.importorskip("litert_torch", reason="TFLite export needs the extra tflite")
+    from edgenas.pipeline import read_config, train
+
+    monkeypatch.chdir(tmp_path)
+    path = write_tiny_run(tmp_path, device="local-litert-int8-t1")
+    train(read_config(path), tmp_path / "runs" / "tiny")
+    text = path.read_text("utf-8")
+    checkpoint = '[supernet]\ncheckpoint = "runs/tiny/supernet/supernet.safetensors"\n'
+    path.write_text(f"{text}\n{checkpoint}", "utf-8")
+    options = [
+        *("--run", "run.toml", "--network", "vgg-width-8", "--final-epochs", "1", "--trials", "6"),
+        *("--ours", "2", "--sessions", "2", "--settings", "quick", "--plots", "plots"),
+    ]
+    early = frontier(root, tmp_path, *options, "--stage", "measure")
+    assert early.returncode == 2
+    assert "not trained yet: vgg-width-8" in early.stderr
+    done = frontier(root, tmp_path, *options)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "results" / "frontier-digits.json").read_text("utf-8"))
+    assert found["epochs"] == {"supernet": 1, "final": 1, "each": 2}
+    assert [n["family"] for n in found["networks"]] == ["edgenas", "edgenas", "plain CNN"]
+    for network in found["networks"]:
+        assert set(network["size_bytes"]) == {
+            *("onnx", "onnx-int8", "tflite", "tflite-fp16", "tflite-int8")
+        }
+        for runtime in network["runtimes"].values():
+            assert len(runtime["sessions"]) == 2
+            assert runtime["latency_ms"] > 0
+    assert set(found["comparison"]) == {"local-litert-int8-t1", "local-onnxruntime-fp32-t1"}
+    assert (tmp_path / "plots" / "frontier.png").is_file()
+    again = frontier(root, tmp_path, *options)  # nothing is trained or timed a second time
+    assert again.returncode == 0, again.stderr
+    repeated = json.loads((tmp_path / "results" / "frontier-digits.json").read_text("utf-8"))
+    assert repeated == found

@@ -1,0 +1,142 @@
+"""Which of our networks stands against which baseline, and what it gains: plain arithmetic.
+
+Networks are matched on the search split; accuracies and gains are told of the test split. Speed is
+compared within a session, never across: all networks of a runtime are timed interleaved in each.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+OVERHEAD = 5.0
+"""Speed is compared between networks that take at least so many times as long as an empty model."""
+WANTED_SPEED = 1.5
+"""Times as fast, at a baseline's accuracy, that edgenas aims at."""
+
+Gain = Callable[[str, str], Mapping[str, float]]
+"""Top-1 of the first network less that of the second on the test split, with an interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One network's file in one runtime: accuracy of that file there, and latency by session."""
+
+    name: str
+    top1_search: float
+    top1_test: float
+    sessions_ms: tuple[float, ...]
+
+    @property
+    def latency_ms(self) -> float:
+        """The median of the sessions."""
+        return statistics.median(self.sessions_ms)
+
+
+def compared(
+    baselines: Sequence[Timed], own: Sequence[Timed], *, empty_ms: float, gain: Gain
+) -> dict[str, Any]:
+    """Each baseline against our networks in one runtime, and what all of them come to.
+
+    `at_accuracy`: the fastest of ours that is at least as accurate, how many times as fast it is
+    (None where the two are too short to tell), and its gain; `at_latency`: the most accurate of
+    ours that is at least as fast, and its gain. Either is None where there is no such network.
+    """
+    rows = [
+        {
+            "baseline": baseline.name,
+            "at_accuracy": _at_accuracy(baseline, own, empty_ms=empty_ms, gain=gain),
+            "at_latency": _at_latency(baseline, own, gain=gain),
+        }
+        for baseline in baselines
+    ]
+    return {"rows": rows, **_summary(rows)}
+
+
+def in_all(
+    baselines: Mapping[str, Sequence[Timed]], own: Mapping[str, Sequence[Timed]]
+) -> list[dict[str, Any]]:
+    """For each baseline the one network of ours that is at least as accurate in every runtime.
+
+    Of several such networks it is the one whose least speed over the runtimes is the greatest.
+    Baselines that a runtime lacks are left out.
+    """
+    rows = []
+    for theirs in _across(baselines):
+        least = {
+            mine[0].name: min(_speed(a, b)["median"] for a, b in zip(theirs, mine, strict=True))
+            for mine in _across(own)
+            if all(b.top1_search >= a.top1_search for a, b in zip(theirs, mine, strict=True))
+        }
+        best = max(least, key=lambda name: least[name]) if least else None
+        rows.append(
+            {
+                "baseline": theirs[0].name,
+                "network": best,
+                "least_speed": None if best is None else least[best],
+            }
+        )
+    return rows
+
+
+def _across(networks: Mapping[str, Sequence[Timed]]) -> list[list[Timed]]:
+    """Each network that every runtime has, in the runtimes' order."""
+    by_name = [{net.name: net for net in found} for found in networks.values()]
+    names = [name for name in by_name[0] if all(name in found for found in by_name)]
+    return [[found[name] for found in by_name] for name in names]
+
+
+def _at_accuracy(
+    baseline: Timed, own: Sequence[Timed], *, empty_ms: float, gain: Gain
+) -> dict[str, Any] | None:
+    enough = [net for net in own if net.top1_search >= baseline.top1_search]
+    if not enough:
+        return None
+    best = min(enough, key=lambda net: net.latency_ms)
+    long = min(best.latency_ms, baseline.latency_ms) >= OVERHEAD * empty_ms
+    return {
+        "network": best.name,
+        "speed": _speed(baseline, best) if long else None,
+        "gain": dict(gain(best.name, baseline.name)),
+    }
+
+
+def _at_latency(baseline: Timed, own: Sequence[Timed], *, gain: Gain) -> dict[str, Any] | None:
+    enough = [net for net in own if net.latency_ms <= baseline.latency_ms]
+    if not enough:
+        return None
+    best = max(enough, key=lambda net: net.top1_search)
+    return {
+        "network": best.name,
+        "no_less_accurate": best.top1_search >= baseline.top1_search,
+        "gain": dict(gain(best.name, baseline.name)),
+    }
+
+
+def _speed(baseline: Timed, net: Timed) -> dict[str, float]:
+    """How many times as fast `net` is as `baseline`, over the sessions."""
+    pairs = zip(baseline.sessions_ms, net.sessions_ms, strict=True)
+    ratios = [theirs / ours for theirs, ours in pairs]
+    return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+
+
+def _summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Over all baselines; one that no network of ours is as accurate as counts as a speed of 0."""
+    told = [row["at_accuracy"] for row in rows]
+    speeds = [
+        0.0 if one is None else one["speed"]["median"]
+        for one in told
+        if one is None or one["speed"] is not None
+    ]
+    fast = [row["at_latency"] for row in rows]
+    return {
+        "n": len(rows),
+        "n_compared": len(speeds),
+        "n_unmatched": sum(one is None for one in told),
+        "n_fast_enough": sum(s >= WANTED_SPEED for s in speeds),
+        "speed_median": statistics.median(speeds) if speeds else None,
+        "speed_least": min(speeds) if speeds else None,
+        "n_no_less_accurate": sum(one is not None and one["no_less_accurate"] for one in fast),
+    }

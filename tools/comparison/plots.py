@@ -1,0 +1,115 @@
+"""Accuracy against what it costs, as pictures: one panel a cost, HTML and PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgenas.artifacts import replacing, write_atomic
+from edgenas.report.bench import COLOURS, require_plots
+from tools.comparison.measuring import EDGENAS
+
+
+def write_plots(document: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
+    """Writes `frontier.html` and `frontier.png` into `folder`; returns their paths.
+
+    Raises:
+        ResourceError: matplotlib is not installed; the folder cannot be written.
+    """
+    require_plots()
+    page, picture = folder / "frontier.html", folder / "frontier.png"
+    panels = _panels(document)
+    write_atomic(page, _page(panels, _title(document)))
+    _draw(panels, _title(document), picture)
+    return page, picture
+
+
+Points = list[tuple[float, float, str]]
+"""Cost, top-1, the network's name."""
+
+
+def _panels(document: Mapping[str, Any]) -> dict[str, dict[str, Points]]:
+    """By the title of the horizontal axis, the points of each family, cheapest first."""
+    panels: dict[str, dict[str, Points]] = {}
+
+    def add(axis: str, network: Mapping[str, Any], cost: float, top1: float) -> None:
+        points = panels.setdefault(axis, {}).setdefault(network["family"], [])
+        points.append((cost, top1, network["name"]))
+        points.sort()
+
+    for network in document["networks"]:
+        for device, found in network["runtimes"].items():
+            add(f"measured latency, ms: {device}", network, found["latency_ms"], found["top1_test"])
+            if device.split("-")[1:3] != ["litert", "int8"]:
+                continue
+            size = network["size_bytes"]["tflite-int8"] / 1e3
+            add("size of the int8 TFLite file, kB", network, size, found["top1_test"])
+            if network["arena_bytes"] is not None:
+                kb = network["arena_bytes"] / 1e3
+                add("arena in TFLite-Micro, kB", network, kb, found["top1_test"])
+    return panels
+
+
+def _title(document: Mapping[str, Any]) -> str:
+    return (
+        f"{document['data']['name']}, {document['n']['test']:,} test images, each network "
+        f"{document['epochs']['each']} epochs; {document['machine']['chip']}"
+    )
+
+
+def _colours(panels: Mapping[str, Mapping[str, Points]]) -> dict[str, str]:
+    families = dict.fromkeys(family for panel in panels.values() for family in panel)
+    ordered = [EDGENAS, *(name for name in families if name != EDGENAS)]
+    return dict(zip(ordered, COLOURS, strict=False))
+
+
+def _page(panels: Mapping[str, Mapping[str, Points]], title: str) -> str:
+    from plotly.subplots import make_subplots
+
+    n = len(panels)
+    figure = make_subplots(rows=(n + 1) // 2, cols=2)
+    colours = _colours(panels)
+    for i, (axis, families) in enumerate(panels.items()):
+        place = {"row": i // 2 + 1, "col": i % 2 + 1}
+        for family, points in families.items():
+            costs, top1, names = zip(*points, strict=True)
+            figure.add_scatter(
+                x=costs,
+                y=top1,
+                text=names,
+                name=family,
+                legendgroup=family,
+                showlegend=i == 0,
+                mode="lines+markers" if family == EDGENAS else "markers",
+                marker={"color": colours[family], "size": 8},
+                **place,
+            )
+        figure.update_xaxes(title_text=axis, type="log", **place)
+        figure.update_yaxes(title_text="top-1", **place)
+    figure.update_layout(
+        title={"text": title, "font": {"size": 15}}, template="plotly_white", height=900
+    )
+    return str(figure.to_html(include_plotlyjs=True, full_html=True))
+
+
+def _draw(panels: Mapping[str, Mapping[str, Points]], title: str, path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    n = len(panels)
+    figure = Figure(figsize=(11, 4 * ((n + 1) // 2)), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid: Sequence[Any] = figure.subplots((n + 1) // 2, 2, squeeze=False).flat
+    colours = _colours(panels)
+    for axes, (axis, families) in zip(grid, panels.items(), strict=False):
+        for family, points in families.items():
+            costs, top1, _ = zip(*points, strict=True)
+            line = "-" if family == EDGENAS else ""
+            axes.plot(costs, top1, "o" + line, color=colours[family], label=family, markersize=4)
+        axes.set(xlabel=axis, ylabel="top-1", xscale="log")
+        axes.grid(alpha=0.3)
+    grid[0].legend(loc="lower right", fontsize=8)
+    figure.suptitle(title, fontsize=9)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")

@@ -1,0 +1,123 @@
+"""AutoKeras: its search for an image classifier, and its best network as TFLite files.
+
+    python tools/comparison/search_autokeras.py --images IMAGES.npz --out FOLDER --minutes 60
+
+Runs in an environment of its own (`tools/comparison/elsewhere.py`), without edgenas. It gets the
+training images as our networks take them, judges its trials on the search split, and writes
+`model.tflite`, `model.int8.tflite` (by TensorFlow's converter) and `result.json`. There is no ONNX
+file: a Keras 3 network comes to onnxruntime only through packages that are not tested here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import autokeras as ak
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import (
+    convert_variables_to_constants_v2,
+)
+
+EPOCHS = 20
+"""Of a trial, at most; early stopping is AutoKeras's own."""
+CALIBRATION = 256
+"""Training images for the ranges of int8."""
+
+
+class Budget(keras.callbacks.Callback):
+    """Ends the trial, and begins no further one, when the CPU time is spent."""
+
+    oracle: Any = None
+    """Of the search; callbacks are copied for each trial, so that it belongs to the class."""
+    minutes = 0.0
+
+    def on_epoch_end(self, epoch: int, logs: object = None) -> None:
+        """Looks at the clock."""
+        if time.process_time() / 60 >= Budget.minutes:
+            self.model.stop_training = True
+            Budget.oracle.max_trials = len(Budget.oracle.trials)
+
+
+def searched(images: Any, folder: Path, *, seed: int) -> Any:
+    """The best network of the search."""
+    classes = int(images["train_labels"].max()) + 1
+
+    def split(name: str) -> tuple[Any, Any]:
+        labels = np.eye(classes, dtype=np.float32)[images[f"{name}_labels"]]
+        return images[f"{name}_images"], labels
+
+    given = ak.ImageInput()
+    auto = ak.AutoModel(
+        given, ak.ClassificationHead()(ak.ImageBlock(normalize=False)(given)), max_trials=1000,
+        directory=str(folder), project_name="trials", overwrite=True, seed=seed,
+    )  # fmt: skip
+    Budget.oracle = auto.tuner.oracle
+    auto.fit(
+        *split("train"), epochs=EPOCHS, validation_data=split("search"), callbacks=[Budget()],
+        batch_size=128, verbose=2,
+    )  # fmt: skip
+    best = folder / "trials" / "best_model.keras"  # export_model() looks for a file of another name
+    return keras.models.load_model(best, custom_objects=ak.CUSTOM_OBJECTS)
+
+
+def converted(network: Any, sample: Any, *, int8: bool) -> bytes:
+    """The network as a TFLite file that takes one image."""
+    shape = (1, *sample.shape[1:])
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, tf.float32)])
+    def call(image: Any) -> Any:
+        return network(image, training=False)
+
+    frozen = convert_variables_to_constants_v2(call.get_concrete_function())
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+    if int8:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([image[None]] for image in sample)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+    return bytes(converter.convert())
+
+
+def main() -> None:
+    """Searches, converts, writes."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, required=True, help="CPU time of the search")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    Budget.minutes = arguments.minutes
+    with np.load(arguments.images) as images:
+        network = searched(images, arguments.out, seed=arguments.seed)
+        order = np.random.default_rng(arguments.seed).permutation(len(images["train_images"]))
+        sample = images["train_images"][order[:CALIBRATION]]
+    for name, int8 in (("model.tflite", False), ("model.int8.tflite", True)):
+        (arguments.out / name).write_bytes(converted(network, sample, int8=int8))
+    result = {
+        "schema": "edgenas.bench-frontier-elsewhere/1",
+        "name": "autokeras",
+        "family": "AutoKeras",
+        "params": network.count_params(),
+        "n_trials": len(Budget.oracle.trials),
+        "cpu_minutes": time.process_time() / 60,
+        "versions": {name: version(name) for name in ("autokeras", "keras", "tensorflow-cpu")},
+    }
+    temporary = arguments.out / ".result.json"
+    temporary.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n", "utf-8")
+    temporary.replace(arguments.out / "result.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Baselines trained alone: by the supernet's recipe, for as many images as edgenas's networks see.
+
+A training that was stopped goes on; a finished one is a file in the folder of results, and its
+weights lie in the work folder. A result counts as long as data, recipe and network are the same.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgenas.artifacts import derive_seed, digest, read_json, write_json
+from edgenas.data import DataSet, prepare
+from edgenas.evaluation import SupernetEvaluator, top1
+from edgenas.events import Report, silent
+from edgenas.export.jobs import write_lowering
+from edgenas.networks import Network, build, fold
+from edgenas.supernet import Recipe, load_weights, save_weights
+from edgenas.supernet.training import HardLoss, Training
+from tools.comparison.baselines import Baseline
+
+SCHEMA = "edgenas.bench-frontier-training/1"
+LEARNING_RATES = (0.1, 0.25)
+"""Peaks that each baseline is trained with; the search split says which one counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One training."""
+
+    network: str
+    lr: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{self.network}-lr{self.lr:g}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What all trainings have in common. `recipe.epochs` is of each; its `peak_lr` is the job's."""
+
+    networks: Mapping[str, Baseline]
+    data: DataSet
+    recipe: Recipe
+    evaluate: SupernetEvaluator
+    """Recalibrates BatchNorm and scores, as it does for the supernet's networks."""
+    work: Path
+    results: Path
+    about: Mapping[str, object]
+    """What every result names: versions, machine."""
+
+    def jobs(self, name: str) -> list[Job]:
+        """The network's trainings: all rates, then further seeds with the better one.
+
+        Which one that is is known only when the first are finished: until then, the first rate.
+        """
+        first = [Job(name, lr, 0) for lr in LEARNING_RATES]
+        best = self.better(name) or first[0]
+        return first + [replace(best, seed=k) for k in range(1, self.networks[name].n_seeds)]
+
+    def better(self, name: str) -> Job | None:
+        """The job with the better rate on the search split; None until all rates are trained."""
+        found = {job: self.result(job) for job in (Job(name, lr, 0) for lr in LEARNING_RATES)}
+        known = {job: result["top1"]["search"] for job, result in found.items() if result}
+        return max(known, key=lambda job: known[job]) if len(known) == len(found) else None
+
+    def result(self, job: Job) -> dict[str, Any] | None:
+        """The job's finished training; None where there is none by these settings."""
+        path = self._result_path(job)
+        if not path.is_file():
+            return None
+        found = read_json(path, schema=SCHEMA)
+        return found if found["settings"] == self._settings(job) else None
+
+    def is_done(self, job: Job) -> bool:
+        """Whether there is nothing to train: the result is there, and its weights."""
+        return self.result(job) is not None and self._weights_path(job).is_file()
+
+    def train(
+        self, job: Job, *, stop_after_steps: int | None = None, report: Report = silent
+    ) -> dict[str, Any] | None:
+        """The job's result, trained now unless it is there; None where it was stopped before.
+
+        Raises:
+            SpecError, ResourceError, Interrupted: see `edgenas.supernet.train`.
+        """
+        if self.is_done(job):
+            return self.result(job)
+        folder = self.work / "training" / f"{job.name}-{digest(self._settings(job))}"
+        training = self._training(job, folder, report)
+        log = training(resume=True, stop_after_steps=stop_after_steps)
+        if training.step < training.n_steps:
+            return None
+        network = training.learner.module
+        assert isinstance(network, Network)  # noqa: S101  # for the type only
+        network = self.evaluate.recalibrated(network)
+        splits = {"search": self.data.search, "test": self.data.test}
+        scores = {
+            name: top1(self.evaluate.logits(network, images), images.labels)
+            for name, images in splits.items()
+        }
+        baseline = self.networks[job.network]
+        result = {
+            "schema": SCHEMA,
+            "network": job.network,
+            "family": baseline.family,
+            "source": baseline.source,
+            "learning_rate": job.lr,
+            "seed": job.seed,
+            "macs": baseline.lowering.macs,
+            "params": baseline.lowering.params,
+            "top1": scores,
+            "n": {name: len(images) for name, images in splits.items()},
+            "images_seen": training.n_steps * self.recipe.batch,
+            "log": log,
+            "weights_sha256": save_weights(self._weights_path(job), fold(network)),
+            "settings": self._settings(job),
+            **self.about,
+        }
+        write_json(self._result_path(job), result)
+        shutil.rmtree(folder)
+        return result
+
+    def network(self, job: Job) -> Network:
+        """The trained network, BatchNorm folded.
+
+        Raises:
+            ArtifactError: its weights are missing or damaged.
+        """
+        result = self.result(job)
+        network = build(self.networks[job.network].lowering, norm=False)
+        sha256 = "" if result is None else result["weights_sha256"]
+        return load_weights(self._weights_path(job), network, sha256=sha256)
+
+    def cpu_minutes(self, name: str) -> float:
+        """What one training of the network takes, by a few steps timed now."""
+        with tempfile.TemporaryDirectory(prefix="edgenas-") as folder:
+            training = self._training(Job(name, LEARNING_RATES[0], 0), Path(folder), silent)
+            training(resume=False, stop_after_steps=1)
+            before = training.cpu_s
+            training(resume=False, stop_after_steps=3)
+            return (training.cpu_s - before) / 3 * training.n_steps / 60
+
+    def _training(self, job: Job, folder: Path, report: Report) -> Training:
+        recipe, seed = self._recipe(job), derive_seed(job.seed, "baseline", job.network)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            network = build(self.networks[job.network].lowering).train()
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        learner = Alone(network, self.data, recipe)
+        return Training(learner, self.data, recipe, folder=folder, seed=seed, report=report)
+
+    def _recipe(self, job: Job) -> Recipe:
+        return replace(self.recipe, peak_lr=job.lr)
+
+    def _settings(self, job: Job) -> dict[str, Any]:
+        """What a result rests on, as JSON gives it back."""
+        recipe = asdict(replace(self._recipe(job), accumulate=1, checkpoint_every=1))
+        found = {
+            "recipe": recipe,
+            "data": self.data.digest,
+            "network": digest(write_lowering(self.networks[job.network].lowering)),
+        }
+        return dict(json.loads(json.dumps(found)))
+
+    def _result_path(self, job: Job) -> Path:
+        return self.results / f"{job.name}.json"
+
+    def _weights_path(self, job: Job) -> Path:
+        return self.work / "weights" / f"{job.name}.safetensors"
+
+
+class Alone:
+    """A network that learns from the labels alone."""
+
+    def __init__(self, network: Network, data: DataSet, recipe: Recipe) -> None:
+        self.module = network
+        self.fingerprint = {"network": digest(write_lowering(network.lowering))}
+        self._data, self._hard_loss = data, HardLoss(network, data, recipe)
+
+    def accumulate(self, pixels: Tensor, labels: Tensor, *, step: int, parts: int) -> float:
+        """See `edgenas.supernet.training.Learner`."""
+        images = prepare(
+            pixels,
+            resolution=self.module.lowering.in_chw[1],
+            mean=self._data.mean,
+            std=self._data.std,
+        )
+        loss = self._hard_loss(self.module(images), labels)
+        (loss / parts).backward()
+        return float(loss.detach())
