@@ -19,7 +19,7 @@ from edgenas.cli.main import app, main
 
 COMMANDS = (
     *("quickstart", "init", "doctor", "devices", "profile", "table", "predict"),
-    *("train", "search", "export", "verify", "report", "dashboard", "ci", "bench"),
+    *("train", "search", "export", "verify", "measure", "report", "dashboard", "ci", "bench"),
 )
 
 

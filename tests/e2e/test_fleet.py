@@ -30,6 +30,7 @@ def fleet_run(folder: Path, bounds: dict[str, float], *, trials: int = 16) -> No
     path.write_text(text.replace('"min latency_ms"', goals), "utf-8")
 
 
+@pytest.mark.slow
 def test_six_devices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

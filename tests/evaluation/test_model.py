@@ -118,6 +118,7 @@ def write_model(path: Path) -> None:
     path.write_text(json.dumps(table))
 
 
+@pytest.mark.slow
 def test_strategies_are_compared_on_a_model(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

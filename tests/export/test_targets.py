@@ -30,7 +30,7 @@ from edgenas.models.tflite import unpack
 ROOT = Path(__file__).parents[2]
 CALIBRATION = ROOT / "edgenas" / "shipped" / "calibration"
 SOURCE = min(CALIBRATION.glob("*.int8.tflite"), key=lambda path: path.stat().st_size)
-EVIDENCE = Verification(600, 0.9, 0.9, 0.0, -0.01, 0.01, 0.99, 6, 0.5, 0.01, 3.0)
+EVIDENCE = Verification(600, 0.9, 0.9, 0.0, -0.01, 0.01, 0.99, 6, 0.5, 0.01, 3.0, 1.0)
 CLASSES = tuple(f"class {i}" for i in range(10))
 
 needs_micro = pytest.mark.skipif(

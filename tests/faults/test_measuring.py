@@ -193,6 +193,7 @@ def test_two_searches_measure_on_one_board_in_turn(
         check_measured(run)
 
 
+@pytest.mark.slow
 def test_a_board_that_cannot_be_reached_costs_no_trial(clean: Path) -> None:
     device = (clean / "devices" / f"{INVENTED_DEVICE}.toml").read_text("utf-8")
     device += '\n[connection]\nkind = "ssh"\nhost = "127.0.0.1"\nport = 1\n'

@@ -81,6 +81,7 @@ def test_a_killed_helper_is_started_again(long: Path) -> None:
     assert len(digests) == len(set(digests))
 
 
+@pytest.mark.slow
 def test_helpers_end_with_a_killed_leader_and_the_search_goes_on(long: Path) -> None:
     process = start("search", "run.toml", "--workers", "3", "--quiet")
     wait_for(trials_finished(2), process)
@@ -118,6 +119,7 @@ def test_a_helper_that_cannot_work_is_told_once(
     assert errors.count("the search goes on without it") == 1
 
 
+@pytest.mark.slow
 def test_two_hosts_on_one_database(
     long: Path, postgresql_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ from edgenas.testing.fakes import tiny_space, write_tiny_run
 LOCAL = "local-onnxruntime-fp32-t1"
 
 
+@pytest.mark.slow
 def test_ten_networks_make_a_table_of_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
