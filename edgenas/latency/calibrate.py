@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from edgenas.errors import SpecError
-from edgenas.latency.fit import Fit, Granularity, conformal, sum_of_parts
+from edgenas.latency.fit import Fit, Granularity, conformal, has_constant
 from edgenas.latency.predictor import Predictor
 from edgenas.latency.table import LatencyTable, TableDevice
 from edgenas.spaces.ops import Lowering
@@ -46,7 +46,7 @@ def rescale(
     rows = []
     for net, ms in measured:
         parts = net if granularity == "unit" else net.primitive()
-        _, n_parts = sum_of_parts(((op, 0.0) for op in parts), call_ms=call_ms)
+        n_parts = sum(has_constant(op, call_ms=call_ms) for op in parts)
         rows.append((predictor.predict(net).latency_ms, n_parts, ms))
     plain = _held_out(rows, constant=False)
     errors, constant = plain, False

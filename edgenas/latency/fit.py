@@ -76,6 +76,11 @@ class Fit:
         return _apply((self.scale, self.per_part_ms, self.per_network_ms), sum_ms, n_parts)
 
 
+def has_constant(op: OpSpec, *, call_ms: float) -> bool:
+    """Whether a part is among those that `per_part_ms` is for; see `sum_of_parts`."""
+    return not call_ms or op.convolves
+
+
 def sum_of_parts(
     parts: Iterable[tuple[OpSpec, float]], *, call_ms: float = 0.0
 ) -> tuple[float, int]:
@@ -85,7 +90,7 @@ def sum_of_parts(
     """
     total, n_parts = 0.0, 0
     for op, ms in parts:
-        if not call_ms or op.convolves:
+        if has_constant(op, call_ms=call_ms):
             total, n_parts = total + ms, n_parts + 1
         else:
             total += max(ms - call_ms, 0.0)
