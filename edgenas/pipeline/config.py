@@ -128,6 +128,8 @@ class TrainConfig:
     """Of the labels that the largest network sees."""
     n_random: int = 2
     """Random networks a step, beside the largest and the smallest."""
+    largest_first: float = 0.0
+    """Share of the steps, at the start, that train the largest network alone."""
     augmentation: str = "light"
     """`none`, `light`, `erase` (light, and random rectangles erased) or `strong`."""
     mirror: bool | None = None
@@ -262,6 +264,7 @@ class _Train(_Strict):
     weight_decay: float = Field(2e-4, ge=0, lt=1)
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     n_random: int = Field(2, ge=0)
+    largest_first: float = Field(0.0, ge=0, lt=1)
     augmentation: str = "light"
     mirror: bool | None = None
     balance: bool | None = None

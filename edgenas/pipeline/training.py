@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from edgenas.pipeline.runs import clear, locked
 
 if TYPE_CHECKING:
     from edgenas.data import DataSet
+    from edgenas.spaces import Architecture
     from edgenas.spaces.mobile import MobileSpace
     from edgenas.supernet import Recipe, Supernet, SupernetInfo
 
@@ -218,7 +220,7 @@ def _check_finished(path: Path, space: str, data: DataSet, recipe: Recipe) -> No
 
     supernet, info = load_supernet(path)
     loose = {"accumulate": 1, "checkpoint_every": 1}
-    then = {**dict(info.recipe), **loose}
+    then = {**asdict(type(recipe)()), **info.recipe, **loose}
     now: Mapping[str, Any] = {**asdict(recipe), **loose}
     changed = [
         f"train.{k} was {then.get(k)!r}, is {v!r}" for k, v in now.items() if then.get(k) != v
@@ -257,11 +259,17 @@ def _estimate(
             f"{folder}: {free / 2**20:.0f} MiB are free, checkpoints need {disk_bytes / 2**20:.0f}",
             hint="free some disk space, or choose another folder with --runs",
         )
-    with tempfile.TemporaryDirectory(prefix="edgenas-") as name:
-        steps = replace(recipe, checkpoint_every=10**9)
-        seconds = seconds_a_step(
-            lambda n: run_training(trial, data, steps, folder=Path(name), stop_after_steps=n)
-        )
+    steps = replace(recipe, checkpoint_every=10**9, largest_first=0.0)
+
+    def seconds_of(only: Architecture | None) -> float:
+        with tempfile.TemporaryDirectory(prefix="edgenas-") as name:
+            make = partial(run_training, trial, data, steps, folder=Path(name), only=only)
+            return seconds_a_step(lambda n: make(stop_after_steps=n))
+
+    alone = recipe.largest_first
+    seconds = (1 - alone) * seconds_of(None)
+    if alone:
+        seconds += alone * seconds_of(space.largest())
     n_steps = recipe.epochs * (len(data.train) // recipe.batch)
     memory = psutil.Process().memory_info().rss
     report(

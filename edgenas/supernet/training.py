@@ -3,7 +3,9 @@
 Each step trains the largest network on the labels, and the smallest and some random ones on the
 largest one's soft labels (BigNAS, arXiv:2003.11142). What a step draws (images, augmentation,
 architectures) is a function of the seed and the step's number, so that a run that was killed and
-resumed gives the weights of an undisturbed one.
+resumed gives the weights of an undisturbed one. At first the largest network may be trained alone,
+as once-for-all does (arXiv:1908.09791): those steps are cheap, and what the others learn from is
+good when they begin.
 """
 
 from __future__ import annotations
@@ -53,6 +55,8 @@ class Recipe:
     """Of the labels that the largest network sees."""
     n_random: int = 2
     """Random architectures a step, beside the largest and the smallest."""
+    largest_first: float = 0.0
+    """Share of the steps, at the start, that train the largest network alone."""
     augmentation: str = "light"
     """A name of `edgenas.data.POLICIES`."""
     mirror: bool = True
@@ -68,9 +72,10 @@ class Recipe:
         for name in ("epochs", "batch", "accumulate", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise SpecError(f"train.{name}: {getattr(self, name)} must be at least 1")
-        for name in ("peak_lr", "momentum", "weight_decay", "label_smoothing", "warmup"):
+        shares = ("momentum", "weight_decay", "label_smoothing", "largest_first", "warmup")
+        for name in ("peak_lr", *shares):
             value = getattr(self, name)
-            if not 0 <= value < math.inf or (value >= 1 and name != "peak_lr"):
+            if not 0 <= value < math.inf or (value >= 1 and name in shares):
                 raise SpecError(f"train.{name}: {value} is out of range")
         if self.schedule not in SCHEDULES:
             hint = nearest(self.schedule, SCHEDULES)
@@ -188,6 +193,8 @@ class Sandwich:
         self.fingerprint = {"space": supernet.space.digest, "only": str(only or "")}
         self._data, self._recipe, self._seed, self._only = data, recipe, seed, only
         self._hard_loss = HardLoss(supernet, data, recipe)
+        n_steps = recipe.epochs * (len(data.train) // recipe.batch)
+        self._n_steps_alone = round(recipe.largest_first * n_steps)
 
     def accumulate(self, pixels: Tensor, labels: Tensor, *, step: int, parts: int) -> float:
         """Adds the gradients of all networks; returns the first one's loss."""
@@ -212,6 +219,8 @@ class Sandwich:
     def _architectures(self, step: int) -> list[Architecture]:
         if self._only is not None:
             return [self._only]
+        if step < self._n_steps_alone:
+            return [self.module.space.largest()]
         seed = derive_seed(self._seed, "train", "architectures", step)
         return sandwich(self.module, n_random=self._recipe.n_random, seed=seed)
 

@@ -74,6 +74,24 @@ def test_only_one_architecture_leaves_the_others_weights_alone(
     assert not [name for name in changed if "fused" in name or "_2_" in name]
 
 
+def test_the_largest_is_first_trained_alone(
+    tiny_space: MobileSpace, digits: DataSet, tmp_path: Path
+) -> None:
+    n_steps = len(digits.train) // RECIPE.batch
+    recipe = replace(RECIPE, largest_first=0.5)
+    seen = {}
+    for name, only in (("first", None), ("alone", tiny_space.largest())):
+        supernet = Supernet(tiny_space)
+        settings = {"folder": tmp_path / name, "seed": 2, "only": only, "resume": True}
+        n_alone = round(0.5 * n_steps)
+        train(supernet, digits, recipe, stop_after_steps=n_alone, **settings)
+        half = _weights(supernet)
+        train(supernet, digits, recipe, stop_after_steps=1, **settings)
+        seen[name] = half, _weights(supernet)
+    assert seen["first"][0].equal(seen["alone"][0])
+    assert not seen["first"][1].equal(seen["alone"][1])
+
+
 def test_sandwich_has_largest_smallest_and_random(tiny_space: MobileSpace) -> None:
     supernet = Supernet(tiny_space)
     archs = sandwich(supernet, n_random=2, seed=3)
@@ -276,6 +294,7 @@ def test_two_trainers_in_one_folder_are_refused(
         ({"peak_lr": float("nan")}, "train.peak_lr: nan is out of range"),
         ({"momentum": 1.0}, "train.momentum: 1.0 is out of range"),
         ({"schedule": "cosin"}, "did you mean 'cosine'?"),
+        ({"largest_first": 1.0}, "out of range"),
         ({"n_random": -1}, "must not be negative"),
     ],
 )
