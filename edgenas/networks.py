@@ -265,6 +265,20 @@ class _Multiply(nn.Module):
         return a * b
 
 
+class Copy(nn.Module):
+    """`x` twice, side by side, as many channels as `op` writes; NHWC where `channels_last`."""
+
+    def __init__(self, op: OpSpec, *, channels_last: bool = False) -> None:
+        super().__init__()
+        self.channels, self.dim = op["c"], -1 if channels_last else 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        twice = torch.cat((x, x), self.dim)
+        if twice.shape[self.dim] == self.channels:
+            return twice
+        return twice.narrow(self.dim, 0, self.channels)
+
+
 def activation(name: str) -> nn.Module:
     """The module of one of `spaces.ops.ACTIVATIONS`."""
     modules: dict[str, type[nn.Module]] = {
@@ -303,5 +317,7 @@ def _primitive(op: OpSpec, *, norm: bool) -> nn.Module:
             return _Scale(op)
         case "binary":
             return _Multiply()
+        case "copy":
+            return Copy(op)
         case kind:
             raise ExportError(f"no module for operator kind {kind!r}")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from edgenas.artifacts import write_atomic
 from edgenas.errors import ExportError
-from edgenas.networks import Network
+from edgenas.networks import Copy, Network
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -62,7 +62,8 @@ def _native(network: Network) -> nn.Module | None:
     """
     if len(network.lowering) > 1:
         return None
-    match network.lowering.nodes[0].op.kind:
+    op = network.lowering.nodes[0].op
+    match op.kind:
         case (
             "add" | "linear" | "binary" | "activate" | "function"
         ):  # element-wise, or a single pixel: the same in either layout
@@ -71,6 +72,8 @@ def _native(network: Network) -> nn.Module | None:
             return _NativePool()
         case "squeeze_excite":
             return _NativeExcite(network)
+        case "copy":
+            return Copy(op, channels_last=True)
         case _:
             return None
 

@@ -126,42 +126,38 @@ class Predictor:
             if cost is None:
                 raise self._missing([op for _, op in units])
             costs.append(cost)
-        total = low = high = plain = known = once = 0.0
+        total = plain = known = once = 0.0
         origin = self._origin()
+        shares: list[tuple[float, float, float]] = []
         for cost in costs:
             total += cost.latency_ms
-            low += cost.low_ms
-            high += cost.high_ms
             plain += cost.plain_ms
             once += cost.per_network_ms * cost.plain_ms
+            # a constant that is negative must not make a small part cost less than nothing
+            share = max(cost.latency_ms, LEAST_SHARE * cost.plain_ms)
+            shares.append((share, min(max(cost.low_ms, 0.0), share), max(cost.high_ms, share)))
             if cost.from_table:
                 known += cost.plain_ms
             if cost.origin == "extrapolated":
                 origin = "extrapolated"
         whole = max(total + once / plain, LEAST_SHARE * plain)
-        if total > 0:  # what is paid once is spread over the units
-            factor = whole / total
-            shares = [(cost.latency_ms, cost.low_ms, cost.high_ms) for cost in costs]
-        else:  # constants outweigh the parts, and nothing is known but their order
-            factor = whole / plain
-            shares = [(cost.plain_ms, 0.0, 2 * cost.plain_ms) for cost in costs]
-            low, high = 0.0, 2 * plain
+        # what is paid once is spread over the units
+        factor = whole / sum(share for share, _, _ in shares)
         per_unit = tuple(
             UnitLatency(
                 name,
                 cost.key,
-                latency_ms=factor * middle,
-                low_ms=max(factor * least, 0.0),
-                high_ms=factor * most,
+                latency_ms=factor * share,
+                low_ms=factor * low,
+                high_ms=factor * high,
                 origin=cost.origin,
             )
-            for (name, _), cost, (middle, least, most) in zip(units, costs, shares, strict=True)
+            for (name, _), cost, (share, low, high) in zip(units, costs, shares, strict=True)
         )
-        total, low, high = whole, factor * low, factor * high
         return LatencyPrediction(
-            latency_ms=total,
-            low_ms=max(low, 0.0),
-            high_ms=high,
+            latency_ms=whole,
+            low_ms=sum(unit.low_ms for unit in per_unit),
+            high_ms=sum(unit.high_ms for unit in per_unit),
             measured_share=known / plain,
             origin=origin,
             per_unit=per_unit,

@@ -456,7 +456,10 @@ _KINDS: Mapping[str, _Kind] = MappingProxyType(
             ("c", "h", "w"), activated=False, in_chw=_same, out_chw=_same, n_inputs=2
         ),
         "copy": _Kind(  # concatenation, padding, transposition, slices: what is written
-            ("c", "h", "w"), activated=False, in_chw=_same, out_chw=_same
+            ("c", "h", "w"),
+            activated=False,
+            in_chw=lambda v: (-(-v["c"] // 2), v["h"], v["w"]),  # timed as two of it side by side
+            out_chw=_same,
         ),
         "inverted": _Kind(
             _BLOCK, activated=True, in_chw=_conv_in, out_chw=_conv_out, primitives=_inverted

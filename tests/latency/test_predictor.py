@@ -133,6 +133,17 @@ def test_constants_never_outweigh_tiny_parts(table: LatencyTable) -> None:
     assert sum(u.latency_ms for u in found.per_unit) == pytest.approx(found.latency_ms)
 
 
+def test_a_unit_smaller_than_the_constant_still_costs_something(table: LatencyTable) -> None:
+    net = random_network(0)
+    times = sorted(table.entries[op].latency_ms for op in net)
+    fit = replace(PLAIN, per_part_ms=-(times[0] + times[1]) / 2)
+    found = Predictor(replace(table, fits=(fit,))).predict(net)
+    assert all(0 <= u.low_ms <= u.latency_ms <= u.high_ms for u in found.per_unit)
+    assert min(u.latency_ms for u in found.per_unit) > 0
+    assert sum(u.latency_ms for u in found.per_unit) == pytest.approx(found.latency_ms)
+    assert found.low_ms <= found.latency_ms <= found.high_ms
+
+
 def test_what_a_network_pays_once_is_added_once(table: LatencyTable) -> None:
     once = replace(table, fits=(replace(table.fits[0], per_network_ms=0.05),))
     for seed in range(5):
