@@ -273,6 +273,7 @@ class Copy(nn.Module):
         self.channels, self.dim = op["c"], -1 if channels_last else 1
 
     def forward(self, x: Tensor) -> Tensor:
+        """What `op` writes, of what it takes."""
         twice = torch.cat((x, x), self.dim)
         if twice.shape[self.dim] == self.channels:
             return twice
