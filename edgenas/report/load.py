@@ -1,45 +1,11 @@
-"""From a run folder to a `RunView`.
-
-    run.toml                      the run file
-    front.json                    edgenas.front/1
-    result.json                   edgenas.search-result/1: trials, elapsed_s, optional
-                                  stopped_because, gains {"n", "k", "chance"} and fleet {"wanted",
-                                  "accuracy", "bounds" {device: [objective]}, "choices" [{"k",
-                                  "gap", "assignments" [{"device", "digest", "accuracy", "loss",
-                                  "latency_ms"}]}]}, optional measured [{"device", "correction"
-                                  {"told"}, "networks" [{"digest", "predicted", "measured",
-                                  "place_predicted", "place"}]}], exports [{"path",
-                                  "format", "sha256", "size_bytes", "verified", "top1", "top1_drop",
-                                  "agreement", "predicted_ms", "measured_ms"}]; optional in each:
-                                  "n_images", "device", "predicted_origin", "low_ms", "high_ms",
-                                  "why" (what the model was chosen for)
-    trials.json                   optional, edgenas.trials/1: {"trials": [{"number", "architecture",
-                                  "digest", "metrics", "feasible", "state"}], "reference":
-                                  {objective: value}}; `state` "complete" is shown, `reference` is
-                                  where the hypervolume is measured from
-    provenance.json               optional, edgenas.provenance/1: "tables" [{"device", "source",
-                                  "digest", "date", "error_median", "error_within_10",
-                                  "n_validation"}]; every other key is a section, shown as it is
-    explanation.json              optional, edgenas.explanation/1: what each choice matters, what
-                                  the bounds keep out, single changes of the exported networks
-    models/<digest>/latency.json  optional, edgenas.model-latency/1: {"latencies": [{"device",
-                                  "origin", "latency_ms", "low_ms", "high_ms", "units": [{"name",
-                                  "key", "ms", "origin", "inputs"}]}]}; or one such device at the
-                                  top; "inputs" may be left out of a plain chain
-    models/<digest>/export.json   edgenas.export/1, the certificate: goes before what result.json
-                                  says of the same file
-
-Files may hold more than is read here: a report shows what it knows.
-"""
+"""From a run folder to a `RunView`; `_parts` says which files are read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import Any
 
 import edgenas
 from edgenas.artifacts import read_json, read_toml
@@ -47,6 +13,7 @@ from edgenas.errors import ArtifactError, SpecError
 from edgenas.fleet import Assignment, Fleet
 from edgenas.objectives import Objective, directed
 from edgenas.pareto import Metric, ParetoFront, hypervolume
+from edgenas.report import _parts as parts
 from edgenas.report.model import (
     Change,
     Cut,
@@ -70,281 +37,6 @@ from edgenas.report.model import (
 )
 from edgenas.spaces import OpSpec
 
-RESULT_SCHEMA = "edgenas.search-result/1"
-EXPORT_SCHEMA = "edgenas.export/1"
-TRIALS_SCHEMA = "edgenas.trials/1"
-LATENCY_SCHEMA = "edgenas.model-latency/1"
-PROVENANCE_SCHEMA = "edgenas.provenance/1"
-EXPLANATION_SCHEMA = "edgenas.explanation/1"
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, frozen=True)
-
-
-_T = TypeVar("_T", bound=_Part)
-
-
-class _Metric(_Part):
-    value: float
-    origin: str = Field(min_length=1)
-    low: float | None = None
-    high: float | None = None
-    n: int | None = None
-    rough: bool = False
-
-
-class _Trial(_Part):
-    number: int
-    architecture: str
-    digest: str
-    metrics: dict[str, _Metric]
-    feasible: bool = True
-    state: str = "complete"
-
-
-class _Trials(_Part):
-    trials: list[_Trial]
-    reference: dict[str, float] = {}
-    parents: dict[str, str] = {}
-
-
-class _Export(_Part):
-    path: str
-    format: str
-    sha256: str
-    size_bytes: int
-    verified: bool | None
-    top1: float | None = None
-    top1_drop: float | None = None
-    agreement: float | None = None
-    predicted_ms: float | None = None
-    measured_ms: float | None = None
-    n_images: int | None = None
-    device: str | None = None
-    predicted_origin: str | None = None
-    low_ms: float | None = None
-    high_ms: float | None = None
-    why: str = ""
-
-
-class _Stated(_Part):
-    value_ms: float
-    origin: str
-    low_ms: float | None = None
-    high_ms: float | None = None
-    n: int | None = None
-
-
-class _Verification(_Part):
-    n: int
-    top1: float
-    top1_drop: float
-    drop_low: float
-    drop_high: float
-    agreement: float
-    split: str
-
-
-class _Gate(_Part):
-    name: str
-    verdict: str
-    reason: str
-
-
-class _MixedUnit(_Part):
-    name: str
-    precision: str
-    note: str = ""
-
-
-class _Mixture(_Part):
-    precisions: list[str]
-    size_bytes: int
-    top1: float
-    top1_drop: float
-    n: int
-    latency: _Stated | None = None
-    chosen: bool = False
-
-
-class _Certified(_Part):
-    path: str
-    format: str
-    sha256: str
-    size_bytes: int
-    verified: bool | None
-    verification: _Verification
-    gates: list[_Gate]
-    device: str = ""
-    predicted_ms: _Stated | None = None
-    measured_ms: _Stated | None = None
-    units: list[_MixedUnit] = []
-    curve: list[_Mixture] = []
-
-
-class _Failure(_Part):
-    format: str
-    error: str
-
-
-class _Target(_Part):
-    device: str
-    toolchain: str
-    verdict: str
-    checked_by: str
-    path: str = ""
-    operators: int | None = None
-    on_npu_share: float | None = None
-    cycles: int | None = None
-    sram_bytes: int | None = None
-    arena_bytes: int | None = None
-    flash_bytes: int | None = None
-    reasons: list[str] = []
-
-
-class _Certificate(_Part):
-    architecture: str
-    digest: str
-    models: list[_Certified]
-    failures: list[_Failure] = []
-    targets: list[_Target] = []
-    parents: dict[str, str] = {}
-    tools: dict[str, str] = {}
-    weights: str = ""
-
-
-class _Gains(_Part):
-    n: int
-    k: int
-    chance: float
-
-
-class _Assignment(_Part):
-    device: str
-    digest: str
-    accuracy: float
-    loss: float
-    latency_ms: _Metric
-
-
-class _Choice(_Part):
-    k: int
-    gap: float = 0.0
-    assignments: list[_Assignment] = Field(min_length=1)
-
-
-class _Fleet(_Part):
-    wanted: int
-    accuracy: str
-    bounds: dict[str, list[str]]
-    choices: list[_Choice] = Field(min_length=1)
-
-
-class _MeasuredNetwork(_Part):
-    digest: str
-    predicted: _Metric
-    measured: _Metric
-    place_predicted: int
-    place: int
-
-
-class _Correction(_Part):
-    told: str
-
-
-class _MeasuredDevice(_Part):
-    device: str
-    correction: _Correction
-    networks: list[_MeasuredNetwork]
-
-
-class _Result(_Part):
-    trials: int | None = None
-    measured: list[_MeasuredDevice] = []
-    fleet: _Fleet | None = None
-    stopped_because: str = ""
-    gains: _Gains | None = None
-    elapsed_s: float | None = None
-    exports: list[_Export] = []
-
-
-class _UnitTime(_Part):
-    name: str = ""
-    key: str
-    ms: float
-    origin: str
-    inputs: list[int] | None = None
-
-
-class _Latency(_Part):
-    device: str
-    origin: str
-    latency_ms: float
-    low_ms: float | None = None
-    high_ms: float | None = None
-    units: list[_UnitTime]
-
-
-class _Latencies(_Part):
-    latencies: list[_Latency]
-
-
-class _Table(_Part):
-    device: str
-    source: str
-    digest: str = ""
-    date: str = ""
-    error_median: float | None = None
-    error_within_10: float | None = None
-    n_validation: int | None = None
-
-
-class _Tables(_Part):
-    tables: list[_Table] = []
-
-
-class _Importance(_Part):
-    metric: str
-    n: int
-    top: float
-    genes: dict[str, float]
-    chance: float
-    problem: str = ""
-
-
-class _Estimate(_Part):
-    metric: str
-    n: int
-    error: float
-    problem: str = ""
-
-
-class _Cut(_Part):
-    objective: str
-    trials: int
-    trials_outside: int
-    trials_only: int
-    drawn: int
-    drawn_outside: int
-    drawn_only: int
-
-
-class _Change(_Part):
-    gene: str
-    value: str
-    new: str
-    digest: str
-    differences: dict[str, _Metric]
-    outside: list[str] = []
-
-
-class _Explanation(_Part):
-    importances: list[_Importance] = []
-    estimates: list[_Estimate] = []
-    bounds: list[_Cut] = []
-    changes: dict[str, list[_Change]] = {}
-
 
 def load_run(run: Path) -> RunView:
     """The view of the run in folder `run`.
@@ -359,18 +51,20 @@ def load_run(run: Path) -> RunView:
             hint=f"edgenas search {run / 'run.toml'} --resume",
         )
     front = ParetoFront.read(run / "front.json")
-    result = _read(run / "result.json", RESULT_SCHEMA, _Result) or _Result()
-    trials = _read(run / "trials.json", TRIALS_SCHEMA, _Trials)
+    result = parts.read(run / "result.json", parts.RESULT_SCHEMA, parts.Result) or parts.Result()
+    trials = parts.read(run / "trials.json", parts.TRIALS_SCHEMA, parts.Trials)
     facts = run / "provenance.json"
-    found = _read(facts, PROVENANCE_SCHEMA, _Tables)
+    found = parts.read(facts, parts.PROVENANCE_SCHEMA, parts.Tables)
     tables = found.tables if found else []
     why = run / "explanation.json"
-    told = _read(why, EXPLANATION_SCHEMA, _Explanation) or _Explanation()
-    provenance = read_json(facts, schema=PROVENANCE_SCHEMA) if found else {}
+    told = parts.read(why, parts.EXPLANATION_SCHEMA, parts.Explanation) or parts.Explanation()
+    provenance = read_json(facts, schema=parts.PROVENANCE_SCHEMA) if found else {}
     evaluated = _evaluated(run / "trials.json", trials.trials) if trials else ()
     numbers = {c.digest: c.number for c in reversed(evaluated)}
     certificates = {
-        path.parent.name: _valid(path, read_json(path, schema=EXPORT_SCHEMA), _Certificate)
+        path.parent.name: parts.valid(
+            path, read_json(path, schema=parts.EXPORT_SCHEMA), parts.Certificate
+        )
         for path in sorted(run.glob("models/*/export.json"))
     }
     sections = list(_sections(provenance))
@@ -425,28 +119,11 @@ def read_trials(path: Path) -> tuple[tuple[Evaluated, ...], Mapping[str, str]]:
     Raises:
         ArtifactError: damaged, or of another version.
     """
-    trials = _valid(path, read_json(path, schema=TRIALS_SCHEMA), _Trials)
+    trials = parts.valid(path, read_json(path, schema=parts.TRIALS_SCHEMA), parts.Trials)
     return _evaluated(path, trials.trials), trials.parents
 
 
-def _read(path: Path, schema: str, kind: type[_T]) -> _T | None:
-    """The part of `path` that a report shows, or None where there is no such file."""
-    if not path.is_file():
-        return None
-    return _valid(path, read_json(path, schema=schema), kind)
-
-
-def _valid(path: Path, value: object, kind: type[_T]) -> _T:
-    try:
-        return kind.model_validate(value)
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]
-        )
-        raise ArtifactError(f"{path}: {problems}") from error
-
-
-def _evaluated(path: Path, trials: Sequence[_Trial]) -> tuple[Evaluated, ...]:
+def _evaluated(path: Path, trials: Sequence[parts.Trial]) -> tuple[Evaluated, ...]:
     try:
         return tuple(
             Evaluated(
@@ -463,12 +140,12 @@ def _evaluated(path: Path, trials: Sequence[_Trial]) -> tuple[Evaluated, ...]:
         raise ArtifactError(f"{path}: {error}") from error
 
 
-def _importance(found: _Importance) -> Importance:
+def _importance(found: parts.Importance) -> Importance:
     genes = sorted(found.genes.items(), key=lambda pair: (-pair[1], pair[0]))
     return Importance(found.metric, found.n, found.top, tuple(genes), found.chance, found.problem)
 
 
-def _cuts(path: Path, bounds: Sequence[_Cut]) -> tuple[Cut, ...]:
+def _cuts(path: Path, bounds: Sequence[parts.Cut]) -> tuple[Cut, ...]:
     try:
         return tuple(
             Cut(Objective.parse(b.objective), **b.model_dump(exclude={"objective"})) for b in bounds
@@ -477,7 +154,7 @@ def _cuts(path: Path, bounds: Sequence[_Cut]) -> tuple[Cut, ...]:
         raise ArtifactError(f"{path}: {error}") from error
 
 
-def _fleet(path: Path, found: _Fleet) -> FleetView:
+def _fleet(path: Path, found: parts.Fleet) -> FleetView:
     try:
         fleets = tuple(
             Fleet(
@@ -505,7 +182,7 @@ def _fleet(path: Path, found: _Fleet) -> FleetView:
     return FleetView(found.wanted, found.accuracy, bounds, fleets)
 
 
-def _measured(path: Path, found: _MeasuredDevice) -> MeasuredDevice:
+def _measured(path: Path, found: parts.MeasuredDevice) -> MeasuredDevice:
     try:
         networks = tuple(
             MeasuredNetwork(
@@ -522,7 +199,7 @@ def _measured(path: Path, found: _MeasuredDevice) -> MeasuredDevice:
     return MeasuredDevice(found.device, found.correction.told, networks)
 
 
-def _changes(path: Path, changes: Sequence[_Change]) -> tuple[Change, ...]:
+def _changes(path: Path, changes: Sequence[parts.Change]) -> tuple[Change, ...]:
     try:
         return tuple(
             Change(
@@ -581,13 +258,13 @@ def _no_worse(a: Sequence[float], b: Sequence[float], axes: Sequence[Objective])
 def _models(
     run: Path,
     front: ParetoFront,
-    exports: Sequence[_Export],
-    certificates: Mapping[str, _Certificate],
-    tables: Sequence[_Table],
+    exports: Sequence[parts.Export],
+    certificates: Mapping[str, parts.Certificate],
+    tables: Sequence[parts.Table],
     evaluated: Sequence[Evaluated],
 ) -> tuple[ExportedModel, ...]:
     """The exported models in the front's order; others come last, with their trial's metrics."""
-    rows: dict[str, dict[str, _Export]] = {digest: {} for digest in certificates}
+    rows: dict[str, dict[str, parts.Export]] = {digest: {} for digest in certificates}
     for export in exports:
         path = PurePosixPath(_inside(run, export.path))
         rows.setdefault(path.parent.name, {})[path.name] = export
@@ -627,12 +304,12 @@ def _models(
     return tuple(models)
 
 
-def _target(place: str, row: _Target) -> TargetCheck:
+def _target(place: str, row: parts.Target) -> TargetCheck:
     path = f"{place}/{row.path}" if row.path else place
     return TargetCheck(**{**row.model_dump(), "path": path, "reasons": tuple(row.reasons)})
 
 
-def _certified(path: str, row: _Certified, told: ExportedFile | None) -> ExportedFile:
+def _certified(path: str, row: parts.Certified, told: ExportedFile | None) -> ExportedFile:
     """A file by its certificate; latencies that only `told` (from result.json) has are kept."""
     found = row.verification
     predicted, measured = _stated(row.predicted_ms), _stated(row.measured_ms)
@@ -670,7 +347,7 @@ def _certified(path: str, row: _Certified, told: ExportedFile | None) -> Exporte
     )
 
 
-def _stated(latency: _Stated | None) -> Metric | None:
+def _stated(latency: parts.Stated | None) -> Metric | None:
     if latency is None:
         return None
     low, high = _around(latency.value_ms, latency.low_ms, latency.high_ms)
@@ -691,23 +368,23 @@ def _around(
 
 def _inside(run: Path, path: str) -> str:
     """`path` relative to the run folder: it may be so already, or absolute, or from elsewhere."""
-    parts = PurePosixPath(Path(path).as_posix()).parts
-    if not (run / path).is_file() and "models" in parts:
-        last = len(parts) - 1 - parts[::-1].index("models")
-        return PurePosixPath(*parts[last:]).as_posix()
+    names = PurePosixPath(Path(path).as_posix()).parts
+    if not (run / path).is_file() and "models" in names:
+        last = len(names) - 1 - names[::-1].index("models")
+        return PurePosixPath(*names[last:]).as_posix()
     if Path(path).is_absolute() and Path(path).is_relative_to(run.resolve()):
         return Path(path).relative_to(run.resolve()).as_posix()
-    return PurePosixPath(*parts).as_posix()
+    return PurePosixPath(*names).as_posix()
 
 
 def _latencies(path: Path) -> tuple[tuple[Unit, ...], tuple[DeviceLatency, ...]]:
     """The network's units, and its latency on each device of the file."""
     if not path.is_file():
         return (), ()
-    table = read_json(path, schema=LATENCY_SCHEMA)
+    table = read_json(path, schema=parts.LATENCY_SCHEMA)
     if "latencies" not in table:
         table = {"latencies": [{k: v for k, v in table.items() if k != "schema"}]}
-    found = _valid(path, table, _Latencies).latencies
+    found = parts.valid(path, table, parts.Latencies).latencies
     networks = [_units(path, latency.units) for latency in found]
     if any(network != networks[0] for network in networks):
         raise ArtifactError(f"{path}: its devices do not list the same units")
@@ -724,7 +401,7 @@ def _latencies(path: Path) -> tuple[tuple[Unit, ...], tuple[DeviceLatency, ...]]
     )
 
 
-def _units(path: Path, units: Sequence[_UnitTime]) -> tuple[Unit, ...]:
+def _units(path: Path, units: Sequence[parts.UnitTime]) -> tuple[Unit, ...]:
     try:
         return tuple(
             Unit(u.name, OpSpec.parse(u.key), (i - 1,) if u.inputs is None else tuple(u.inputs))
@@ -735,7 +412,10 @@ def _units(path: Path, units: Sequence[_UnitTime]) -> tuple[Unit, ...]:
 
 
 def _file(
-    path: str, export: _Export, latencies: Sequence[DeviceLatency], tables: Sequence[_Table]
+    path: str,
+    export: parts.Export,
+    latencies: Sequence[DeviceLatency],
+    tables: Sequence[parts.Table],
 ) -> ExportedFile:
     """A file as result.json has it; the word for its latency is that of its device's prediction."""
     known = {latency.device: latency for latency in latencies}
