@@ -214,12 +214,15 @@ def read_toml(path: Path, *, max_bytes: int = 2**20) -> dict[str, Any]:
     Raises:
         SpecError: missing, too large, not UTF-8, not TOML (with line and column).
     """
+    data = _read(path, max_bytes)
     try:
-        return tomllib.loads(_read(path, max_bytes).decode())
+        return tomllib.loads(data.decode())
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{path}: {error}") from error
     except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: not UTF-8 text at byte {error.start}") from error
+        raise SpecError(
+            f"{path}: not UTF-8 text at byte {error.start}", hint="save it as UTF-8"
+        ) from error
     except RecursionError as error:
         raise SpecError(f"{path}: nested too deeply") from error
     except ValueError as error:  # an integer of thousands of digits

@@ -332,6 +332,8 @@ def read_config(path: Path) -> RunConfig:
         SpecError: not TOML, unknown or missing keys, wrong values; all of them in one message.
         UsageError: where its `name` cannot name a folder.
     """
+    if not path.exists():
+        raise SpecError(f"{path}: there is no such file", hint="edgenas init FOLDER writes one")
     return parse_config(read_toml(path), origin=str(path), folder=path.resolve().parent)
 
 

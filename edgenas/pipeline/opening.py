@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgenas.artifacts import derive_seed
 from edgenas.errors import SpecError, UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.fleet import fleet_objectives, loads
@@ -79,6 +81,8 @@ def open_stages(
     trained only where it `may_train`.
     """
     from edgenas.data import device
+    from edgenas.latency import Predictor
+    from edgenas.search import Problem, check_reachable
     from edgenas.search.strategies import find_strategy
     from edgenas.supernet import load_supernet
 
@@ -116,18 +120,19 @@ def open_stages(
         report=report,
     )
     check_energy(written_objectives(config), tables)
+    objectives = objectives_of(config)
+    named = frozenset(o.name for o in (*objectives, *written_objectives(config)))
+    more = tuple(target for target in targets if target not in devices)
+    predictors = {name: Predictor(table) for name, table in tables.items()}
+    cheap = CheapMetrics(space, devices, predictors, named, more, derived=loads_of(config))
     if loaded is None:  # last: what can be refused before hours of training is refused before
-        read_unlabelled(data, config, costly_metrics(objectives_of(config)), report=report)
+        read_unlabelled(data, config, costly_metrics(objectives), report=report)
+        seed = derive_seed(config.seed, "reachable")
+        check_reachable(Problem(space, objectives, cheap), random.Random(seed))
         train_supernet(config, folder, data, resume=resume, report=report)
         loaded = load_supernet(checkpoint)
     supernet, info = loaded
     supernet = supernet.to(device(config.train.device))
-    from edgenas.latency import Predictor
-
-    predictors = {name: Predictor(table) for name, table in tables.items()}
-    named = frozenset(o.name for o in (*objectives_of(config), *written_objectives(config)))
-    more = tuple(target for target in targets if target not in devices)
-    cheap = CheapMetrics(supernet.space, devices, predictors, named, more, derived=loads_of(config))
     return Opened(config, folder, data, supernet, info, checkpoint, devices, tables, cheap, targets)
 
 

@@ -112,6 +112,20 @@ def test_a_space_too_large_for_a_target_is_infeasible(
     assert "bytes of flash, it has 5,000" in capfd.readouterr().err
 
 
+def test_bounds_out_of_reach_are_refused_before_training(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_file = write_tiny_run(folder)
+    text = run_file.read_text("utf-8")
+    assert '"min latency_ms"' in text
+    bounded = text.replace('"min latency_ms"', '"min latency_ms <= 0.00001"')
+    run_file.write_text(bounded, "utf-8")
+    assert main(["search", "run.toml", "--quiet"]) == 7
+    told = capfd.readouterr().err
+    assert "latency_ms <= 1e-05: the nearest reached is" in told
+    assert not list((folder / "runs").rglob("supernet*"))
+
+
 def test_a_device_says_what_checks_it() -> None:
     facts = show_device("coral-usb-edgetpu-int8")
     assert "Edge TPU" in facts["toolchain"]
