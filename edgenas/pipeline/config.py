@@ -333,7 +333,9 @@ def read_config(path: Path) -> RunConfig:
         UsageError: where its `name` cannot name a folder.
     """
     if not path.exists():
-        raise SpecError(f"{path}: there is no such file", hint="edgenas init FOLDER writes one")
+        raise SpecError(
+            f"cannot read {path}: there is no such file", hint="edgenas init FOLDER writes one"
+        )
     return parse_config(read_toml(path), origin=str(path), folder=path.resolve().parent)
 
 

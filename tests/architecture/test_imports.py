@@ -133,6 +133,7 @@ FORBIDDEN = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("module", "line"), FORBIDDEN)
 def test_a_forbidden_import_is_found(root: Path, tmp_path: Path, module: str, line: str) -> None:
     copy = tmp_path / "edgenas"
@@ -143,6 +144,7 @@ def test_a_forbidden_import_is_found(root: Path, tmp_path: Path, module: str, li
     assert [breach for breach in found if breach.startswith(module)], found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("module", "line"),
     [

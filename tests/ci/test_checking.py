@@ -43,6 +43,7 @@ def verification() -> dict[str, float]:
     return found
 
 
+@pytest.mark.long
 def test_what_was_just_made_passes(locked: Path, capfd: pytest.CaptureFixture[str]) -> None:
     document = told(capfd, "check")
     assert document["schema"] == "edgenas.ci-check/1"

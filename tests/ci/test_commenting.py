@@ -20,6 +20,7 @@ from tests.ci.conftest import change, told
 GITHUB_CHARACTERS = 65_536
 
 
+@pytest.mark.long
 def test_what_changed_and_why(locked: Path, capfd: pytest.CaptureFixture[str]) -> None:
     Path("base.lock").write_bytes(Path("edgenas.lock").read_bytes())
     change("targets.toml", "latency_ms <= 0.028", "latency_ms <= 0.024")

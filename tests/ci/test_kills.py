@@ -73,6 +73,7 @@ def undisturbed_beside(locked: Path, make: Callable[[], None]) -> tuple[Path, fl
     return folder, time.monotonic() - began
 
 
+@pytest.mark.long
 def test_a_killed_run_ends_with_the_same_lock(locked: Path) -> None:
     undisturbed, _ = undisturbed_beside(locked, tighter)
     tighter()
@@ -105,6 +106,7 @@ def test_runs_killed_twenty_times_end_with_the_same_lock(locked: Path) -> None:
         shutil.rmtree(folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],

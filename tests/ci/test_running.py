@@ -44,6 +44,7 @@ def volume(folder: Path) -> float:
     return hypervolume(front.points, front.directions, [0.0, 0.05])
 
 
+@pytest.mark.long
 def test_what_is_locked_is_deterministic_and_names_no_machine(locked: Path) -> None:
     lock = (locked / "edgenas.lock").read_bytes()
     assert str(locked).encode() not in lock
@@ -77,6 +78,7 @@ def test_nothing_stale_runs_nothing(locked: Path, capfd: pytest.CaptureFixture[s
     assert Path("edgenas.lock").stat().st_mtime_ns == lock
 
 
+@pytest.mark.long
 def test_a_tighter_bound_is_searched_on_from_what_is_known(
     locked: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +125,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[str, ...]]
     return found
 
 
+@pytest.mark.long
 def test_a_format_more_is_written_for_the_same_front(
     locked: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +151,7 @@ def test_a_format_more_is_written_for_the_same_front(
     assert names == {"model.int8.onnx"}, "what is no longer wanted is not left lying there"
 
 
+@pytest.mark.long
 def test_a_format_written_by_other_versions_of_its_tools_is_written_again(
     locked: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +165,7 @@ def test_a_format_written_by_other_versions_of_its_tools_is_written_again(
     assert [formats for _, formats in exported] == [("onnx", "onnx-int8")]
 
 
+@pytest.mark.long
 def test_a_table_that_leaves_the_choice_as_it_was_writes_no_file(
     locked: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +206,7 @@ def test_another_table_scores_known_accuracies_anew(
         assert after[digest].metrics["top1"] == before[digest].metrics["top1"]
 
 
+@pytest.mark.long
 def test_another_supernet_evaluates_the_front_first(
     locked: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,6 +230,7 @@ def test_a_device_more_and_a_device_less(locked: Path, capfd: pytest.CaptureFixt
     assert ran(capfd, "both")["trials"] == 0
 
 
+@pytest.mark.long
 def test_what_the_lock_says_is_made_again_where_no_run_is_left(
     locked: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -237,6 +244,7 @@ def test_what_the_lock_says_is_made_again_where_no_run_is_left(
     assert (after.front, after.files) == (before.front, before.files)
 
 
+@pytest.mark.long
 def test_a_changed_file_is_made_again(locked: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = Path("edgenas.lock").read_text("utf-8")
     model = next(Path("runs/board/models").glob("*/model.onnx"))

@@ -37,6 +37,7 @@ def document(capfd: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.long
 def test_devices_show_where_their_table_came_from(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -50,6 +51,7 @@ def test_devices_show_where_their_table_came_from(
     assert INVENTED_DEVICE in capfd.readouterr().out
 
 
+@pytest.mark.long
 def test_a_rough_calibrated_table_is_called_so_wherever_it_is_used(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,6 +112,7 @@ def test_a_prediction_adds_up(folder: Path, capfd: pytest.CaptureFixture[str]) -
     assert again == facts
 
 
+@pytest.mark.long
 def test_strategies_compared_on_a_table(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     rows = ["a,b,top1,ms"]
     rows += [f"{a},{b},{0.5 + 0.03 * a + 0.01 * b},{1 + a + b}" for a in range(8) for b in range(8)]

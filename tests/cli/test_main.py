@@ -153,6 +153,7 @@ def test_devices_as_json(capfd: pytest.CaptureFixture[str]) -> None:
     assert "local-litert-int8-t1" in {device["name"] for device in document["devices"]}
 
 
+@pytest.mark.long
 def test_a_closed_pipe_is_quiet() -> None:
     command = f"{sys.executable} -m edgenas devices list | true"
     done = subprocess.run(

@@ -60,6 +60,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_all_at_once_then_one_more(work: Path, capfd: pytest.CaptureFixture[str]) -> None:
     three = ["max top1_int8", "max robustness >= 0.05", "agreement >= 0.01", "min latency_ms"]
     write_run(three)
@@ -101,6 +102,7 @@ def test_all_at_once_then_one_more(work: Path, capfd: pytest.CaptureFixture[str]
     assert all("top1_int8" not in t["metrics"] for t in trials("warm"))
 
 
+@pytest.mark.long
 def test_without_labels(work: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The folder's images alone are compared; they need no sub-folders, nor size, nor colour."""
     from PIL import Image

@@ -52,6 +52,7 @@ def tables(names: list[str]) -> dict[str, LatencyTable]:
     return {name: table_for(load_device(name)) for name in names}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_a_search_reads_the_table(
     trained: Path, tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]
@@ -71,6 +72,7 @@ def test_a_search_reads_the_table(
     assert bool(re.search(r"\brough\b", report)) == table.rough
 
 
+@pytest.mark.long
 def test_a_search_reads_three_tables_at_once(
     trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,6 +85,7 @@ def test_a_search_reads_three_tables_at_once(
         assert f"energy_mj@{names[2]}" in row["metrics"]
 
 
+@pytest.mark.long
 def test_twenty_tables_of_six_classes_ship() -> None:
     shipped = tables(NAMES)
     assert len(shipped) >= 20

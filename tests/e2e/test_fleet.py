@@ -84,6 +84,7 @@ def _best_mean(networks: dict[str, dict[str, float]], k: int) -> float:
     return max(found)
 
 
+@pytest.mark.long
 def test_what_cannot_be_is_refused_before_anything_is_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

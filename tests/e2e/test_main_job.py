@@ -24,6 +24,7 @@ from edgenas.testing.fakes import (
 LOCAL = "local-onnxruntime-fp32-t1"
 
 
+@pytest.mark.long
 def test_from_a_run_file_to_verified_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,6 +91,7 @@ def test_from_a_run_file_to_verified_models(
     check_manifest(run)
 
 
+@pytest.mark.long
 def test_a_search_resumed_when_finished_repeats_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,6 +33,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_a_folder_in_three_commands(photos: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "photos", "--json"]) == 0
     facts = json.loads(capfd.readouterr().out)

@@ -40,6 +40,7 @@ def test_the_small_space_is_a_part_of_the_default_one() -> None:
     assert part.size > 10_000
 
 
+@pytest.mark.long
 def test_digits_take_its_place(
     nowhere: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,6 +54,7 @@ def test_accuracies_are_kept_for_the_next_search(
     assert "no run 'none'" in capfd.readouterr().err
 
 
+@pytest.mark.long
 def test_networks_to_begin_with_are_evaluated_before_the_first_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

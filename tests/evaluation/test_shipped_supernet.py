@@ -43,6 +43,7 @@ def test_it_was_trained_on_the_splits_that_a_run_reads(
     assert shipped[1].data["digest"] == data.digest
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("which", ["largest", "smallest"])
 def test_inherited_accuracy_is_the_published_one(
     shipped: tuple[Supernet, SupernetInfo], data: DataSet, root: Path, which: str

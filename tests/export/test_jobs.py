@@ -98,6 +98,7 @@ def test_units_are_cached_by_content(tmp_path):
     assert not set(int8["u8"].values()) & set(int8["s8"].values())
 
 
+@pytest.mark.long
 def test_networks_take_nhwc(tmp_path):
     space = replace(SMALL, in_channels=1)
     lowering = space.lower(space.smallest())

@@ -124,6 +124,7 @@ def request_of(
     return request
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name", ["onnx-mixed", pytest.param("tflite-mixed", marks=pytest.mark.slow)]
 )

@@ -276,6 +276,7 @@ BAD_INPUTS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", BAD_INPUTS)
 def test_bad_input(name: str, clean: Path, capfd: pytest.CaptureFixture[str]) -> None:
     spoil, argv, code, fragments = BAD_INPUTS[name]
@@ -403,6 +404,7 @@ def test_a_stale_lock_is_taken_over(clean: Path) -> None:
         assert json.loads((folder / ".owner.json").read_text("utf-8"))["pid"] == os.getpid()
 
 
+@pytest.mark.long
 def test_a_format_that_cannot_be_written_does_not_stop_the_others(
     clean: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -418,6 +420,7 @@ def test_a_format_that_cannot_be_written_does_not_stop_the_others(
     assert (clean / "runs/tiny/report.html").is_file()
 
 
+@pytest.mark.long
 def test_a_missed_gate_is_reported_after_all_else_is_written(
     clean: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,6 +90,7 @@ def device_file(connection: dict[str, object]) -> Path:
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("connection", "key"), FIELDS, ids=[f"{c['kind']}-{key}" for c, key in FIELDS]
 )

@@ -70,6 +70,7 @@ def longer(work: Path) -> None:
     (work / "run.toml").write_text(text, "utf-8")
 
 
+@pytest.mark.long
 def test_a_killed_training_ends_with_the_same_weights(clean: Path) -> None:
     longer(clean)
     shutil.rmtree(RUN)
@@ -90,6 +91,7 @@ def test_a_killed_training_ends_with_the_same_weights(clean: Path) -> None:
     assert not list(RUN.rglob("step-*")), "checkpoints of a finished training are left"
 
 
+@pytest.mark.long
 def test_a_killed_search_ends_with_the_same_front(clean: Path) -> None:
     longer(clean)
     text = (clean / "run.toml").read_text("utf-8").replace("epochs = 3", "epochs = 1")
@@ -112,6 +114,7 @@ def test_a_killed_search_ends_with_the_same_front(clean: Path) -> None:
     check_manifest(RUN)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_a_line_that_says_how_to_go_on(
     clean: Path, number: signal.Signals, code: int

@@ -62,6 +62,7 @@ def workers_of(trials: Path) -> set[int]:
     return {int(t.user_attrs["worker"]["pid"]) for t in found if "worker" in t.user_attrs}
 
 
+@pytest.mark.long
 def test_a_killed_helper_is_started_again(long: Path) -> None:
     process = start("search", "run.toml", "--workers", "3", "--json")
     wait_for(trials_finished(2), process)
@@ -95,6 +96,7 @@ def test_helpers_end_with_a_killed_leader_and_the_search_goes_on(long: Path) -> 
     assert len(workers_of(RUN / "study.db")) >= 2
 
 
+@pytest.mark.long
 def test_an_interrupt_ends_the_helpers(long: Path) -> None:
     text = (long / "run.toml").read_text("utf-8").replace("trials = 30", "trials = 5000")
     (long / "run.toml").write_text(text, "utf-8")
@@ -109,6 +111,7 @@ def test_an_interrupt_ends_the_helpers(long: Path) -> None:
     wait_until_gone(crew)
 
 
+@pytest.mark.long
 def test_a_helper_that_cannot_work_is_told_once(
     long: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,6 +109,7 @@ def test_the_interval_is_the_conformal_quantile() -> None:
     assert conformal(list(range(1, 20))) == 18  # ceil(20 x 0.9)
 
 
+@pytest.mark.long
 def test_the_interval_holds_nine_of_ten_new_networks() -> None:
     held = total = 0
     for seed in range(40):

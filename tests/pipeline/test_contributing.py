@@ -106,6 +106,7 @@ CASES: dict[str, tuple[str, Callable[[Table], object], str, str, str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES)
 def test_what_cannot_be_is_refused(
     folder: Path, capfd: pytest.CaptureFixture[str], case: str

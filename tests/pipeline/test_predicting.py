@@ -80,6 +80,7 @@ def test_files_of_another_runtime_or_precision_are_refused() -> None:
         predict(INVENTED_DEVICE, "nowhere.tflite")
 
 
+@pytest.mark.long
 def test_a_file_is_timed_beside_units_of_the_table(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -62,6 +62,7 @@ def timed_by_macs(files: Mapping[Architecture, Path], *_: object, **options: obj
     return {arch: Metric(ms, "measured", ms, ms, 50) for arch, ms in times.items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "clock",
     [

@@ -97,6 +97,7 @@ def models(make_onnx: Callable[[str, int], Path]) -> dict[str, Path]:
     return {f"chain of {n}": make_onnx(f"m{n}", n) for n in (1, 4, 12)}
 
 
+@pytest.mark.long
 def test_models_are_timed_there(
     tmp_path: Path, server: SshServer, device: DeviceProfile, models: dict[str, Path]
 ) -> None:
@@ -109,6 +110,7 @@ def test_models_are_timed_there(
     assert sum(name.endswith(".model") for name in there) == 3
 
 
+@pytest.mark.long
 def test_a_cut_connection_keeps_what_was_measured_and_resumes(
     tmp_path: Path, server: SshServer, models: dict[str, Path]
 ) -> None:
@@ -137,6 +139,7 @@ def test_a_cut_connection_keeps_what_was_measured_and_resumes(
     assert store.read_text().startswith(before)
 
 
+@pytest.mark.long
 def test_a_hung_board_times_out_and_keeps_what_was_measured(
     tmp_path: Path, server: SshServer, device: DeviceProfile, models: dict[str, Path]
 ) -> None:

@@ -131,6 +131,7 @@ def test_output_cut_twice_is_an_error(timed: Measure) -> None:
         timed({"a": "cut"})
 
 
+@pytest.mark.long
 def test_a_tool_that_hangs_is_stopped(timed: Measure, tmp_path: Path) -> None:
     settings = Settings(rounds=2, extra_rounds=0, cool_s=0.0, idle_s=4.0)
     with pytest.raises(DeviceError, match="silent for 4 s") as caught:

@@ -61,6 +61,7 @@ def dump(page: Path, profile: Path, *, width: int) -> tuple[str, list[str]]:
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", [1400, pytest.param(520, marks=pytest.mark.slow)])
 def test_the_page_draws_its_charts(explained: RunView, tmp_path: Path, width: int) -> None:
     view = replace(explained, models=explained.models[:1])
@@ -83,6 +84,7 @@ def test_the_page_draws_its_charts(explained: RunView, tmp_path: Path, width: in
     assert not re.search("share|cloud|chart studio", titles[1], re.I), "data would leave"
 
 
+@pytest.mark.long
 def test_a_comparison_draws_its_charts(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
     page = tmp_path / "compare.html"
     found = compare(*map(load_run, two_runs))

@@ -209,6 +209,7 @@ def test_a_killed_comparison_goes_on_with_what_is_finished(cells: Path, tmp_path
         run_bench(known, ["nsga2", "random"], [20], [0, 1], work=tmp_path)
 
 
+@pytest.mark.long
 def test_the_default_beats_random_and_nsga2_on_a_public_table(measurements: Path) -> None:
     problem = table_problem(
         measurements / "nasbench201.csv.gz",

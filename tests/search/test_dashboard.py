@@ -219,6 +219,7 @@ def run(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("installed", "run")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_command_prints_its_address_and_ends_at_a_signal(number: int, code: int) -> None:
@@ -279,6 +280,7 @@ def test_the_page_draws_infeasible_trials_in_grey(study: Path, tmp_path: Path) -
     assert ">Infeasible<" in done.stdout, "in the legend of the timeline"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("installed")
 def test_a_study_in_postgresql() -> None:
     if POSTGRES is None:

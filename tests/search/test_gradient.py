@@ -69,6 +69,7 @@ def target_macs() -> float:
     return math.sqrt(small * large)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_it_uses_up_the_bound_and_beats_fifty_random_networks(seed: int) -> None:
     target = target_macs()
@@ -84,6 +85,7 @@ def test_it_uses_up_the_bound_and_beats_fifty_random_networks(seed: int) -> None
     assert max(c.values["top1"] for c in found.candidates) > max(chance)
 
 
+@pytest.mark.long
 def test_proposals_spread_over_the_range_of_the_cost() -> None:
     found = search("max top1", "min macs", trials=12)
     macs = sorted(c.values["macs"] for c in found.candidates)
@@ -122,6 +124,7 @@ def test_without_a_cost_it_finds_the_most_accurate() -> None:
     assert found.front.candidates[0].values["top1"] > 0.98 * best
 
 
+@pytest.mark.long
 def test_the_same_history_and_seed_give_the_same_proposal() -> None:
     task = problem("max top1", f"macs <= {target_macs():.0f}", gradients=Gradients(Exact()))
     first, again, *others = (dict(propose(task, [], random.Random(s))) for s in (1, 1, 2, 3, 4))

@@ -110,6 +110,7 @@ def in_study(path: Path, act: Callable[[optuna.Study], Any]) -> Any:
         storage.engine.dispose()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", ["surrogate", "tpe"])
 def test_a_measured_value_is_seen_by_front_bounds_and_strategies(
     tmp_path: Path, strategy: str
@@ -184,6 +185,7 @@ def check_front(result: Any) -> None:
         assert candidate.metrics["latency_ms"] == measured(candidate.architecture)
 
 
+@pytest.mark.long
 def test_the_end_waits_for_the_front_and_a_killed_worker_loses_nothing(
     tmp_path: Path, crew: Crew
 ) -> None:
@@ -198,6 +200,7 @@ def test_the_end_waits_for_the_front_and_a_killed_worker_loses_nothing(
     assert result.measurers["latency_ms"].startswith("latency_ms of ")
 
 
+@pytest.mark.long
 def test_no_trial_runs_here_while_a_quiet_instrument_measures(
     tmp_path: Path, crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +274,7 @@ def test_a_failure_of_an_earlier_session_is_forgotten(tmp_path: Path, crew: Crew
     check_front(search(storage=path, trials=5, resume=True, sharing=crew.sharing()))
 
 
+@pytest.mark.long
 def test_on_a_database_one_host_measures_and_another_takes_over(tmp_path: Path) -> None:
     if POSTGRES is None:
         pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
@@ -296,6 +300,7 @@ def test_on_a_database_one_host_measures_and_another_takes_over(tmp_path: Path) 
                 child.join()
 
 
+@pytest.mark.long
 def test_two_studies_measure_on_one_place_in_turn(tmp_path: Path) -> None:
     if POSTGRES is None:
         pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")

@@ -75,6 +75,7 @@ def test_a_first_design_covers_the_range_of_sizes() -> None:
     assert max(sizes[2:]) - min(sizes[2:]) > max(chance) - min(chance)
 
 
+@pytest.mark.long
 @OWN
 def test_a_proposal_is_new_and_within_the_cheap_bounds(propose: Propose) -> None:
     bound = 2 * cheap(SPACE.smallest())["macs"]
@@ -100,6 +101,7 @@ def test_the_same_history_and_seed_give_the_same_proposal(propose: Propose) -> N
     assert (proposals[0] == proposals[2]) is (propose is surrogate.propose)
 
 
+@pytest.mark.long
 @OWN
 def test_an_objective_of_one_axis_three_axes_and_a_costly_bound(propose: Propose) -> None:
     for texts in (

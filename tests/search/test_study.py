@@ -137,6 +137,7 @@ def _beats(a: Mapping[str, float], b: Mapping[str, float]) -> bool:
     return better and dict(a) != dict(b)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_violated_cheap_bound_costs_nothing(strategy: str, tmp_path: Path) -> None:
     recorder = Recorder()
@@ -161,6 +162,7 @@ def test_a_violated_cheap_bound_costs_nothing(strategy: str, tmp_path: Path) -> 
     assert infeasible == 0 if strategy in OWN else infeasible > 0
 
 
+@pytest.mark.long
 def test_nsga2_proposes_no_architecture_twice_and_beats_random() -> None:
     better = 0
     for seed in range(5):
@@ -294,6 +296,7 @@ def test_resume_continues_and_costs_nothing_twice(tmp_path: Path) -> None:
     assert names <= {"study.db", ".study.db.lock", ".study.db.turn.lock"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -495,6 +498,7 @@ def count(path: Path) -> int:
         connection.close()
 
 
+@pytest.mark.long
 def test_killed_and_resumed_is_as_undisturbed(tmp_path: Path) -> None:
     path = tmp_path / "killed.db"
     assert kill_and_resume(path, "nsga2", 2, random.Random(0)) > 0

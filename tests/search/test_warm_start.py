@@ -81,6 +81,7 @@ def test_without_a_trial_the_front_is_that_of_what_is_known() -> None:
     assert again.stopped_because == "0 trials"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", ["surrogate", "nsga2", "evolution", "tpe"])
 def test_what_is_known_is_in_the_front_from_the_start(strategy: str) -> None:
     known = accuracies(search(HERE))
@@ -118,6 +119,7 @@ def told(source: SearchResult, target: BenchProblem) -> dict[Architecture, Mappi
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seeds", [1, pytest.param(6, marks=pytest.mark.slow)])
 def test_a_second_device_costs_a_fifth(measurements: Path, seeds: int) -> None:
     """After a search of the usual length; single seeds lie far apart: see tools/bench."""
@@ -164,6 +166,7 @@ def test_other_images_help_and_a_misleading_source_does_little_harm(measurements
         assert sums["misled", level] <= 1.1 * sums["cold", level], sums
 
 
+@pytest.mark.long
 def test_a_study_goes_on_only_with_what_it_began_with(tmp_path: Path) -> None:
     storage = tmp_path / "study.db"
     known = accuracies(search(HERE))

@@ -79,6 +79,7 @@ def check_accounts(trials: list[optuna.trial.FrozenTrial], wanted: int) -> None:
     assert not any("error" in t.user_attrs for t in trials)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", ["surrogate", "nsga2", "tpe"])
 def test_a_leader_and_its_helpers_make_the_trials_together(tmp_path: Path, strategy: str) -> None:
     path, log = tmp_path / "study.db", tmp_path / "log"
@@ -151,12 +152,14 @@ def check_killed(storage: Path | str, log: Path) -> None:
     assert reader.hypervolume >= 0.99 * min(alone) > max(chance)
 
 
+@pytest.mark.long
 def test_killed_helpers_lose_nothing(tmp_path: Path) -> None:
     path, log = tmp_path / "study.db", tmp_path / "log"
     assert killed_and_restarted(path, log, random.Random(0), 9) >= 6
     check_killed(path, log)
 
 
+@pytest.mark.long
 def test_killed_workers_lose_nothing_on_postgresql(tmp_path: Path, postgresql_url: str) -> None:
     log = tmp_path / "log"
     assert killed_and_restarted(postgresql_url, log, random.Random(1), 9) >= 6

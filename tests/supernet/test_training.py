@@ -27,6 +27,7 @@ def _weights(supernet: Supernet) -> torch.Tensor:
     return torch.cat([p.detach().reshape(-1) for p in supernet.parameters()])
 
 
+@pytest.mark.long
 def test_training_learns(tiny_space: MobileSpace, digits: DataSet, tmp_path: Path) -> None:
     supernet = Supernet(tiny_space)
     evaluator = SupernetEvaluator(supernet, digits)
@@ -130,6 +131,7 @@ def _run(script: str, *launcher: str) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.long
 def test_two_processes_train_like_one_that_accumulates(
     tiny_space: MobileSpace, digits: DataSet, tmp_path: Path
 ) -> None:
@@ -154,6 +156,7 @@ def test_two_processes_train_like_one_that_accumulates(
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-6)
 
 
+@pytest.mark.long
 def test_killed_at_random_moments_and_resumed_is_undisturbed(
     tiny_space: MobileSpace, digits: DataSet, tmp_path: Path
 ) -> None:

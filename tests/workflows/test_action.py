@@ -104,6 +104,7 @@ class Action:
         return self.runner.filled(self.document["outputs"][name]["value"])
 
 
+@pytest.mark.long
 def test_every_step_runs_in_order_on_a_change_of_format(repository: Path, tmp_path: Path) -> None:
     shutil.move("runs", tmp_path / "cache")
     change("targets.toml", "bounds =", 'formats = ["onnx", "onnx-int8"]\nbounds =')
@@ -143,6 +144,7 @@ CHANGES: dict[str, tuple[Callable[[], object], str]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kind", [k if k in ("table",) else pytest.param(k, marks=pytest.mark.slow) for k in CHANGES]
 )

@@ -45,6 +45,7 @@ def test_all_files_are_listed() -> None:
     assert {path.relative_to(ROOT).as_posix() for path in here} == set(FILES)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file", FILES)
 def test_files_hold_to_their_schemas(file: str, tmp_path: Path) -> None:
     check = [tool("check-jsonschema"), "--builtin-schema", FILES[file]]
