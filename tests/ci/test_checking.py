@@ -19,6 +19,8 @@ from edgenas.errors import UsageError
 from edgenas.pipeline.shipped import FOLDER
 from tests.ci.conftest import BOARD, change, remeasure, told
 
+pytestmark = pytest.mark.long
+
 
 def failed(name: str = "board", **options: Any) -> list[Finding]:
     judged = next(t for t in check(**options).targets if t.name == name)
@@ -43,7 +45,6 @@ def verification() -> dict[str, float]:
     return found
 
 
-@pytest.mark.long
 def test_what_was_just_made_passes(locked: Path, capfd: pytest.CaptureFixture[str]) -> None:
     document = told(capfd, "check")
     assert document["schema"] == "edgenas.ci-check/1"

@@ -15,6 +15,8 @@ from edgenas.errors import ArtifactError
 from edgenas.testing.fakes import tiny_space, write_second_device
 from tests.ci.conftest import BOARD, OTHER, change, named, remeasure, told, write_repository
 
+pytestmark = pytest.mark.long
+
 SELECT = ("select", "export", "verify")
 BOUNDS = {BOARD: 0.03, OTHER: 0.04}
 TARGETS = f"""schema = "edgenas.targets/1"
@@ -56,7 +58,6 @@ def latency(entry: Entry, device: str) -> float:
     return entry.front[entry.fleet[device]].metrics[f"latency_ms@{device}"]
 
 
-@pytest.mark.long
 def test_each_device_runs_what_meets_its_bound(
     fleet: Entry, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,7 +115,6 @@ def test_a_slower_table_of_one_device_fails_its_own_bound(
     assert failed == {f"latency_ms@{OTHER} of {fleet.fleet[OTHER]}"}
 
 
-@pytest.mark.long
 def test_a_fleet_is_made_again_from_the_lock_alone(fleet: Entry) -> None:
     shutil.rmtree("runs")
     assert main(["ci", "run", "--quiet"]) == 0

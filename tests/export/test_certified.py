@@ -20,6 +20,8 @@ from edgenas.export.models import torch_logits
 from edgenas.export.runners import LiteRunner, MicroRunner, open_model, probe
 from edgenas.spaces.size import size_bytes
 
+pytestmark = pytest.mark.long
+
 FLOATS = ("onnx", "tflite", "tflite-fp16")
 
 
@@ -33,7 +35,6 @@ def evidence(exported, path, images=None):
     )
 
 
-@pytest.mark.long
 def test_every_format_is_written_and_verified(exported):
     certificate = exported.certificate
     assert [m.format for m in certificate.models] == list(FORMATS)
@@ -228,7 +229,6 @@ def test_partly_quantised_onnx_is_caught(exported, tmp_path):
     verify.check_int8(exported.folder / FILE_NAMES["onnx-int8"])
 
 
-@pytest.mark.long
 def test_a_failed_gate_rejects_the_file_and_the_others_go_on(request_for, tmp_path):
     request = request_for(tmp_path / "model")
     request = replace(request, images=request.images[:600], labels=request.labels[:600])

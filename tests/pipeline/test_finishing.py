@@ -33,6 +33,8 @@ from edgenas.pipeline.finishing import (
 from edgenas.pipeline.opening import Opened, open_stages
 from edgenas.testing.fakes import tiny_space, write_invented_device, write_tiny_run
 
+pytestmark = pytest.mark.long
+
 SETTINGS = FinalConfig(epochs=2, batch=64, max_int8_drop=1.0)
 
 
@@ -61,7 +63,6 @@ def with_final(run: Opened, **settings: Any) -> Opened:
     return replace(run, config=replace(run.config, final=final))
 
 
-@pytest.mark.long
 def test_a_tuned_network_is_better_and_its_file_is_what_was_judged(run: Opened) -> None:
     arch = run.supernet.space.smallest()
     (note,) = finish(run, [arch])
@@ -171,7 +172,6 @@ def stopping_after(n: int, stage: str, error: BaseException) -> Callable[[Event]
     return report
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("error", [Stopped(), KeyboardInterrupt()])
 def test_stopped_and_resumed_ends_as_undisturbed(
     run: Opened, tmp_path: Path, error: BaseException
@@ -195,7 +195,6 @@ def test_stopped_and_resumed_ends_as_undisturbed(
     assert len(stages) == len(archs), "what is finished is not repeated"
 
 
-@pytest.mark.long
 def test_the_time_budget_is_shared(run: Opened) -> None:
     archs = [run.supernet.space.smallest(), run.supernet.space.largest()]
     run = with_final(run, epochs=10_000, minutes=0.1, quantisation_aware="never")
@@ -253,7 +252,6 @@ def test_too_large_a_batch_is_refused_before_the_search(run: Opened) -> None:
         check_final(with_final(run, batch=5000))
 
 
-@pytest.mark.long
 def test_from_the_run_file_to_certificate_and_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,8 @@ from edgenas.search.measuring import Outcomes
 from edgenas.spaces import Architecture
 from edgenas.testing.fakes import invented_table, tiny_space, write_tiny_run
 
+pytestmark = pytest.mark.long
+
 HERE = "local-onnxruntime-fp32-t1"
 RUN = Path("runs/tiny")
 
@@ -62,7 +64,6 @@ def timed_by_macs(files: Mapping[Architecture, Path], *_: object, **options: obj
     return {arch: Metric(ms, "measured", ms, ms, 50) for arch, ms in times.items()}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "clock",
     [

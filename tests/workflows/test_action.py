@@ -24,6 +24,8 @@ from tests.ci.conftest import (  # noqa: F401
 )
 from tests.workflows.steps import Runner, Values, read
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 ACTION = ROOT / ".github" / "actions" / "edgenas" / "action.yml"
 
@@ -104,7 +106,6 @@ class Action:
         return self.runner.filled(self.document["outputs"][name]["value"])
 
 
-@pytest.mark.long
 def test_every_step_runs_in_order_on_a_change_of_format(repository: Path, tmp_path: Path) -> None:
     shutil.move("runs", tmp_path / "cache")
     change("targets.toml", "bounds =", 'formats = ["onnx", "onnx-int8"]\nbounds =')
@@ -144,7 +145,6 @@ CHANGES: dict[str, tuple[Callable[[], object], str]] = {
 }
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "kind", [k if k in ("table",) else pytest.param(k, marks=pytest.mark.slow) for k in CHANGES]
 )
