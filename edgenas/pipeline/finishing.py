@@ -395,7 +395,7 @@ class _Final:
                 step_s = seconds_a_step(
                     lambda n: train(trial, Path(name), loose, steps_per_epoch, stop_after=n)
                 )
-            n = recipe.epochs * steps_per_epoch
+            n = recipe.n_steps(len(data.train))
             plan = _Plan(n if math.isinf(share_s) else min(n, int(share_s / step_s)), step_s)
             self._write_plan(folder, plan)
         if plan.n_steps < 1:

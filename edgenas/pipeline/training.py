@@ -270,7 +270,7 @@ def _estimate(
     seconds = (1 - alone) * seconds_of(None)
     if alone:
         seconds += alone * seconds_of(space.largest())
-    n_steps = recipe.epochs * (len(data.train) // recipe.batch)
+    n_steps = recipe.n_steps(len(data.train))
     memory = psutil.Process().memory_info().rss
     report(
         Event(

@@ -99,6 +99,10 @@ class Recipe:
                 raise SpecError(f"train.{key}: {value!r} is no {known[key].__name__}")
         return cls(**table)
 
+    def n_steps(self, n_images: int) -> int:
+        """Steps of all epochs over so many training images."""
+        return self.epochs * (n_images // self.batch)
+
     def learning_rate(self, done: float) -> float:
         """The learning rate after the share `done` of all steps."""
         warmup = self.warmup if self.schedule == "one-cycle" else 0.0
@@ -176,6 +180,9 @@ class Learner(Protocol):
     def accumulate(self, pixels: Tensor, labels: Tensor, *, step: int, parts: int) -> float:
         """Adds the gradients of one of a batch's `parts` to the module's; returns the loss."""
 
+    def work(self, steps: range) -> float:
+        """How long these steps take, in a unit of the learner's own: for the time that is left."""
+
 
 class Sandwich:
     """Trains the largest network, the smallest and some random ones; or `only` one of them."""
@@ -193,8 +200,9 @@ class Sandwich:
         self.fingerprint = {"space": supernet.space.digest, "only": str(only or "")}
         self._data, self._recipe, self._seed, self._only = data, recipe, seed, only
         self._hard_loss = HardLoss(supernet, data, recipe)
-        n_steps = recipe.epochs * (len(data.train) // recipe.batch)
-        self._n_steps_alone = round(recipe.largest_first * n_steps)
+        alone = self._n_steps_alone = round(recipe.largest_first * recipe.n_steps(len(data.train)))
+        self._macs_alone = self._macs(range(1))
+        self._macs_together = self._macs(range(alone, alone + 8))  # eight speak for all
 
     def accumulate(self, pixels: Tensor, labels: Tensor, *, step: int, parts: int) -> float:
         """Adds the gradients of all networks; returns the first one's loss."""
@@ -215,6 +223,16 @@ class Sandwich:
                 loss = functional.cross_entropy(logits, soft)
             (loss / parts).backward()  # type: ignore[no-untyped-call]  # torch has no types here
         return first
+
+    def work(self, steps: range) -> float:
+        """In MACs an image."""
+        alone = max(0, min(steps.stop, self._n_steps_alone) - steps.start)
+        return alone * self._macs_alone + (len(steps) - alone) * self._macs_together
+
+    def _macs(self, steps: range) -> float:
+        """The mean over `steps`."""
+        lower = self.module.space.lower
+        return sum(lower(arch).macs for s in steps for arch in self._architectures(s)) / len(steps)
 
     def _architectures(self, step: int) -> list[Architecture]:
         if self._only is not None:
@@ -279,7 +297,7 @@ class Training:
                 f"batch {recipe.batch} cannot be cut into {self.workers.count} processes x "
                 f"{recipe.accumulate} parts"
             )
-        self.n_steps = n_steps or recipe.epochs * self.steps_per_epoch
+        self.n_steps = n_steps or recipe.n_steps(len(data.train))
         self.policy = policy_for(
             recipe.augmentation, image_size=data.image_size, mirror=recipe.mirror
         )
@@ -352,7 +370,7 @@ class Training:
                 self.step += 1
                 self.wall_s = wall_before + time.monotonic() - started
                 self.cpu_s = cpu_before + self.workers.sum(_cpu_s() - cpu_started)
-                self._tell(loss, (time.monotonic() - started) / (self.step - first))
+                self._tell(loss, first, time.monotonic() - started)
                 if self.step % self.steps_per_epoch == 0:
                     self._end_epoch()
                 if self.step % self.recipe.checkpoint_every == 0 or self.step == last:
@@ -428,15 +446,18 @@ class Training:
         self.optimizer.step()
         return self.workers.sum(total) / n_parts
 
-    def _tell(self, loss: float, seconds_a_step: float) -> None:
+    def _tell(self, loss: float, first: int, seconds: float) -> None:
+        """Reports; the steps from `first` on took so many seconds."""
         if self.workers.rank == 0:
+            done = self.learner.work(range(first, self.step))
+            left = self.learner.work(range(self.step, self.n_steps))
             self.report(
                 Event(
                     self.section,
                     done=self.step,
                     total=self.n_steps,
                     message=f"loss {loss:.3f}",
-                    remaining_s=(self.n_steps - self.step) * seconds_a_step,
+                    remaining_s=seconds * left / done,
                 )
             )
 

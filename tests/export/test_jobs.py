@@ -46,6 +46,7 @@ KINDS = [
     OpSpec.of("scale", c=8, h=6, w=6),
     OpSpec.of("binary", c=8, h=6, w=6),
     OpSpec.of("copy", c=8, h=6, w=6),
+    OpSpec.of("copy", c=5, h=6, w=6),
 ]
 NAMES = [f"{i} {op.kind}" for i, op in enumerate(KINDS)]
 

@@ -93,6 +93,24 @@ def test_the_largest_is_first_trained_alone(
     assert not seen["first"][1].equal(seen["alone"][1])
 
 
+def test_the_time_left_knows_that_later_steps_take_longer(
+    tiny_space: MobileSpace, digits: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(10**6))  # a second a look, however many networks a step trains
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    left = {}
+    for share in (0.0, 0.5):
+        seen: list[Event] = []
+        recipe = replace(RECIPE, largest_first=share, n_random=2)
+        folder = tmp_path / str(share)
+        train(
+            Supernet(tiny_space), digits, recipe, folder=folder, stop_after_steps=2,
+            report=seen.append,
+        )  # fmt: skip
+        left[share] = [event.remaining_s for event in seen if event.stage == "train"]
+    assert left[0.5][0] > 1.2 * left[0.0][0] > 0
+
+
 def test_sandwich_has_largest_smallest_and_random(tiny_space: MobileSpace) -> None:
     supernet = Supernet(tiny_space)
     archs = sandwich(supernet, n_random=2, seed=3)

@@ -200,3 +200,7 @@ class Alone:
         loss = self._hard_loss(self.module(images), labels)
         (loss / parts).backward()
         return float(loss.detach())
+
+    def work(self, steps: range) -> float:
+        """See `Learner`: all steps are alike."""
+        return len(steps)
