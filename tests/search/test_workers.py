@@ -62,7 +62,10 @@ def trials_in(storage: Path | str, name: str = "edgenas") -> list[optuna.trial.F
     url = sqlalchemy.make_url(address)
     if url.drivername == "postgresql":
         url = url.set(drivername="postgresql+psycopg")
-    opened = optuna.storages.RDBStorage(url.render_as_string(hide_password=False))
+    opened = optuna.storages.RDBStorage(
+        url.render_as_string(hide_password=False),
+        engine_kwargs={"poolclass": sqlalchemy.NullPool},  # nothing stays open where it raises
+    )
     try:
         return optuna.load_study(study_name=name, storage=opened).get_trials()
     finally:
@@ -193,20 +196,25 @@ def test_a_database_that_is_none(storage: str, error: type[Exception], message: 
     assert "secret" not in str(caught.value)
 
 
-def test_a_server_that_goes_away_is_told_with_a_remedy() -> None:
+def test_a_server_that_goes_away_is_told_with_a_remedy(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     if POSTGRES is None:
         pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+    log = tmp_path / "log"
+    log.touch()
     with database() as found:
-        child = worker(storage=found, seconds=0.05, trials=500)
+        child = worker(storage=found, seconds=0.05, trials=500, log=log)
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline and child.is_alive():
-            try:
-                if len(trials_in(found)) > 3:
-                    break
-            except (KeyError, sqlalchemy.exc.SQLAlchemyError):
-                time.sleep(0.05)
+            if len(log.read_text().splitlines()) > 3:
+                break
+            time.sleep(0.05)
+        assert child.is_alive(), capfd.readouterr().err
     child.join(60)
     assert child.exitcode == 1  # the error that the parent would have told
+    told = capfd.readouterr().err
+    assert "ResourceError: cannot store the search in postgresql://" in told
 
 
 def test_a_worker_elsewhere_is_gone_when_its_beat_stands_still(
