@@ -18,9 +18,11 @@ import pytest
 
 from edgenas.artifacts import check_manifest, sha256_file
 from edgenas.cli.main import main
+from edgenas.pipeline.finishing import FINAL
 
 RUN = Path("runs/tiny")
 WEIGHTS = RUN / "supernet" / "supernet.safetensors"
+MODELS = (".onnx", ".tflite", ".safetensors")
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,3 +132,31 @@ def test_a_signal_leaves_a_line_that_says_how_to_go_on(
     assert "Traceback" not in errors
     assert output == ""
     assert main(["search", "run.toml", "--quiet", "--resume", "--trials", "3"]) == 0
+
+
+@pytest.mark.slow
+def test_a_killed_final_training_ends_with_the_same_files(clean: Path) -> None:
+    text = (clean / "run.toml").read_text("utf-8")
+    (clean / "run.toml").write_text(text + "\n[final]\nepochs = 20\nbatch = 64\n", "utf-8")
+    undisturbed = clean.with_name("undisturbed")
+    shutil.copytree(clean, undisturbed)
+    os.chdir(undisturbed)
+    assert main(["search", "run.toml", "--quiet"]) == 0
+    os.chdir(clean)
+    process = start("search", "run.toml", "--quiet")
+    rng, resumed = random.Random(0), ["search", "run.toml", "--quiet", "--resume"]
+    for _ in range(3):
+        wait_for(lambda: bool([*(RUN / FINAL).glob("*/*/checkpoint.json")]), process)
+        time.sleep(rng.random())
+        assert process.poll() is None, "nothing is left to be killed"
+        process.kill()
+        process.communicate()
+        process = start(*resumed)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert not (RUN / FINAL).exists(), "checkpoints of a finished training are left"
+    files = {p.relative_to(RUN) for p in (RUN / "models").rglob("*") if p.suffix in MODELS}
+    assert files
+    for file in files:
+        assert sha256_file(RUN / file) == sha256_file(undisturbed / RUN / file), file
+    check_manifest(RUN)
