@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,7 +155,9 @@ def verify(path: Path, *, report: Report = silent) -> Outcome:
                 for gate in gates
                 if gate.verdict == "failed"
             ]
-        for target in check_targets(folder, certificate, run.targets, images=images, report=report):
+        asked = {target.device for target in certificate.targets}
+        devices = [device for device in run.targets if device.name in asked]
+        for target in check_targets(folder, certificate, devices, images=images, report=report):
             if only is None or target.path == only:
                 targets.append(_target_row(target, place))
                 failures += [f"{place}/{target.problem}"] if target.problem else []
@@ -174,14 +176,17 @@ def export_candidates(
     chosen: Sequence[tuple[str, Candidate]],
     *,
     formats: Sequence[str] | None = None,
+    serves: Mapping[str, Collection[str]] | None = None,
     again: bool = False,
     report: Report = silent,
 ) -> Exported:
     """Exports and verifies the chosen networks; files that a certificate holds for are kept.
 
-    Only formats that lack are written; of those, only mixtures rest on what tables say. Beside
-    the models lie `latency.json` and what runs them (`export.ready`). A gate that is missed does
-    not raise, nor does a target that takes no file: they are among the failures.
+    With `serves`, by digest the run's devices that a network is for, no other of these is asked
+    whether it takes the files. Only formats that lack are written; of those, only mixtures rest on
+    what tables say. Beside the models lie `latency.json` and what runs them (`export.ready`). A
+    gate that is missed does not raise, nor does a target that takes no file: they are among the
+    failures.
     """
     from edgenas.export.certified import export_networks
 
@@ -216,11 +221,15 @@ def export_candidates(
     for _, candidate in chosen:
         _write_latency(run, candidate.architecture, folders[candidate.architecture])
     ordered = {folders[c.architecture]: done[folders[c.architecture]] for _, c in chosen}
-    return _exported(run.folder, _on_targets(run, ordered, report=report))
+    return _exported(run.folder, _on_targets(run, ordered, serves, report=report))
 
 
 def _on_targets(
-    run: Opened, certificates: Mapping[Path, Certificate], *, report: Report
+    run: Opened,
+    certificates: Mapping[Path, Certificate],
+    serves: Mapping[str, Collection[str]] | None,
+    *,
+    report: Report,
 ) -> dict[Path, Certificate]:
     """The certificates with the evidence of the run's targets and the digests of its tables.
 
@@ -235,7 +244,9 @@ def _on_targets(
     for folder, certificate in certificates.items():
         arch = run.supernet.space.parse(certificate.architecture)
         images, _ = network_images(run.data, few, _resolution(run, arch))
-        told = check_targets(folder, certificate, run.targets, images=images, report=report)
+        others = () if serves is None else {d.name for d in run.devices} - {*serves[arch.digest]}
+        devices = [device for device in run.targets if device.name not in others]
+        told = check_targets(folder, certificate, devices, images=images, report=report)
         parents = {**run.parents, **_parents(run, arch)}
         found[folder] = replace(certificate, targets=told, parents=parents)
         write_certificate(folder, found[folder])

@@ -51,8 +51,15 @@ def test_six_devices(
         assert networks[a["digest"]][f"latency_ms@{a['device']}"] <= BOUNDS_MS[a["device"]]
     exported = {Path(row["path"]).parent.name for row in document["exports"]}
     assert exported == {a["digest"] for a in chosen["assignments"]}
+    served = {(a["digest"], a["device"]) for a in chosen["assignments"]}
+    asked = {(row["path"].split("/")[1], row["device"]) for row in document["targets"]}
+    assert asked, "no device was asked whether it takes a file"
+    assert asked <= served, "a device was asked about a network that another runs"
     run = Path("runs/tiny")
     check_manifest(run)
+    assert main(["verify", "runs/tiny", "--quiet", "--json"]) == 0
+    again = json.loads(capfd.readouterr().out)["targets"]
+    assert {(row["path"].split("/")[1], row["device"]) for row in again} == asked
     assert '<section id="fleet">' in (run / "report.html").read_text("utf-8")
     # the same search with another number: nothing is evaluated, another choice is exported
     assert main(["search", "run.toml", "--fleet", "1", "--resume", "--quiet"]) == 0
