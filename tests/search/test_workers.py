@@ -196,9 +196,7 @@ def test_a_database_that_is_none(storage: str, error: type[Exception], message: 
     assert "secret" not in str(caught.value)
 
 
-def test_a_server_that_goes_away_is_told_with_a_remedy(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_server_that_goes_away_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     if POSTGRES is None:
         pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
     log = tmp_path / "log"
