@@ -31,7 +31,7 @@ from edgenas.errors import ArtifactError, SpecError
 from edgenas.export.certificate import Certificate, read_certificate
 from edgenas.pareto import FRONT_SCHEMA, Metric, ParetoFront
 from edgenas.pipeline.config import toml_value
-from edgenas.pipeline.runs import read_result
+from edgenas.pipeline.runs import fleet_of, read_result
 from edgenas.report import read_trials
 from edgenas.spaces import Architecture
 from edgenas.spaces.architecture import split_line
@@ -202,7 +202,7 @@ def entry_of(target: Target, folder: Path, facts: Facts) -> Entry:
         files |= {f"{network.as_posix()}/{m.path}": _file(m) for m in certificate.models}
     named = {o.name for o in target.objectives} | {"top1"}
     networks = {}
-    fleet = _fleet(result)
+    fleet = fleet_of(result)
     found = {c.architecture.digest: (str(c.architecture), c.metrics) for c in front.candidates}
     if not set(fleet.values()) <= found.keys():  # a fleet is chosen of all that was evaluated
         trials, _ = read_trials(folder / "trials.json")
@@ -222,15 +222,6 @@ def entry_of(target: Target, folder: Path, facts: Facts) -> Entry:
         certificates=certificates,
         fleet=fleet,
     )
-
-
-def _fleet(result: Mapping[str, Any]) -> dict[str, str]:
-    """By device what it runs, as the result of a search for a fleet says; else empty."""
-    fleet = result.get("fleet")
-    if fleet is None:
-        return {}
-    chosen = [choice for choice in fleet["choices"] if choice["k"] <= fleet["wanted"]][-1]
-    return {a["device"]: a["digest"] for a in chosen["assignments"]}
 
 
 def certificate_digest(certificate: Certificate) -> str:

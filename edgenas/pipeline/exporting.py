@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import write_json
@@ -16,7 +17,7 @@ from edgenas.pipeline.evaluating import calibration_images, evaluator
 from edgenas.pipeline.finishing import final_network, final_weights
 from edgenas.pipeline.measuring import can_be_measured
 from edgenas.pipeline.mixing import device_of, mixing_of, predicted_mixture
-from edgenas.pipeline.runs import SESSIONS, Outcome, find_run, locked, seal
+from edgenas.pipeline.runs import SESSIONS, Outcome, find_run, fleet_of, locked, read_result, seal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,7 +94,12 @@ def export(
         arch = find_architecture(run, architecture)
         candidate = Candidate(arch, run.cheap.explain(arch))
         exported = export_candidates(
-            run, [("asked for", candidate)], formats=wanted, again=True, report=report
+            run,
+            [("asked for", candidate)],
+            formats=wanted,
+            fleet=_fleet_of(folder),
+            again=True,
+            report=report,
         )
         exported = measure_exports(run, exported, report=report)
         if (folder / "manifest.json").is_file():
@@ -133,6 +139,7 @@ def verify(path: Path, *, report: Report = silent) -> Outcome:
     for folder in folders:  # cheap, and before any data is read
         recheck(folder)
     run = open_stages(run_config, root, resume=True, may_train=False, report=report)
+    fleet = _fleet_of(root)
     rows: list[dict[str, Any]] = []
     targets: list[dict[str, Any]] = []
     failures: list[str] = []
@@ -155,8 +162,7 @@ def verify(path: Path, *, report: Report = silent) -> Outcome:
                 for gate in gates
                 if gate.verdict == "failed"
             ]
-        asked = {target.device for target in certificate.targets}
-        devices = [device for device in run.targets if device.name in asked]
+        devices = _asked(run, fleet, certificate.digest)
         for target in check_targets(folder, certificate, devices, images=images, report=report):
             if only is None or target.path == only:
                 targets.append(_target_row(target, place))
@@ -176,17 +182,16 @@ def export_candidates(
     chosen: Sequence[tuple[str, Candidate]],
     *,
     formats: Sequence[str] | None = None,
-    serves: Mapping[str, Collection[str]] | None = None,
+    fleet: Mapping[str, str] = MappingProxyType({}),
     again: bool = False,
     report: Report = silent,
 ) -> Exported:
     """Exports and verifies the chosen networks; files that a certificate holds for are kept.
 
-    With `serves`, by digest the run's devices that a network is for, no other of these is asked
-    whether it takes the files. Only formats that lack are written; of those, only mixtures rest on
-    what tables say. Beside the models lie `latency.json` and what runs them (`export.ready`). A
-    gate that is missed does not raise, nor does a target that takes no file: they are among the
-    failures.
+    `fleet` has by device the network (digest) that it runs: it is not asked about another of them.
+    Only formats that lack are written; of those, only mixtures rest on what tables say. Beside
+    the models lie `latency.json` and what runs them (`export.ready`). A gate that is missed does
+    not raise, nor does a target that takes no file: they are among the failures.
     """
     from edgenas.export.certified import export_networks
 
@@ -221,13 +226,13 @@ def export_candidates(
     for _, candidate in chosen:
         _write_latency(run, candidate.architecture, folders[candidate.architecture])
     ordered = {folders[c.architecture]: done[folders[c.architecture]] for _, c in chosen}
-    return _exported(run.folder, _on_targets(run, ordered, serves, report=report))
+    return _exported(run.folder, _on_targets(run, ordered, fleet, report=report))
 
 
 def _on_targets(
     run: Opened,
     certificates: Mapping[Path, Certificate],
-    serves: Mapping[str, Collection[str]] | None,
+    fleet: Mapping[str, str],
     *,
     report: Report,
 ) -> dict[Path, Certificate]:
@@ -244,14 +249,25 @@ def _on_targets(
     for folder, certificate in certificates.items():
         arch = run.supernet.space.parse(certificate.architecture)
         images, _ = network_images(run.data, few, _resolution(run, arch))
-        others = () if serves is None else {d.name for d in run.devices} - {*serves[arch.digest]}
-        devices = [device for device in run.targets if device.name not in others]
+        devices = _asked(run, fleet, arch.digest)
         told = check_targets(folder, certificate, devices, images=images, report=report)
         parents = {**run.parents, **_parents(run, arch)}
         found[folder] = replace(certificate, targets=told, parents=parents)
         write_certificate(folder, found[folder])
         write_ready(folder, found[folder], image_size=run.data.image_size)
     return found
+
+
+def _asked(run: Opened, fleet: Mapping[str, str], digest: str) -> tuple[DeviceProfile, ...]:
+    """The targets whose word on a network counts: of a fleet not those that run another one."""
+    if digest not in fleet.values():
+        return run.targets
+    return tuple(device for device in run.targets if fleet.get(device.name, digest) == digest)
+
+
+def _fleet_of(folder: Path) -> dict[str, str]:
+    """What each device of a run runs, where its search was for a fleet and is finished."""
+    return fleet_of(read_result(folder)) if (folder / "result.json").is_file() else {}
 
 
 def measure_exports(

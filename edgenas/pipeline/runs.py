@@ -174,6 +174,15 @@ def read_result(folder: Path) -> dict[str, Any]:
     return read_json(path, schema=RESULT_SCHEMA)
 
 
+def fleet_of(result: Mapping[str, Any]) -> dict[str, str]:
+    """By device the digest that it runs, where a search was for a fleet; else empty."""
+    fleet = result.get("fleet")
+    if fleet is None:
+        return {}
+    chosen = [choice for choice in fleet["choices"] if choice["k"] <= fleet["wanted"]][-1]
+    return {a["device"]: a["digest"] for a in chosen["assignments"]}
+
+
 def report(folder: Path) -> tuple[Path, ...]:
     """Writes the report of the run in `folder` again, from its files alone, and its manifest.
 

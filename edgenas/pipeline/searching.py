@@ -127,8 +127,8 @@ def search(
         )
         write_json(folder / EXPLANATION, why)
         trained = finish(run, [c.architecture for c in networks], report=report)
-        serves = fleet.fleet.networks if fleet else None
-        exported = export_candidates(run, chosen, serves=serves, report=report)
+        runs = {a.device: a.digest for a in fleet.fleet.assignments} if fleet else {}
+        exported = export_candidates(run, chosen, fleet=runs, report=report)
         exported = measure_exports(run, exported, reach=reach or measure, report=report)
         told, missed = measuring.judged(front, found.measurers) if measuring else ((), ())
         failures = (*exported.failures, *missed)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,9 +15,11 @@ from edgenas.latency import Predictor, table_for
 from edgenas.objectives import parse_objectives
 from edgenas.pareto import Candidate, Metric
 from edgenas.pipeline.config import DataConfig, RunConfig, SearchConfig
+from edgenas.pipeline.exporting import _asked
 from edgenas.pipeline.fleets import Chosen, accuracy_of
 from edgenas.pipeline.metrics import CheapMetrics
 from edgenas.pipeline.opening import loads_of, objectives_of
+from edgenas.pipeline.runs import fleet_of
 from edgenas.spaces import Architecture
 from edgenas.testing.fakes import tiny_space, write_second_device
 
@@ -112,3 +116,23 @@ def test_too_few_networks_and_a_device_without_any(devices: tuple[str, str]) -> 
     assert Chosen.of(config(devices), 2, apart).fleet.mean_loss == 0
     with pytest.raises(InfeasibleError, match=f"bounds of {devices[0]}: the nearest is"):
         Chosen.of(config(devices), 2, apart[1:])
+
+
+def test_a_device_is_not_asked_about_a_network_that_another_runs(devices: tuple[str, str]) -> None:
+    a, b = (load_device(name) for name in devices)
+    other = replace(a, name="a-target-alone")
+    run: Any = SimpleNamespace(targets=(a, b, other))
+    table = {"wanted": 3, "choices": [
+        {"k": 1, "assignments": [{"device": d, "digest": "x"} for d in devices]},
+        {"k": 2, "assignments": [
+            {"device": devices[0], "digest": "x"}, {"device": devices[1], "digest": "y"},
+        ]},
+    ]}  # fmt: skip
+    fleet = fleet_of({"fleet": table})
+    assert fleet == {devices[0]: "x", devices[1]: "y"}
+    assert _asked(run, fleet, "x") == (a, other)
+    assert _asked(run, fleet, "y") == (b, other)
+    assert _asked(run, fleet, "exported by hand") == run.targets
+    assert _asked(run, fleet_of({}), "x") == run.targets
+    one = fleet_of({"fleet": {**table, "wanted": 1}})
+    assert _asked(run, one, "x") == run.targets
