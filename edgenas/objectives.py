@@ -148,6 +148,12 @@ class Objective:
         """Whether the bound holds."""
         return self.violation(metrics) <= 0
 
+    def relaxed_to(self, value: float) -> str:
+        """The bound that `value` just meets, to four digits: `latency_ms <= 2.013`."""
+        step = 10.0 ** (math.floor(math.log10(abs(value))) - 3) if value else 1.0
+        steps = math.ceil(value / step) if self.relation == "<=" else math.floor(value / step)
+        return f"{self.name} {self.relation} {steps * step:.10g}"
+
 
 def parse_objectives(
     texts: Iterable[str], *, known: Collection[str] | None = None

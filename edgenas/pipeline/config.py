@@ -416,7 +416,7 @@ def _problem(error: Any) -> str:
             known = [f.alias or name for name, f in section.model_fields.items()]
             return f"{key}: unknown key; {nearest(str(where[-1]), known)}"
         case "missing":
-            return f"{key}: missing"
+            return f'{key}: missing; {key} = "{SCHEMA}"' if key == "schema" else f"{key}: missing"
         case "literal_error" if key == "schema":
             return f"schema: {given!r}; {SCHEMA!r} is expected"
         case "literal_error" if isinstance(given, str) and where[0] == "export":

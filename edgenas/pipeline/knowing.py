@@ -25,6 +25,7 @@ from edgenas.spaces import Architecture, SearchSpace
 
 if TYPE_CHECKING:
     from edgenas.evaluation import Contested
+    from edgenas.pipeline.config import SearchConfig
     from edgenas.report.model import Evaluated
 
 CACHE = "evaluations.db"
@@ -215,6 +216,34 @@ def warm_start(
     for arch in [arch for arch, values in known.items() if len(values) < len(metrics)]:
         prior[arch] = {**prior.get(arch, {}), **known.pop(arch)}  # not all: a hint
     return WarmStart(known, prior, tuple(notes))
+
+
+def check_told(settings: SearchConfig, space: SearchSpace, *, runs: Path) -> None:
+    """Refuses earlier runs and networks to begin with that tell nothing of `space`.
+
+    Raises:
+        SpecError: as `warm_start` and `begun`; no trials, and nothing to make a front of.
+        ArtifactError: a run's `trials.json` is damaged.
+    """
+    told = warm_start(settings.warm_start, space, {}, runs=runs)
+    lines = begun(settings.begin_with, space)
+    if settings.trials == 0 and not (told.known or told.prior or lines):
+        raise SpecError(
+            "search.trials is 0, and no earlier search tells anything to make a front of",
+            hint="set trials to 1 or more, or name a run in warm_start",
+        )
+
+
+def begun(lines: Sequence[str], space: SearchSpace) -> list[Architecture]:
+    """The architectures of `search.begin_with`.
+
+    Raises:
+        SpecError: a line that is none of this space.
+    """
+    try:
+        return [space.parse(line) for line in lines]
+    except SpecError as error:
+        raise SpecError(f"search.begin_with: {error}", hint=error.hint) from error
 
 
 def _of_space(

@@ -51,6 +51,36 @@ def metric_names(devices: Sequence[str], targets: Sequence[str] = ()) -> tuple[s
     return (*COSTLY, *qualified, *more, *OF_NETWORK)
 
 
+def check_meaning(objectives: Sequence[Objective]) -> None:
+    """Refuses what can only be a slip: shares above 1, costs of 0 or less, and worse sought.
+
+    Raises:
+        SpecError: with what was probably meant.
+    """
+    for objective in objectives:
+        share, bound = objective.metric in COSTLY, objective.bound
+        good = "max" if share else "min"
+        if objective.direction not in (None, good):
+            raise SpecError(
+                f"objective '{objective}': {'less' if share else 'more'} {objective.metric} is not "
+                "better",
+                hint=f"write '{good} {objective.name}', or a bound alone",
+            )
+        if bound is None:
+            continue
+        if share and not 0 <= bound <= 1:
+            meant = f"; {bound:g} % is {bound / 100:g}" if 1 < bound <= 100 else ""
+            raise SpecError(
+                f"objective '{objective}': {objective.metric} lies between 0 and 1",
+                hint=f"write a share of the images{meant}",
+            )
+        if not share and objective.relation == "<=" and bound <= 0:
+            raise SpecError(
+                f"objective '{objective}': no network has {objective.metric} of 0 or less",
+                hint=f"write a positive bound, '{objective.name} <= NUMBER'",
+            )
+
+
 def costly_metrics(objectives: Sequence[Objective]) -> tuple[str, ...]:
     """Those that a search for these objectives evaluates: what they name, and always `top1`."""
     named = {objective.metric for objective in objectives}

@@ -16,7 +16,14 @@ from edgenas.hardware import DeviceProfile, load_device
 from edgenas.objectives import Objective, parse_objectives
 from edgenas.pipeline.config import SHIPPED, RunConfig
 from edgenas.pipeline.evaluating import read_unlabelled
-from edgenas.pipeline.metrics import CheapMetrics, check_energy, costly_metrics, metric_names
+from edgenas.pipeline.knowing import check_told
+from edgenas.pipeline.metrics import (
+    CheapMetrics,
+    check_energy,
+    check_meaning,
+    costly_metrics,
+    metric_names,
+)
 from edgenas.pipeline.shipped import supernet_path
 from edgenas.pipeline.tables import tables_for
 from edgenas.pipeline.targets import check_runnable, memory_bounds
@@ -73,12 +80,14 @@ def open_stages(
     *,
     resume: bool,
     may_train: bool = True,
+    tables: Path | None = None,
     report: Report = silent,
 ) -> Opened:
     """Loads, or makes where they are missing, the data, the supernet and the latency tables.
 
     What can be refused cheaply is refused before anything is trained. A missing supernet is
-    trained only where it `may_train`.
+    trained only where it `may_train`. `tables` is the folder of the run's own copies of its tables,
+    by default the one in `folder`.
     """
     from edgenas.data import device
     from edgenas.latency import Predictor
@@ -112,28 +121,30 @@ def open_stages(
     space = space_for(config, data) if loaded is None else loaded[0].space
     if may_train:  # who goes on with a search, or verifies what it made, has its networks
         check_runnable(space, targets)
-    tables = tables_for(
+    found = tables_for(
         devices,
         space,
         folder,
+        copies=tables,
         profile_minutes=config.search.profile_minutes,
         report=report,
     )
-    check_energy(written_objectives(config), tables)
+    check_energy(written_objectives(config), found)
     objectives = objectives_of(config)
     named = frozenset(o.name for o in (*objectives, *written_objectives(config)))
     more = tuple(target for target in targets if target not in devices)
-    predictors = {name: Predictor(table) for name, table in tables.items()}
+    predictors = {name: Predictor(table) for name, table in found.items()}
     cheap = CheapMetrics(space, devices, predictors, named, more, derived=loads_of(config))
     if loaded is None:  # last: what can be refused before hours of training is refused before
         read_unlabelled(data, config, costly_metrics(objectives), report=report)
+        check_told(config.search, space, runs=folder.parent)
         seed = derive_seed(config.seed, "reachable")
         check_reachable(Problem(space, objectives, cheap), random.Random(seed))
         train_supernet(config, folder, data, resume=resume, report=report)
         loaded = load_supernet(checkpoint)
     supernet, info = loaded
     supernet = supernet.to(device(config.train.device))
-    return Opened(config, folder, data, supernet, info, checkpoint, devices, tables, cheap, targets)
+    return Opened(config, folder, data, supernet, info, checkpoint, devices, found, cheap, targets)
 
 
 def objectives_of(config: RunConfig) -> tuple[Objective, ...]:
@@ -155,9 +166,11 @@ def written_objectives(config: RunConfig) -> tuple[Objective, ...]:
     Raises:
         SpecError: a text that is no objective, or an unknown metric.
     """
+    devices, targets = devices_of(config), targets_of(config)  # first: objectives name them
     known = metric_names(config.search.devices, config.export.targets)
     given = parse_objectives(config.search.objectives, known=known)
-    return memory_bounds(given, devices_of(config), targets_of(config))
+    check_meaning(given)
+    return memory_bounds(given, devices, targets)
 
 
 def loads_of(config: RunConfig) -> Callable[[Mapping[str, float]], dict[str, float]] | None:

@@ -133,18 +133,26 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def check_clearable(folder: Path) -> None:
+    """Raises `UsageError` where `folder` has something in it but holds no run."""
+    if not folder.exists() or not any(p.name[0] != "." for p in folder.iterdir()):
+        return
+    if not (folder / "run.toml").is_file():
+        raise UsageError(
+            f"{folder} is not empty and holds no run; it is left as it is",
+            hint="choose another folder with --name or --runs",
+        )
+
+
 def clear(folder: Path, *keep: str) -> None:
     """Deletes what a run has written into `folder`, but for the lock and `keep`.
 
     Raises:
         UsageError: the folder holds no run, so what lies there is not ours to delete.
     """
-    if not folder.exists() or not any(p.name[0] != "." for p in folder.iterdir()):
-        return
-    if not (folder / "run.toml").is_file():
-        raise UsageError(f"{folder} is not empty and holds no run; it is left as it is")
+    check_clearable(folder)
     with io_errors(folder, "clear"):
-        for path in folder.iterdir():
+        for path in folder.iterdir() if folder.exists() else ():
             if path.name in (".lock", ".owner.json", *keep):
                 continue
             if path.is_dir() and not path.is_symlink():

@@ -9,13 +9,14 @@ manifest.json
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import write_json
-from edgenas.errors import DeviceError, SpecError, UsageError
+from edgenas.errors import DeviceError, UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.objectives import total_violation
 from edgenas.pareto import Candidate, Metric, ParetoFront
@@ -25,19 +26,22 @@ from edgenas.pipeline.evaluating import Evaluator, check_unlabelled, evaluator
 from edgenas.pipeline.explaining import EXPLANATION, explanation
 from edgenas.pipeline.finishing import check_final, finish
 from edgenas.pipeline.fleets import Chosen, accuracy_of, check_fleet
-from edgenas.pipeline.knowing import CACHE, Cache, WarmStart, warm_start
+from edgenas.pipeline.knowing import CACHE, Cache, WarmStart, begun, check_told, warm_start
 from edgenas.pipeline.measuring import Measuring, instrument_for
 from edgenas.pipeline.metrics import costly_metrics
 from edgenas.pipeline.opening import Opened, devices_of, objectives_of, open_stages
 from edgenas.pipeline.provenance import provenance, reading_notes
-from edgenas.pipeline.runs import RESULT_SCHEMA, Outcome, Run, clear, locked, seal
+from edgenas.pipeline.runs import RESULT_SCHEMA, Outcome, Run, check_clearable, clear, locked, seal
 from edgenas.pipeline.selection import choose
+from edgenas.pipeline.tables import TABLES
 
 if TYPE_CHECKING:
     from edgenas.search import Gradients, SearchResult, Sharing
     from edgenas.search.dashboard import Dashboard
 
 STUDY = "study.db"
+ANEW = ".tables"
+"""Where a search that begins anew has its tables until it replaces the one before."""
 TRIALS_SCHEMA = "edgenas.trials/1"
 WORKER_SCHEMA = "edgenas.search-worker/1"
 
@@ -58,9 +62,10 @@ def search(
     """Searches, exports, verifies, measures and reports into `folder`; see the module's text.
 
     With `resume`, finished trials and exported models with a valid certificate are not repeated.
-    With `fresh`, all but a trained supernet is deleted first. `workers` processes evaluate side by
-    side. The study is in the folder, or under the name `study` in the PostgreSQL database that the
-    URL `storage` names: all who search with these two, on whatever host, work on one search.
+    With `fresh`, all but a trained supernet is deleted as soon as nothing more can be refused.
+    `workers` processes evaluate side by side. The study is in the folder, or under the name `study`
+    in the PostgreSQL database that the URL `storage` names: all who search with these two, on
+    whatever host, work on one search.
 
     For a fleet (`config.search.fleet`) the exported networks are the best few for all devices, of
     everything that was evaluated; `result.json` has the choice for each number of networks.
@@ -83,7 +88,11 @@ def search(
     """
     from edgenas.pipeline.exporting import export_candidates, measure_exports
     from edgenas.report import write_report
+    from edgenas.search import check_storage
 
+    if resume and fresh:
+        raise UsageError("--resume goes on with a search, --fresh begins anew: give one of them")
+    check_storage(storage)
     objectives = objectives_of(config)
     check_unlabelled(config, objectives)
     if config.search.fleet is not None:
@@ -91,20 +100,26 @@ def search(
     measuring = Measuring.on(devices_of(config)) if measure else None
     with locked(folder):
         if fresh:
-            clear(folder, "supernet")
-        if (folder / STUDY).exists() and not resume:
+            check_clearable(folder)
+        if (folder / STUDY).exists() and not (resume or fresh):
             raise UsageError(
                 f"{folder} holds a search already",
                 hint="--resume goes on with it, --fresh begins anew, --name keeps both",
             )
         if not (folder / "run.toml").exists():  # a run from here on, also if it is stopped
             write_config(folder / "run.toml", config)
-        run = open_stages(config, folder, resume=resume, report=report)
+        tables = folder / (ANEW if fresh else TABLES)
+        shutil.rmtree(folder / ANEW, ignore_errors=True)
+        run = open_stages(config, folder, resume=resume, tables=tables, report=report)
         check_final(run)
-        write_config(folder / "run.toml", config)
         if config.search.fleet is not None:
             check_fleet(run)
+        check_told(config.search, run.supernet.space, runs=folder.parent)
         searched = _Search.of(run, report=report)
+        if fresh:  # only now, when nothing more can be refused
+            clear(folder, "supernet", ANEW)
+            tables.rename(folder / TABLES)
+        write_config(folder / "run.toml", config)
         found = searched.lead(
             workers, storage, study, measuring=measuring, resume=resume, report=report
         )
@@ -160,6 +175,7 @@ def search(
         seal(folder)
         report(Event("report", 1, 1, str(folder / "report.html")))
         notes = (
+            *_failed(found),
             *searched.told.notes,
             *searched.evaluate.notes,
             *reading_notes(run),
@@ -183,11 +199,14 @@ def join_search(
 
     Nothing but tables is written into `folder`. See `search` for the rest.
     """
+    from edgenas.search import check_storage
+
     if storage is None:
         raise UsageError(
             "a worker needs the database that the search is kept in",
             hint="--storage postgresql://USER@HOST/DATABASE; on one machine: --workers N",
         )
+    check_storage(storage)
     measuring = Measuring.on(devices_of(config)) if measure else None
     with locked(folder):
         if not (folder / "run.toml").exists():
@@ -267,14 +286,11 @@ class _Search:
         Those that a cheap bound keeps out are not evaluated.
         """
         run, told = self.run, self.told
-        lines, objectives = run.config.search.begin_with, objectives_of(run.config)
+        lines = begun(run.config.search.begin_with, run.supernet.space)
+        objectives = objectives_of(run.config)
         evaluated = self.cache.wrapped(self.evaluate, self.evaluate.metrics)
         known = dict(told.known)
-        for done, line in enumerate(lines, 1):
-            try:
-                arch = run.supernet.space.parse(line)
-            except SpecError as error:
-                raise SpecError(f"search.begin_with: {error}", hint=error.hint) from error
+        for done, arch in enumerate(lines, 1):
             if arch not in known and total_violation(objectives, run.cheap(arch)) == 0:
                 known[arch] = evaluated(arch)
             report(Event("begin", done, len(lines), "networks evaluated before the first trial"))
@@ -376,6 +392,15 @@ def gradient_marks(settings: SearchConfig) -> dict[str, str]:
         "gradient": f"{settings.gradient_steps} steps, {settings.gradient_partial_channels:g} of "
         f"the channels, progressive depth {settings.gradient_progressive_depth}"
     }
+
+
+def _failed(found: SearchResult) -> list[str]:
+    """What a reader must know of trials that failed."""
+    failed = [trial for trial in found.trials if trial.error]
+    if not failed:
+        return []
+    first = f"the first, of {failed[0].architecture}: {failed[0].error}"
+    return [f"{len(failed)} of {found.n_trials} trials failed and count for nothing; {first}"]
 
 
 def _explained(run: Opened, candidate: Candidate, n_images: Mapping[str, int]) -> Candidate:

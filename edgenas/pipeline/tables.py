@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from edgenas.latency import LatencyTable
     from edgenas.profiling.build import Converter, Run
 
+TABLES = "tables"
+"""The folder of a run that has the tables it was made with."""
 CALIBRATION_NETWORKS = 8
 """Whole networks that rescale a table, where none ship."""
 ADAPTATION_POOL = 200
@@ -47,10 +49,13 @@ def tables_for(
     space: SearchSpace,
     folder: Path,
     *,
+    copies: Path | None = None,
     profile_minutes: float = 10.0,
     report: Report = silent,
 ) -> dict[str, LatencyTable]:
-    """The table of each device by its name; a copy of each is kept in `folder/tables`.
+    """The table of each device by its name, for the run in `folder`.
+
+    A copy of each is kept in `copies`, by default `folder/tables`, and read where it is there.
 
     Raises:
         SpecError: a device elsewhere without a table.
@@ -61,7 +66,7 @@ def tables_for(
 
     tables = {}
     for device in devices:
-        copy = folder / "tables" / f"{device.name}.json"
+        copy = (copies or folder / TABLES) / f"{device.name}.json"
         if copy.is_file():
             tables[device.name] = read_table(copy)
             continue

@@ -57,12 +57,14 @@ def train(
         data = read_data(config)
         checkpoint = train_supernet(config, folder, data, resume=True)
         return {"checkpoint": str(checkpoint), "top1": {}}
+    if resume and fresh:
+        raise UsageError("--resume goes on with a training, --fresh begins anew: give one of them")
     with locked(folder):
-        if fresh:
-            clear(folder)
-        write_config(folder / "run.toml", config)
         data = read_data(config, report=report)
         check_runnable(space_for(config, data), targets_of(config))
+        if fresh:  # only now, when nothing more can be refused
+            clear(folder)
+        write_config(folder / "run.toml", config)
         checkpoint = train_supernet(config, folder, data, resume=resume, report=report)
         return _facts(checkpoint, data, config, report=report)
 
@@ -109,7 +111,7 @@ def train_supernet(
     if not resume and (path.parent / "checkpoint.json").exists():
         raise UsageError(
             f"{path.parent} holds an unfinished training",
-            hint="--resume goes on with it, --fresh begins anew",
+            hint="--resume goes on with it, edgenas train --fresh begins anew",
         )
     where = device(config.train.device)
     seed = derive_seed(config.seed, "supernet")
@@ -226,11 +228,12 @@ def _check_finished(path: Path, space: str, data: DataSet, recipe: Recipe) -> No
         f"train.{k} was {then.get(k)!r}, is {v!r}" for k, v in now.items() if then.get(k) != v
     ]
     changed += ["the space changed"] * (supernet.space.digest != space)
-    changed += ["the data changed"] * (info.data.get("digest") != data.digest)
+    if info.data.get("digest") != data.digest:
+        changed.append("the images changed, or the seed that splits them")
     if changed:
         raise SpecError(
             f"{path} was trained with other settings: {'; '.join(changed)}",
-            hint="--fresh trains anew, --name keeps both",
+            hint="edgenas train --fresh trains anew, --name keeps both",
         )
 
 

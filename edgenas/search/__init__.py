@@ -14,6 +14,7 @@ from edgenas.search.problem import (
     Trial,
     check_reachable,
 )
+from edgenas.search.storage import check_storage
 from edgenas.search.study import Gains, SearchResult, Sharing, Stagnation, run_search
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "Stagnation",
     "Trial",
     "check_reachable",
+    "check_storage",
     "run_search",
 ]

@@ -2,9 +2,9 @@
 
 A candidate whose *cheap* metrics violate a bound is never evaluated at a cost. Its trial is told
 as infeasible: each bound is a constraint of Optuna (<= 0 is feasible), and an objective that was
-not evaluated gets the worst finite value seen so far (0 before there is one). Samplers order
-infeasible trials by their constraints, so this placeholder decides nothing; it is not among the
-trial's `metrics`, which alone are read back.
+not evaluated gets the worst finite value seen so far (0 before there is one); a bound on it counts
+as met. Samplers order infeasible trials by their constraints, so these placeholders decide nothing;
+they are not among the trial's `metrics`, which alone are read back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import derive_seed
-from edgenas.errors import EdgenasError, Interrupted, ResourceError, SpecError
+from edgenas.errors import ArtifactError, EdgenasError, Interrupted, ResourceError, SpecError
 from edgenas.objectives import directed, total_violation
 from edgenas.search.measuring import read_measured
 from edgenas.search.problem import MetricFunction, Problem
@@ -172,6 +172,20 @@ class Ledger:
         trial.set_user_attr("architecture", str(arch))
         return trial
 
+    def is_made_elsewhere(self, trial: optuna.Trial) -> bool:
+        """Whether another worker was at the trial's architecture before, and still is."""
+        from optuna.trial import TrialState
+
+        arch = self.problem.space.architecture(trial.params)
+        if self.alone or arch in self.known:
+            return False
+        return any(
+            other.number < trial.number
+            and other.user_attrs.get("architecture") == str(arch)
+            and not self._orphaned(other)
+            for other in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        )
+
     def evaluate(self, trial: optuna.Trial) -> None:
         """Evaluates and tells a trial.
 
@@ -200,8 +214,9 @@ class Ledger:
             self._stop_if_failing()
             return
         for objective in self.problem.objectives:
-            if objective.bound is not None and objective.name in metrics:
-                trial.set_constraint(objective.name, objective.violation(metrics))
+            if objective.bound is not None:  # Optuna wants the same constraints of all trials
+                known = objective.name in metrics
+                trial.set_constraint(objective.name, objective.violation(metrics) if known else 0.0)
         trial.set_user_attr("seconds", self._lap_s())
         # Last: from here on the evaluation is kept, whatever happens to the trial.
         trial.set_user_attr("metrics", dict(metrics))
@@ -298,5 +313,5 @@ class _MissingMetricError(SpecError):
     """An objective that no metric function knows: wrong for every trial, so it ends the search."""
 
 
-_FATAL = (Interrupted, ResourceError, MemoryError, _MissingMetricError)
+_FATAL = (Interrupted, ResourceError, ArtifactError, MemoryError, _MissingMetricError)
 """What ends a search at once rather than failing a trial."""

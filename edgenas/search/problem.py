@@ -155,26 +155,35 @@ def check_reachable(problem: Problem, rng: random.Random) -> None:
     starts.sort(key=lambda arch: total_violation(objectives, cheap(arch)))
     if total_violation(objectives, cheap(starts[0])) == 0:
         return
-    reached: list[Mapping[str, float]] = [cheap(arch) for arch in starts]
-    for arch in starts[:2]:
+    reached = {arch: cheap(arch) for arch in starts}
+    bounds = [o for o in objectives if o.relation and o.name in reached[starts[0]]]
+    for start in starts[:2]:
         # Together, then each bound by itself, so that the message can say which is out of reach.
-        for aims in (objectives, *([o] for o in objectives if o.name in reached[0] and o.relation)):
+        for aims in (objectives, *([o] for o in bounds)):
             aimed = replace(problem, objectives=tuple(aims))
-            params = repair(aimed, params_of(space, arch, rng), rng)
-            reached.append(cheap(space.architecture(params)))
-            if total_violation(objectives, reached[-1]) == 0:
+            arch = space.architecture(repair(aimed, params_of(space, start, rng), rng))
+            reached[arch] = cheap(arch)
+            if total_violation(objectives, reached[arch]) == 0:
                 return
     raise infeasible(objectives, reached)
 
 
 def infeasible(
-    objectives: Sequence[Objective], reached: Sequence[Mapping[str, float]]
+    objectives: Sequence[Objective],
+    reached: Mapping[Architecture, Mapping[str, float]],
+    *,
+    among: str = "",
 ) -> InfeasibleError:
-    """The error for bounds that none of the metrics in `reached` meets together."""
+    """The error for bounds that no architecture in `reached` meets together.
+
+    It names the nearest one and how far its bounds had to be relaxed. `among` says what was tried
+    (`20 trials`); without it the whole space is meant.
+    """
+    bounds = [o for o in objectives if o.bound is not None]
     alone, together = [], []
-    for objective in objectives:
-        values = [m[objective.name] for m in reached if objective.name in m]
-        if objective.bound is None or not values:
+    for objective in bounds:
+        values = [m[objective.name] for m in reached.values() if objective.name in m]
+        if not values:
             continue
         best = min(values) if objective.relation == "<=" else max(values)
         bound = f"{objective.name} {objective.relation} {objective.bound:g}"
@@ -182,12 +191,22 @@ def infeasible(
             together.append(bound)
         else:
             alone.append(f"{bound}: the nearest reached is {best:.6g}")
-    if not alone:
-        return InfeasibleError(
-            f"no architecture meets these bounds together: {', '.join(together)}",
-            hint="relax one of them in the objectives",
-        )
+    who = f"none of {among}" if among else "no architecture"
+    told = f"these bounds together: {', '.join(together)}"
+    if alone:
+        told = f"the bounds: {'; '.join(alone)}"
+
+    def distance(arch: Architecture) -> tuple[int, float, str]:
+        metrics = reached[arch]
+        unknown = sum(o.name not in metrics for o in bounds)
+        return unknown, total_violation(bounds, metrics), str(arch)
+
+    nearest = min(reached, key=distance)
+    metrics = reached[nearest]
+    broken = [o for o in bounds if o.name in metrics and not o.feasible(metrics)]
+    its = ", ".join(f"{o.name} = {metrics[o.name]:.6g}" for o in broken)
+    relaxed = " and ".join(f"'{o}' to '{o.relaxed_to(metrics[o.name])}'" for o in broken)
     return InfeasibleError(
-        f"no architecture meets the bounds: {'; '.join(alone)}",
-        hint="relax these bounds in the objectives, or search a space with smaller networks",
+        f"{who} meets {told}; the nearest is {nearest}, with {its}",
+        hint=f"relax {relaxed}" + (", or make more trials" if among else ""),
     )

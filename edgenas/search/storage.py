@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 STUDY = "edgenas"
+ANOTHER_FOLDER = "--name searches in another folder, --fresh begins anew in this one"
 TURN_S = 600.0
 """How long a worker waits for its turn to ask for a trial: a surrogate's model takes seconds."""
 
@@ -150,7 +151,9 @@ def _open_file(
                 try:
                     study = optuna.load_study(study_name=STUDY, storage=storage)
                 except KeyError:
-                    raise ArtifactError(f"{path} holds no study of edgenas") from None
+                    raise ArtifactError(
+                        f"{path} holds no study of edgenas", hint=ANOTHER_FOLDER
+                    ) from None
                 _check_fingerprint(
                     str(path),
                     study.user_attrs.get("fingerprint", {}),
@@ -187,10 +190,7 @@ def _open_database(
     import optuna
     import sqlalchemy
 
-    url = sqlalchemy_url(text)
-    shown = url.set(drivername="postgresql").render_as_string(hide_password=True)
-    hint = "see that the server runs and its address is right; then the same command once more"
-    with storage_errors(shown, hint):
+    with _database_errors(text) as (url, shown):
         engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
         with _advisory_lock(engine, ""):  # several hosts may come at the same moment
             storage = optuna.storages.RDBStorage(
@@ -217,6 +217,31 @@ def _open_database(
         finally:
             storage.remove_session()
             storage.engine.dispose()
+
+
+def check_storage(text: str | None) -> None:
+    """Connects once, so that a search is not refused after hours of training; None is a file.
+
+    Raises:
+        UsageError: `text` is no URL of a PostgreSQL database.
+        ResourceError: the database cannot be reached, or no driver is installed.
+    """
+    if text is not None:
+        import sqlalchemy
+
+        with _database_errors(text) as (url, _):
+            engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+            engine.connect().close()
+
+
+@contextlib.contextmanager
+def _database_errors(text: str) -> Iterator[tuple[sqlalchemy.URL, str]]:
+    """The URL, and how it may be shown; errors about it have a remedy."""
+    url = sqlalchemy_url(text)
+    shown = url.set(drivername="postgresql").render_as_string(hide_password=True)
+    hint = "see that the server runs and its address is right; then the same command once more"
+    with storage_errors(shown, hint):
+        yield url, shown
 
 
 def sqlalchemy_url(text: str) -> sqlalchemy.URL:
@@ -315,7 +340,9 @@ def storage_errors(where: str, hint: str, *, verb: str = "store") -> Iterator[No
         if isinstance(cause, DatabaseError):
             text = str(cause.orig)
             if "not a database" in text or "malformed" in text:
-                raise ArtifactError(f"{where} is damaged: {text}") from error
+                raise ArtifactError(
+                    f"{where} is damaged: {text}", hint=f"restore it; {ANOTHER_FOLDER}"
+                ) from error
         raise ResourceError(
             f"cannot {verb} the search in {where}: {str(cause).splitlines()[0]}", hint=hint
         ) from error

@@ -24,7 +24,7 @@ from edgenas.search import nsga2 as nsga2_
 from edgenas.search import nsga3 as nsga3_
 from edgenas.search import reinforce as reinforce_
 from edgenas.search import surrogate as surrogate_
-from edgenas.search.problem import History, Problem, Propose, Trial
+from edgenas.search.problem import History, Problem, Propose, Trial, repair
 from edgenas.spaces import Choices
 
 Strategy = Callable[[Problem, int], BaseSampler]
@@ -45,7 +45,29 @@ BUILTIN: Mapping[str, str] = {
 }
 
 
-class StrategySampler(BaseSampler):
+class _JointSampler(BaseSampler):
+    """Proposes every gene of a problem's space together."""
+
+    _problem: Problem
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """Every gene."""
+        return distributions(self._problem.space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Never needed, since every gene is proposed together."""
+        raise SpecError(f"the strategy proposed no value for {param_name!r}")
+
+
+class StrategySampler(_JointSampler):
     """Adapts a strategy that is a function of the stored history to Optuna.
 
     All state is in the study: the history is read from it, the seed comes with the sampler.
@@ -55,12 +77,6 @@ class StrategySampler(BaseSampler):
         self._propose = propose
         self._problem = problem
         self._seed = seed
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        """Every gene."""
-        return distributions(self._problem.space)
 
     def sample_relative(
         self,
@@ -72,15 +88,31 @@ class StrategySampler(BaseSampler):
         history = read_history(study, self._problem)
         return dict(self._propose(self._problem, history, random_.Random(self._seed)))
 
-    def sample_independent(
+
+class RepairingSampler(_JointSampler):
+    """Another sampler of Optuna's, whose proposals are repaired until the cheap bounds hold.
+
+    Where there are none, or they hold, it proposes what the other one does.
+    """
+
+    def __init__(self, inner: BaseSampler, problem: Problem, seed: int) -> None:
+        self._inner = inner
+        self._problem = problem
+        self._rng = random_.Random(seed)
+
+    def sample_relative(
         self,
         study: optuna.Study,
         trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        """Never needed, since every gene is proposed together."""
-        raise SpecError(f"the strategy proposed no value for {param_name!r}")
+        search_space: dict[str, BaseDistribution],
+    ) -> dict[str, Any]:
+        """What the other sampler proposes, repaired."""
+        jointly = self._inner.infer_relative_search_space(study, trial)
+        params = self._inner.sample_relative(study, trial, jointly)
+        for name, distribution in search_space.items():
+            if name not in params:
+                params[name] = self._inner.sample_independent(study, trial, name, distribution)
+        return repair(self._problem, params, self._rng)
 
 
 def surrogate(problem: Problem, seed: int) -> BaseSampler:
@@ -115,7 +147,8 @@ def gradient(problem: Problem, seed: int) -> BaseSampler:
 
 def tpe(problem: Problem, seed: int) -> BaseSampler:
     """Optuna's multi-objective TPE over all genes jointly, after 20 random trials."""
-    return TPESampler(seed=seed % 2**32, multivariate=True, n_startup_trials=20)
+    inner = TPESampler(seed=seed % 2**32, multivariate=True, n_startup_trials=20)
+    return RepairingSampler(inner, problem, seed)
 
 
 def gp(problem: Problem, seed: int) -> BaseSampler:
@@ -123,12 +156,13 @@ def gp(problem: Problem, seed: int) -> BaseSampler:
 
     It knows nothing of cheap metrics: it learns them like the costly ones.
     """
-    return GPSampler(seed=seed % 2**32, n_startup_trials=20, deterministic_objective=True)
+    inner = GPSampler(seed=seed % 2**32, n_startup_trials=20, deterministic_objective=True)
+    return RepairingSampler(inner, problem, seed)
 
 
 def random(problem: Problem, seed: int) -> BaseSampler:
     """Optuna's random sampler: every gene uniformly."""
-    return RandomSampler(seed=seed % 2**32)
+    return RepairingSampler(RandomSampler(seed=seed % 2**32), problem, seed)
 
 
 def strategy_names() -> tuple[str, ...]:

@@ -54,6 +54,8 @@ from edgenas.spaces import Architecture, Choices
 
 REMEMBERED = 50_000
 """Architectures whose cheap metrics are kept: gradients look at hundreds for each step."""
+REPEATS = 50
+"""So many trials in a row of architectures that were tried before end a search."""
 WAIT_S = 0.2
 """Between two looks at the trials that others are at."""
 
@@ -268,6 +270,11 @@ def run_search(
                             opened.study.sampler = make_sampler(problem, ledger.seed(seed))
                             trial = ledger.ask()
                     if trial is not None:
+                        while ledger.is_made_elsewhere(trial):
+                            sharing.tend()
+                            time.sleep(WAIT_S)
+                            with opened.turn():
+                                ledger.sync()
                         ledger.evaluate(trial)
                         report(search.event(trials, minutes))
                     elif not because:  # others are at the last trials, or may be killed at them
@@ -345,9 +352,12 @@ class _Search:
             return f"{trials} trials"
         if minutes is not None and self.ledger.elapsed_s >= 60 * minutes:
             return f"{minutes:g} minutes"
-        tried = {f.architecture for f in self.ledger.everything if not f.error}
+        done = [f.architecture for f in self.ledger.everything if not f.error]
+        tried = set(done)
         if len(tried) >= self.ledger.problem.space.size:
             return "every architecture of the space was tried"
+        if len(done) > REPEATS and len(set(done[:-REPEATS])) == len(tried):
+            return f"{REPEATS} trials proposed nothing new: within reach all was tried"
         if stagnation and self.ledger.n_finished >= stagnation.minimum:
             reference = self.reference_point()
             now = self._hypervolume(self.ledger.n_finished, reference)
@@ -399,9 +409,10 @@ class _Search:
         """
         objectives = self.ledger.problem.objectives
         if not any(f.feasible for f in self.ledger.everything):
-            reached = [f.metrics for f in self.ledger.everything if f.metrics]
+            reached = {f.architecture: f.metrics for f in self.ledger.everything if f.metrics}
             if reached:
-                raise infeasible(objectives, reached)
+                among = f"{len(reached)} architectures that were tried"
+                raise infeasible(objectives, reached, among=among)
         own = {f.architecture for f in self.ledger.finished if f.evaluated}
         once = {f.architecture: f.metrics for f in self.ledger.everything if f.evaluated}
         candidates = []
