@@ -44,6 +44,8 @@ def io_errors(path: Path, doing: str) -> Iterator[None]:
             errno.ENOSPC: "free some disk space, then repeat the command",
             errno.EROFS: "choose a folder that can be written",
             errno.EACCES: "choose a folder that you may write, or change its permissions",
+            errno.EPERM: "choose a folder that you may write, or change its permissions",
+            errno.EEXIST: "a file of that name is in the way: choose another name, or move it",
         }
         hint = hints.get(error.errno or 0, "")
         raise ResourceError(
@@ -117,9 +119,12 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise SpecError(f"{path}: not a CSV file: {error}") from error
     try:
-        columns, *rows = csv.reader(io.StringIO(text, newline=""))
-    except (csv.Error, ValueError) as error:
+        lines = list(csv.reader(io.StringIO(text, newline="")))
+    except csv.Error as error:
         raise SpecError(f"{path}: not a CSV file: {error}") from error
+    if not lines:
+        raise SpecError(f"{path} is empty", hint="its first line names the columns")
+    columns, *rows = lines
     found = []
     for number, row in enumerate(rows, 2):
         if row and len(row) != len(columns):

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from edgenas.cli.console import Json, Quiet, output
+from edgenas.cli.options import Runs
 from edgenas.cli.results import columns, percent
 
 app = typer.Typer(help="The project's own benchmarks: predictor error, search efficiency.")
@@ -65,8 +66,10 @@ def search(
     accuracy: Annotated[str, typer.Option(help="Column to be maximised.")] = "",
     latency: Annotated[str, typer.Option(help="Column to be minimised.")] = "",
     run: Annotated[
-        Path | None, typer.Option(help="A run file whose supernet and table are searched.")
+        Path | None,
+        typer.Option(help="A run file whose supernet (trained first if needed) is searched."),
     ] = None,
+    runs: Runs = Path("runs"),
     accuracy_model: Annotated[
         Path | None,
         typer.Option(help="A model of accuracy (JSON) that is searched with --device's table."),
@@ -111,6 +114,7 @@ def search(
             accuracy=accuracy,
             latency=latency,
             run_file=run,
+            runs=runs,
             model=accuracy_model,
             device=device,
             front=front,

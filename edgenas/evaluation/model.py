@@ -50,7 +50,7 @@ class AccuracyModel:
         total = self.intercept + sum(
             add for term, add in self.terms.items() if have.issuperset(term)
         )
-        return {"top1": 1 / (1 + math.exp(-total)) if self.link == "logit" else total}
+        return {"top1": (1 + math.tanh(total / 2)) / 2 if self.link == "logit" else total}
 
     def write(self, path: Path) -> None:
         """The file that `read_model` reads."""
@@ -92,6 +92,8 @@ def read_model(path: Path) -> AccuracyModel:
             f"{path}: no accuracy model: {type(error).__name__}: {error}",
             hint="it needs space, image_size, link, intercept and terms of 'when' and 'add'",
         ) from error
+    if size < 1:
+        raise SpecError(f"{path}: image_size {size} is not positive")
     if link not in ("identity", "logit"):
         raise SpecError(f"{path}: link {link!r} is neither 'identity' nor 'logit'")
     for term in terms:
@@ -100,7 +102,14 @@ def read_model(path: Path) -> AccuracyModel:
                 raise SpecError(f"{path}: {gene}={value!r} is no choice of its space")
     if not all(map(math.isfinite, (intercept, *terms.values()))):
         raise SpecError(f"{path}: a number is not finite")
-    return AccuracyModel(space, size, intercept, terms, link, table.get("fit", {}))
+    model = AccuracyModel(space, size, intercept, terms, link, table.get("fit", {}))
+    for arch in (space.smallest(), space.largest()):
+        if not 0 <= (accuracy := model(arch)["top1"]) <= 1:
+            raise SpecError(
+                f"{path}: its accuracy of {arch} is {accuracy:g}, not between 0 and 1",
+                hint="link 'logit' turns any sum into a share",
+            )
+    return model
 
 
 def fit_model(

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import sha256_file
-from edgenas.errors import UsageError
+from edgenas.errors import UsageError, nearest
 from edgenas.events import Report, silent
 from edgenas.objectives import Objective, directed, parse_objectives
-from edgenas.pipeline.config import RunConfig, read_config
+from edgenas.pipeline.config import SupernetConfig
 from edgenas.pipeline.metrics import CheapMetrics, costly_metrics, metric_names
+from edgenas.pipeline.runs import open_run
 from edgenas.spaces import SearchSpace
 
 DEFAULT_STRATEGIES = ("surrogate", "nsga2", "random")
@@ -33,6 +34,7 @@ def bench_search(
     accuracy: str = "",
     latency: str = "",
     run_file: Path | None = None,
+    runs: Path = Path("runs"),
     model: Path | None = None,
     device: str = "",
     front: int = FRONT_EVALUATIONS,
@@ -46,8 +48,9 @@ def bench_search(
     """The hypervolume of each strategy's front after each of the `budgets` (trials), for `seeds`.
 
     On one of three problems. The rows of a CSV `table` (with the columns that make up an
-    architecture, and those of accuracy and latency), whose front is known exactly. The supernet,
-    search split and latency table of a run file, relative to the union of all fronts found. Or a
+    architecture, and those of accuracy and latency), whose front is known exactly. The supernet of
+    a run file (the one trained below `runs`, else it is trained first), its search split and
+    latency table, relative to the union of all fronts found. Or a
     `model` of accuracy (a file, see `edgenas.evaluation.model`) and the table of `device`, relative
     to the front of an evolution with `front` evaluations. With `plots`, pictures are written to
     that folder. With `work`, finished searches are kept there, and a comparison that was killed
@@ -60,9 +63,13 @@ def bench_search(
     """
     from edgenas.report import require_plots
     from edgenas.search.bench import table_problem
+    from edgenas.search.strategies import strategy_names
 
     if plots:
-        require_plots()
+        require_plots(plots)
+    for name in strategies:
+        if name not in (known := strategy_names()):
+            raise UsageError(f"--strategies: no {name!r}; {nearest(name, known)}")
     if sum(given is not None for given in (table, run_file, model)) != 1:
         raise UsageError(
             "give either a table of evaluated architectures, a run file or a model of accuracy",
@@ -90,7 +97,7 @@ def bench_search(
     assert run_file is not None  # noqa: S101  # one of the three is set: checked above
     command = f"edgenas bench search --run {run_file.name} {words}"
     with tempfile.TemporaryDirectory(prefix="edgenas-bench-") as name:
-        problem = _supernet_problem(read_config(run_file), run_file, work or Path(name), report)
+        problem = _supernet_problem(run_file, runs, work or Path(name), report)
         return _run(problem, strategies, budgets, seeds, command, plots, work, report)
 
 
@@ -160,15 +167,21 @@ def _run(
     return document
 
 
-def _supernet_problem(
-    config: RunConfig, run_file: Path, folder: Path, report: Report
-) -> BenchProblem:
-    """The search of a run file; its reference point is the worse of the two extreme networks."""
+def _supernet_problem(run_file: Path, runs: Path, folder: Path, report: Report) -> BenchProblem:
+    """The search of a run file; its reference point is the worse of the two extreme networks.
+
+    The supernet is the one that the run has; where it has none, it is trained into `folder`.
+    """
     from edgenas.pipeline.evaluating import evaluator
     from edgenas.pipeline.opening import open_stages
     from edgenas.pipeline.searching import gradient_marks, gradients_of
+    from edgenas.pipeline.training import supernet_file
     from edgenas.search.bench import BenchProblem
 
+    described = open_run(run_file, runs=runs)
+    config, own = described.config, supernet_file(described.folder)
+    if config.supernet.checkpoint is None and own.is_file():
+        config = replace(config, supernet=SupernetConfig(str(own)))
     run = open_stages(replace(config, name=None), folder, resume=True, report=report)
     objectives = parse_objectives(
         config.search.objectives, known=metric_names(config.search.devices)

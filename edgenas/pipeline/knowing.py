@@ -193,7 +193,12 @@ def warm_start(
                 f"search.warm_start: {path.parent} has no finished search",
                 hint="finish it with --resume, or leave it out",
             )
-        trials, rests_on = read_trials(path)
+        try:
+            trials, rests_on = read_trials(path)
+        except ArtifactError as error:
+            raise ArtifactError(
+                f"search.warm_start: {error}", hint=f"leave {path.parent} out, or search it anew"
+            ) from error
         told = dict(_of_space(trials, space, metrics))
         if not told:
             raise SpecError(

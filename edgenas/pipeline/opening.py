@@ -95,7 +95,10 @@ def open_stages(
     from edgenas.search.strategies import find_strategy
     from edgenas.supernet import load_supernet
 
-    find_strategy(config.search.strategy)
+    try:
+        find_strategy(config.search.strategy)
+    except SpecError as error:
+        raise SpecError(f"search.strategy: {error}", hint=error.hint) from error
     devices, targets = devices_of(config), targets_of(config)
     report(Event("data", message=config.data.source))
     data = read_data(config, report=report)

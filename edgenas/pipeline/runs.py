@@ -68,6 +68,8 @@ def open_run(
         SpecError: for the file's contents.
         UsageError: for a name that cannot be a folder's.
     """
+    from edgenas.pipeline.opening import written_objectives
+
     config = read_config(run_file)
     search = config.search
     if trials is not None or minutes is not None:
@@ -78,9 +80,14 @@ def open_run(
         search = replace(search, fleet=fleet)
     if warm_start:
         search = replace(search, warm_start=tuple(warm_start))
+    config = replace(config, search=search)
+    try:
+        written_objectives(config)
+    except SpecError as error:
+        raise SpecError(f"{run_file}: {error}", hint=error.hint) from error
     own = run_name(config.name or run_file.stem)
     chosen = run_name(name) if name else own
-    return Run(runs / chosen, replace(config, search=search, name=chosen), own)
+    return Run(runs / chosen, replace(config, name=chosen), own)
 
 
 def find_run(text: str, *, runs: Path = Path("runs")) -> Run:

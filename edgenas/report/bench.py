@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from edgenas.artifacts import replacing, write_atomic
+from edgenas.artifacts import io_errors, replacing, write_atomic
 from edgenas.errors import ResourceError
 
 COLOURS = (
@@ -34,16 +34,21 @@ def write_bench_plots(document: Mapping[str, Any], folder: Path) -> tuple[Path, 
     Raises:
         ResourceError: matplotlib is not installed; the folder cannot be written.
     """
-    require_plots()
-    folder.mkdir(parents=True, exist_ok=True)
+    require_plots(folder)
     page, picture = folder / "search.html", folder / "search.png"
     write_atomic(page, _page(document))
     _draw(document, picture)
     return page, picture
 
 
-def require_plots() -> None:
-    """Raises `ResourceError` where matplotlib is not installed: ask before a long benchmark."""
+def require_plots(folder: Path) -> None:
+    """Makes `folder`; to be asked for before a long benchmark.
+
+    Raises:
+        ResourceError: matplotlib is not installed; the folder cannot be made.
+    """
+    with io_errors(folder, "make the folder"):
+        folder.mkdir(parents=True, exist_ok=True)
     if find_spec("matplotlib") is None:
         raise ResourceError(
             "PNG plots need matplotlib, which is not installed",

@@ -19,7 +19,7 @@ import numpy as np
 
 import edgenas
 from edgenas.artifacts import digest, read_json, write_json
-from edgenas.errors import SpecError, UsageError
+from edgenas.errors import ArtifactError, SpecError, UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.objectives import Objective, directed
 from edgenas.pareto import hypervolume, nondominated
@@ -36,6 +36,7 @@ RUN_SCHEMA = "edgenas.bench-search-run/1"
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 """Shares of the best hypervolume of which it is told how many evaluations they need."""
+MAKE_ANEW = "delete it: that search is made anew"
 GENERATION = 500
 """Architectures between two selections of `evolved_front`."""
 CURVE_POINTS = 60
@@ -300,7 +301,7 @@ def run_bench(
         report(Event("bench", i, len(todo), f"{strategy}, seed {seed}"))
         kept = work and work / f"{strategy}-{seed}-{_run_key(problem, max(budgets))}.json"
         if kept and kept.is_file():
-            runs.append(_Run.from_table(read_json(kept, schema=RUN_SCHEMA)))
+            runs.append(_Run.read(kept))
             continue
         before = set(spent_s)
         result = run_search(
@@ -371,17 +372,30 @@ class _Run:
         )
 
     @classmethod
-    def from_table(cls, table: Mapping[str, Any]) -> _Run:
-        """From a file in the folder of work."""
-        return cls(
-            table["strategy"],
-            table["seed"],
-            tuple(table["hypervolume"]),
-            tuple(point and tuple(point) for point in table["points"]),
-            tuple(table["overhead_s"]),
-            tuple(table["costly_s"]),
-            tuple(table["evaluations"]),
-        )
+    def read(cls, path: Path) -> _Run:
+        """From a file in the folder of work.
+
+        Raises:
+            ArtifactError: it is damaged.
+        """
+        try:
+            table = read_json(path, schema=RUN_SCHEMA)
+            run = cls(
+                table["strategy"],
+                table["seed"],
+                tuple(map(float, table["hypervolume"])),
+                tuple(point and tuple(map(float, point)) for point in table["points"]),
+                tuple(map(float, table["overhead_s"])),
+                tuple(map(float, table["costly_s"])),
+                tuple(map(int, table["evaluations"])),
+            )
+        except (SpecError, KeyError, TypeError, ValueError) as error:
+            why = f"{error!r} is missing" if isinstance(error, KeyError) else error
+            raise ArtifactError(f"{path} is damaged: {why}", hint=MAKE_ANEW) from error
+        trials = {len(run.points), len(run.overhead_s), len(run.costly_s), len(run.evaluations)}
+        if not run.hypervolume or trials != {len(run.hypervolume)}:
+            raise ArtifactError(f"{path} is damaged: not as many trials everywhere", hint=MAKE_ANEW)
+        return run
 
     def at(self, budget: int) -> int:
         """The last trial within the budget: a search that tried the whole space ends earlier."""

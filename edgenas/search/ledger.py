@@ -173,18 +173,23 @@ class Ledger:
         return trial
 
     def is_made_elsewhere(self, trial: optuna.Trial) -> bool:
-        """Whether another worker was at the trial's architecture before, and still is."""
+        """Whether another worker was at the trial's architecture before, and still is.
+
+        What has ended since is read. To be called in one's own turn.
+        """
         from optuna.trial import TrialState
 
         arch = self.problem.space.architecture(trial.params)
         if self.alone or arch in self.known:
             return False
-        return any(
+        running = any(
             other.number < trial.number
             and other.user_attrs.get("architecture") == str(arch)
             and not self._orphaned(other)
             for other in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         )
+        self.sync()  # after the look: what ran no more then is known now
+        return running
 
     def evaluate(self, trial: optuna.Trial) -> None:
         """Evaluates and tells a trial.

@@ -261,7 +261,7 @@ def run_search(
                 because = ""
                 while not because:
                     sharing.tend()
-                    trial = None
+                    trial, waits = None, False
                     with opened.turn():
                         ledger.sync()
                         search.hear(sharing.measures(), report)
@@ -269,12 +269,13 @@ def run_search(
                         if not because and not ledger.is_full(trials):
                             opened.study.sampler = make_sampler(problem, ledger.seed(seed))
                             trial = ledger.ask()
+                            waits = ledger.is_made_elsewhere(trial)
                     if trial is not None:
-                        while ledger.is_made_elsewhere(trial):
+                        while waits:
                             sharing.tend()
                             time.sleep(WAIT_S)
                             with opened.turn():
-                                ledger.sync()
+                                waits = ledger.is_made_elsewhere(trial)
                         ledger.evaluate(trial)
                         report(search.event(trials, minutes))
                     elif not because:  # others are at the last trials, or may be killed at them

@@ -121,7 +121,8 @@ def read_table(
         path: a file with a header line.
         architecture: the columns that make up the architecture. One whose texts all split into the
             same number (> 1) of tokens at spaces, commas, bars, plus signs, ... is that many genes.
-        metrics: column by metric name. Rows with a blank among them are left out.
+        metrics: column by metric name. Rows with a blank among them are left out; of several
+            rows of one architecture the first counts.
         cost: the metric by which a gene's values are ordered, the cheapest on average first.
 
     Raises:
@@ -131,7 +132,9 @@ def read_table(
     for column in (*architecture, *metrics.values()):
         if column not in known:
             raise SpecError(f"{path}: no column {column!r}; {nearest(column, known)}")
-    table = [row for row in found_rows if all(row[c] for c in (*architecture, *metrics.values()))]
+    wanted = (*architecture, *metrics.values())
+    numbered = {i: row for i, row in enumerate(found_rows, 2) if all(row[c] for c in wanted)}
+    table = list(numbered.values())
     if not table or not architecture:
         raise SpecError(f"{path}: no row has all of {[*architecture, *metrics.values()]}")
     columns: dict[str, list[str]] = {}
@@ -146,7 +149,7 @@ def read_table(
     if not choices:
         raise SpecError(f"{path}: the columns {list(architecture)} hold one architecture only")
     rows: dict[Row, Mapping[str, float]] = {}
-    for i, (row, *values) in enumerate(zip(table, *choices.values(), strict=True), 2):
+    for (i, row), *values in zip(numbered.items(), *choices.values(), strict=True):
         found = {name: _number(path, i, column, row[column]) for name, column in metrics.items()}
         rows.setdefault(tuple(values), found)
     return TabulatedSpace(_ordered(list(choices), rows, cost), rows)

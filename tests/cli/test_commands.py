@@ -163,6 +163,26 @@ def test_strategies_compared_on_a_runs_supernet(
     shown = capfd.readouterr().out
     assert "nsga2" in shown
     assert "random" in shown
+    assert main(["train", "run.toml", "--quiet"]) == 0
+    capfd.readouterr()
+    again = ["bench", "search", "--run", "run.toml", *budget[:-1], "--strategies", "random"]
+    assert main(again) == 0
+    assert "train:" not in capfd.readouterr().err, "the run's own supernet is searched"
+
+
+def test_what_a_benchmark_cannot_end_with_is_refused_at_its_start(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["bench", "search", "--run", "run.toml", "--budget", "6", "--seeds", "1"]
+    Path("plots").write_text("a file")
+    for more, code, told in (
+        (["--strategies", "random,nsga4"], 2, "--strategies: no 'nsga4'; did you mean 'nsga"),
+        (["--plots", "plots"], 6, "plots"),
+    ):
+        assert main([*argv, *more]) == code
+        shown = capfd.readouterr().err
+        assert told in shown
+        assert "bench: 0/" not in shown
 
 
 @pytest.mark.slow

@@ -77,6 +77,23 @@ def no_number(table: dict[str, Any]) -> None:
     table["intercept"] = "much"
 
 
+def no_size(table: dict[str, Any]) -> None:
+    table["image_size"] = -3
+
+
+def no_share(table: dict[str, Any]) -> None:
+    table |= {"link": "identity", "intercept": 51}
+
+
+def test_any_sum_of_logits_is_a_share(tmp_path: Path) -> None:
+    path = tmp_path / "model.json"
+    write_model(path)
+    table = read_json(path, schema=SCHEMA)
+    for intercept, share in ((-1e6, 0.0), (1e6, 1.0)):
+        path.write_text(json.dumps({**table, "intercept": intercept}))
+        assert read_model(path)(SPACE.smallest()) == {"top1": share}
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -84,6 +101,8 @@ def no_number(table: dict[str, Any]) -> None:
         (other_choice, "s1.width=17 is no choice"),
         (other_link, "'probit' is neither"),
         (no_number, "no accuracy model"),
+        (no_size, "image_size -3"),
+        (no_share, "is 51.*, not between 0 and 1"),
     ],
 )
 def test_a_file_that_is_none(

@@ -137,6 +137,32 @@ BAD_INPUTS = {
         ["search.trials", "export.top"],
     ),
     "run file: a key twice": (replaced("[data]", "[data]\n[data]"), SEARCH, 3, ["run.toml"]),
+    "an objective that seeks the worse": (
+        replaced("min latency_ms", "max latency_ms"),
+        SEARCH,
+        3,
+        ["run.toml: objective 'max latency_ms'", "write 'min latency_ms'"],
+    ),
+    "a share in percent": (
+        replaced("max top1", "max top1 >= 90"),
+        SEARCH,
+        3,
+        ["top1 lies between 0 and 1", "90 % is 0.9"],
+    ),
+    "a bound that no cost can meet": (
+        replaced("min latency_ms", "min latency_ms <= -1"),
+        SEARCH,
+        3,
+        ["no network has latency_ms of 0 or less"],
+    ),
+    "run file: no schema": (
+        lambda: Path("run.toml").write_text(
+            "\n".join(Path("run.toml").read_text("utf-8").splitlines()[1:])
+        ),
+        SEARCH,
+        3,
+        ['schema: missing; schema = "edgenas.run/1"'],
+    ),
     "run file: another schema": (
         replaced("run/1", "run/9"),
         SEARCH,
@@ -294,6 +320,95 @@ def test_bad_input(name: str, clean: Path, capfd: pytest.CaptureFixture[str]) ->
 
 def test_there_are_more_than_25_of_them() -> None:
     assert len(BAD_INPUTS) >= 25
+
+
+TRAINED = Path("runs/tiny/supernet")
+NEVER_TRAINED = {
+    "a warm start from nowhere": (["--warm-start", "nothere"], 3, ["search.warm_start", "nothere"]),
+    "a network to begin with that is none": (
+        [],
+        3,
+        ["search.begin_with: ", "x=1 is no choice"],
+    ),
+    "no trials and nothing known": ([], 3, ["search.trials is 0", "set trials"]),
+    "no database": (["--storage", "sqlite:///x.db"], 2, ["no URL of a PostgreSQL database"]),
+    "an empty database": (["--storage", ""], 2, ["no URL of a PostgreSQL database"]),
+    "a database that does not answer": (
+        ["--storage", "postgresql://nobody@127.0.0.1:9/none"],
+        6,
+        ["cannot store the search in postgresql://nobody@127.0.0.1:9/none"],
+    ),
+    "to go on and to begin anew": (["--resume", "--fresh"], 2, ["give one of them"]),
+}
+
+
+@pytest.mark.parametrize("name", NEVER_TRAINED)
+def test_refused_before_anything_is_trained(
+    name: str, clean: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(TRAINED)
+    argv, code, fragments = NEVER_TRAINED[name]
+    if "none" in name:
+        replaced("trials = 4", 'trials = 4\nbegin_with = ["mobile/1 x=1"]')()
+    if "no trials" in name:
+        replaced("trials = 4", "trials = 0")()
+    found = main([*SEARCH, *argv])
+    shown = capfd.readouterr()
+    assert found == code, shown.err
+    for fragment in fragments:
+        assert fragment in shown.err
+    assert not TRAINED.exists()
+
+
+WORSE = {
+    "an unknown strategy": (None, ["--strategy", "nsga4"], 3, ["search.strategy: ", "'nsga3'"]),
+    "a warm start from nowhere": (None, ["--warm-start", "nothere"], 3, ["nothere"]),
+    "no database": (None, ["--storage", "nonsense"], 2, ["no URL of a PostgreSQL database"]),
+    "no trials": (replaced("trials = 4", "trials = 0"), [], 3, ["search.trials is 0"]),
+    "a bound that none meets": (BOUND, [], 7, ["the nearest is mobile/1", "relax"]),
+    "an unknown device": (
+        replaced(INVENTED_DEVICE, "nodev"),
+        [],
+        3,
+        ["run.toml: search.devices: no device 'nodev'"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WORSE)
+def test_a_finished_run_is_deleted_by_nothing_that_is_refused(
+    name: str, work: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(Path("runs/tiny"))
+    spoil, argv, code, fragments = WORSE[name]
+    if spoil is not None:
+        spoil()
+    assert main([*SEARCH, "--fresh", *argv]) == code
+    shown = capfd.readouterr().err
+    for fragment in fragments:
+        assert fragment in shown
+    assert contents(Path("runs/tiny")) == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """What a reader finds there: hidden files are locks, and what is not finished."""
+    found = (p for p in folder.rglob("*") if p.is_file())
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in found
+        if not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    }
+
+
+def test_a_search_begun_anew_takes_the_place_of_the_one_before(work: Path) -> None:
+    run = Path("runs/tiny")
+    front = (run / "front.json").read_bytes()
+    (run / "tables" / f"{INVENTED_DEVICE}.json").write_text("{}")  # it is made anew, too
+    (run / "left.txt").write_text("by the one before")
+    assert main([*SEARCH, "--fresh"]) == 0
+    assert (run / "front.json").read_bytes() == front, "the same seed"
+    assert not (run / "left.txt").exists()
+    assert main(["verify", "runs/tiny", "--quiet"]) == 0
 
 
 FINISHED = {

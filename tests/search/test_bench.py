@@ -76,6 +76,8 @@ def test_columns_are_genes_and_missing_settings_stand_for_the_nearest_row(tmp_pa
         ("arch,acc,ms\n1,,3\n", "no row has all"),
         ("arch,acc,ms\n1,2,fast\n2,3,4\n", "row 2, ms: 'fast'"),
         ("arch,acc,ms\n1,2,3\n2,nan,4\n", "row 3, acc: 'nan'"),
+        ("arch,acc,ms\n1,2,3\n1,,3\n2,nan,4\n", "row 4, acc: 'nan'"),
+        ("", "is empty"),
         ("arch,acc,ms\n1,2,3\n1,2,4\n", "one architecture only"),
     ],
 )
@@ -204,9 +206,15 @@ def test_a_killed_comparison_goes_on_with_what_is_finished(cells: Path, tmp_path
     assert [(r.seed, r.hypervolume) for r in again.rows] == [
         (r.seed, r.hypervolume) for r in whole.rows
     ]
-    last.write_text("{")
-    with pytest.raises(ArtifactError, match=last.name):
-        run_bench(known, ["nsga2", "random"], [20], [0, 1], work=tmp_path)
+    table = json.loads(last.read_text("utf-8"))
+    short = {**table, "points": table["points"][:-1]}
+    words = {**table, "hypervolume": ["much"]}
+    del table["strategy"]
+    for text in ("{", json.dumps(table), json.dumps(short), json.dumps(words)):
+        last.write_text(text)
+        with pytest.raises(ArtifactError, match=rf"{last.name} is damaged: .") as caught:
+            run_bench(known, ["nsga2", "random"], [20], [0, 1], work=tmp_path)
+        assert caught.value.hint == "delete it: that search is made anew"
 
 
 @pytest.mark.long

@@ -107,6 +107,34 @@ def test_a_leader_and_its_helpers_make_the_trials_together(tmp_path: Path, strat
         assert len(log.read_text().split("\n")) - 1 == found.n_evaluated == 40
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("strategy", ["surrogate", "random", "tpe"])
+def test_no_network_is_evaluated_by_two_workers_at_once(tmp_path: Path, strategy: str) -> None:
+    """Three workers, four networks: most proposals are what another one is just evaluating."""
+    log = tmp_path / "log"
+    shared: dict[str, Any] = {
+        "space": table(2, 2),
+        "seconds": 0.5,
+        "log": log,
+        "storage": tmp_path / "study.db",
+        "strategy": strategy,
+        "trials": 12,
+    }
+    crew: list[Any] = []
+
+    def tend() -> None:
+        if not crew:
+            helper = Sharing(role="helper")
+            crew.extend(worker(**shared, resume=True, sharing=helper) for _ in range(2))
+
+    found = search(**shared, sharing=Sharing(role="leader", tend=tend))
+    for child in crew:
+        child.join(30)
+    assert [child.exitcode for child in crew] == [0, 0]
+    evaluated = [line.split(" ", 1)[1] for line in log.read_text("utf-8").splitlines()]
+    assert len(evaluated) == len(set(evaluated)) == found.n_evaluated
+
+
 def killed_and_restarted(storage: Path | str, log: Path, rng: random.Random, n: int) -> int:
     """Four workers, three of which are killed with -9 and started again, `n` times in all."""
     settings: dict[str, Any] = {"storage": storage, "seconds": 0.1, "log": log, "trials": 60}
