@@ -127,11 +127,11 @@ def markdown(views: Sequence[_View], *, limit: int) -> str:
     head = f"{MARK}\n## edgenas: {word}\n"
     rows = [_row(view) for view in views]
     table = _table(("target", "gates", "front", "best top-1", "least latency", "why"), rows)
-    text = head + "\n" + _within(table, limit // 2, "targets")
+    text = head + "\n" + _within(_unlinked(table), limit // 2, "targets")
     used = len(text.encode())
     parts: list[str] = []
     for view in views:
-        part = "\n" + _detail(view)
+        part = "\n" + _unlinked(_detail(view))
         used += len(part.encode())
         if used > limit - _LAST_BYTES:
             break
@@ -251,7 +251,8 @@ def _fronts(view: _View) -> str:
         [f"`{key}`", state, *(_value(network, axis.name) for axis in axes)]
         for key, (state, network) in ordered[:_FRONT_ROWS]
     ]
-    table = _table(("network", "", *(reading(axis.name).axis for axis in axes)), rows)
+    heads = [_plain(reading(axis.name).axis) for axis in axes]
+    table = _table(("network", "", *heads), rows)
     more = len(ordered) - _FRONT_ROWS
     return table + (f"\n{more} more in the lock." if more > 0 else "")
 
@@ -337,6 +338,11 @@ _ESCAPED = str.maketrans(
     {letter: f"&#{ord(letter)};" for letter in "&<>|@#"}
     | {letter: f"\\{letter}" for letter in "\\`*_[]~"}
 )
+
+
+def _unlinked(text: str) -> str:
+    """`text` in which no name, such as `gh-200-board`, reads as a reference to an issue."""
+    return re.sub(r"(?i)\b(GH-)(?=[0-9])", "\\1\u200b", text)
 
 
 def _cut(text: str, longest: int) -> str:
