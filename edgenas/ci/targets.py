@@ -26,8 +26,9 @@ objective or a bound on a metric of a device (`latency_ms <= 2`) is meant for ea
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -153,6 +154,7 @@ def read_targets(path: Path) -> tuple[Target, ...]:
             "gates",
         ) from error
     targets = []
+    read = functools.cache(read_config)  # most targets share one run file
     for name, wanted in sorted(file.target.items()):
         where = f"{path}: target.{name}"
         if not _NAME.fullmatch(name):
@@ -161,14 +163,16 @@ def read_targets(path: Path) -> tuple[Target, ...]:
                 "a letter or digit"
             )
         try:
-            targets.append(_target(name, wanted, file, path))
+            targets.append(_target(name, wanted, file, path, read))
         except SpecError as error:
             raise SpecError(f"{where}: {error}", hint=error.hint) from error
     return tuple(targets)
 
 
-def _target(name: str, wanted: _Target, file: _File, path: Path) -> Target:
-    config = _config(wanted, file, path)
+def _target(
+    name: str, wanted: _Target, file: _File, path: Path, read: Callable[[Path], RunConfig]
+) -> Target:
+    config = _config(wanted, file, path, read)
     fleet = wanted.fleet or config.search.fleet
     devices = tuple(wanted.devices or config.search.devices)
     if double := sorted({d for d in devices if devices.count(d) > 1}):
@@ -193,7 +197,9 @@ def _target(name: str, wanted: _Target, file: _File, path: Path) -> Target:
     return Target(name, config, objectives, gates, measure)
 
 
-def _config(wanted: _Target, file: _File, path: Path) -> RunConfig:
+def _config(
+    wanted: _Target, file: _File, path: Path, read: Callable[[Path], RunConfig]
+) -> RunConfig:
     """The run file or the settings in place that a target rests on."""
     folder = path.resolve().parent
     if wanted.settings is not None:
@@ -206,7 +212,7 @@ def _config(wanted: _Target, file: _File, path: Path) -> RunConfig:
     run = wanted.run or file.run
     if run is None:
         raise SpecError("it names no run file", hint='add run = "run.toml", or [.settings]')
-    return read_config(folder / Path(run).expanduser())
+    return read(folder / Path(run).expanduser())
 
 
 def _gates(own: _Gates, common: _Gates) -> Gates:
