@@ -37,7 +37,13 @@ if TYPE_CHECKING:
         write_config,
     )
     from edgenas.pipeline.contributing import check_tables
-    from edgenas.pipeline.devices import diff_tables, list_devices, show_device, show_table
+    from edgenas.pipeline.devices import (
+        device_file,
+        diff_tables,
+        list_devices,
+        show_device,
+        show_table,
+    )
     from edgenas.pipeline.examining import Check, examine
     from edgenas.pipeline.exporting import export, verify
     from edgenas.pipeline.predicting import predict
@@ -66,6 +72,7 @@ __all__ = [
     "check_tables",
     "compare_runs",
     "dashboard",
+    "device_file",
     "diff_tables",
     "examine",
     "export",
@@ -107,6 +114,7 @@ _MODULES = {
     "check_tables": "contributing",
     "compare_runs": "runs",
     "dashboard": "searching",
+    "device_file": "devices",
     "diff_tables": "devices",
     "examine": "examining",
     "export": "exporting",
