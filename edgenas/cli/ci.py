@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, TypedDict
 
@@ -13,7 +14,10 @@ app = typer.Typer(
     help="Re-search when targets change: what is stale, make it again, gates, a comment."
 )
 
-Targets = Annotated[Path, typer.Option(help="The file of targets.")]
+Targets = Annotated[
+    Path,
+    typer.Option(help="The file of targets; devices/ and latency_tables/ beside it are read too."),
+]
 Lock = Annotated[
     Path | None, typer.Option(help="The lock; default: edgenas.lock beside the targets.")
 ]
@@ -50,7 +54,7 @@ def plan(
     """
     from edgenas import ci
 
-    with output(json=json) as out:
+    with output(json=json) as out, _devices_beside(targets):
         found = ci.plan(targets, **_beside(targets, lock, runs), only=target or ())
         out.result(found.document(), found.text())
     if exit_code and found.stale:
@@ -80,7 +84,7 @@ def run(
     """
     from edgenas import ci
 
-    with output(json=json, quiet=quiet, resume=again()) as out:
+    with output(json=json, quiet=quiet, resume=again()) as out, _devices_beside(targets):
         found = ci.run(
             targets,
             **_beside(targets, lock, runs),
@@ -111,7 +115,7 @@ def check(
     """
     from edgenas import ci
 
-    with output(json=json) as out:
+    with output(json=json) as out, _devices_beside(targets):
         found = ci.check(targets, **_beside(targets, lock, runs), base=base, only=target or ())
         out.result(found.document(), found.text())
     if found.exit_code:
@@ -139,7 +143,7 @@ def comment(
     """
     from edgenas import ci
 
-    with output(json=json) as out:
+    with output(json=json) as out, _devices_beside(targets):
         told = ci.comment(targets, **_beside(targets, lock, runs), base=base)
         document = told.document()
         if out_folder is not None:
@@ -158,7 +162,7 @@ def validate(targets: Targets = TARGETS, lock: Lock = None, json: Json = False) 
     """
     from edgenas import ci
 
-    with output(json=json) as out:
+    with output(json=json) as out, _devices_beside(targets):
         found, text = ci.validate(targets, lock=_beside(targets, lock, None)["lock"])
         out.result(found, text)
     if not found["passed"]:
@@ -174,3 +178,10 @@ def _beside(targets: Path, lock: Path | None, runs: Path | None) -> _Beside:
     """The lock and the folder of runs, which lie beside the targets unless said otherwise."""
     folder = targets.parent
     return {"lock": lock or folder / "edgenas.lock", "runs": runs or folder / "runs"}
+
+
+def _devices_beside(targets: Path) -> AbstractContextManager[None]:
+    """Where devices and tables that lie beside the targets are found."""
+    from edgenas.hardware import also_in
+
+    return also_in(targets.parent)

@@ -43,6 +43,21 @@ def test_what_is_broken_is_named(
     assert message in "".join(capfd.readouterr())
 
 
+@pytest.mark.parametrize("command", ["validate", "plan"])
+def test_devices_beside_the_targets_are_found_from_anywhere(
+    locked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str], command: str,
+) -> None:  # fmt: skip
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    document = told(capfd, command, "--targets", f"../{locked.name}/targets.toml")
+    if command == "plan":
+        assert document["stale"] == []
+    else:
+        assert [Path(table["file"]).parent.parent for table in document["tables"]] == [locked] * 2
+    assert main(["devices", "show", BOARD]) == 2, "only where they are asked for"
+
+
 def test_it_loads_no_torch(locked: Path) -> None:
     code = (
         "import sys\nfrom edgenas.cli.main import main\nassert main(['ci', 'validate']) == 0\n"
