@@ -44,6 +44,29 @@ def test_what_is_broken_is_named(
 
 
 @pytest.mark.parametrize("command", ["validate", "plan"])
+def test_energy_of_a_device_whose_table_tells_none_is_refused(
+    locked: Path, capfd: pytest.CaptureFixture[str], command: str
+) -> None:
+    change("targets.toml", '"latency_ms <= 0.028"', '"energy_mj <= 3"')
+    capfd.readouterr()
+    assert main(["ci", command]) == 3
+    said = capfd.readouterr().err
+    assert f"target board: objective 'energy_mj@{BOARD} <= 3': the table of {BOARD} states" in said
+    assert "try: " in said
+
+
+def test_a_supernet_without_its_sidecar_is_told_with_what_to_do(
+    locked: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("supernet/supernet.json").unlink()
+    capfd.readouterr()
+    assert main(["ci", "plan"]) == 3
+    said = capfd.readouterr().err
+    assert "supernet/supernet.json: there is no such file" in said
+    assert "try: copy it from where supernet.safetensors was trained" in said
+
+
+@pytest.mark.parametrize("command", ["validate", "plan"])
 def test_devices_beside_the_targets_are_found_from_anywhere(
     locked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str], command: str,
