@@ -104,6 +104,10 @@ def check(
     runs: Runs = None,
     base: Base = None,
     target: Only = None,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option("--gate", metavar="NAME", help="This gate alone, as lock; repeatable."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """The gates, for a pull request: nothing is searched, exported or timed.
@@ -111,12 +115,15 @@ def check(
     Bounds and latency by the tables, accuracy against the lock beyond noise, size, arena, drop at
     export, certificates, files as locked, lock up to date. Ends with 5 where a gate fails.
 
+    Whether the committed lock is up to date, before ci run: edgenas ci check --gate lock
+
     Example: edgenas ci check --base base.lock
     """
     from edgenas import ci
 
     with output(json=json) as out, _devices_beside(targets):
         found = ci.check(targets, **_beside(targets, lock, runs), base=base, only=target or ())
+        found = found.only(gate) if gate else found
         out.result(found.document(), found.text())
     if found.exit_code:
         raise typer.Exit(found.exit_code)
@@ -128,6 +135,12 @@ def comment(
     lock: Lock = None,
     runs: Runs = None,
     base: Base = None,
+    committed: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="What check --gate lock --json said of the lock before ci run."
+        ),
+    ] = None,
     out_folder: Annotated[
         Path | None,
         typer.Option("--out", metavar="FOLDER", help="Writes comment.md, summary.md, pictures."),
@@ -144,7 +157,7 @@ def comment(
     from edgenas import ci
 
     with output(json=json) as out, _devices_beside(targets):
-        told = ci.comment(targets, **_beside(targets, lock, runs), base=base)
+        told = ci.comment(targets, **_beside(targets, lock, runs), base=base, committed=committed)
         document = told.document()
         if out_folder is not None:
             document["files"] = [str(path) for path in ci.write_comment(out_folder, told)]
