@@ -7,6 +7,7 @@ name and never replaces one: two owners of one name are an error, not a matter o
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -45,6 +46,7 @@ def lookup(kind: str, name: str, builtins: Mapping[str, str]) -> object:
     raise SpecError(f"{kind}: no {name!r}; {nearest(name, names(kind, builtins))}")
 
 
+@functools.cache  # reading what is installed takes a tenth of a second
 def _plugins(kind: str) -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=f"edgenas.{kind}"))
 

@@ -13,11 +13,8 @@ BUILTINS = {"mobile": "edgenas.spaces.mobile:MobileSpace", "lazy": "edgenas_not_
 
 
 def install(monkeypatch: pytest.MonkeyPatch, **added: str) -> None:
-    group = "edgenas.spaces"
-    found = [EntryPoint(name, value, group) for name, value in added.items()]
-    monkeypatch.setattr(
-        plugins, "entry_points", lambda *, group: found if group == "edgenas.spaces" else []
-    )
+    found = tuple(EntryPoint(name, value, "edgenas.spaces") for name, value in added.items())
+    monkeypatch.setattr(plugins, "_plugins", lambda kind: found if kind == "spaces" else ())
 
 
 def test_built_ins_are_loaded_only_when_asked_for() -> None:
@@ -57,3 +54,20 @@ def test_a_plugin_that_does_not_load(monkeypatch: pytest.MonkeyPatch, target: st
     install(monkeypatch, other=target)
     with pytest.raises(SpecError, match=r"'other' of the package .* does not load"):
         plugins.lookup("spaces", "other", BUILTINS)
+
+
+def test_what_is_installed_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def counted(*, group: str) -> list[EntryPoint]:
+        asked.append(group)
+        return []
+
+    monkeypatch.setattr(plugins, "entry_points", counted)
+    plugins._plugins.cache_clear()
+    try:
+        for _ in range(3):
+            assert plugins.names("spaces", BUILTINS) == ("mobile", "lazy")
+        assert asked == ["edgenas.spaces"]
+    finally:
+        plugins._plugins.cache_clear()

@@ -44,7 +44,7 @@ from edgenas.ci.lock import (
 )
 from edgenas.ci.planning import RUNS, TargetPlan, plan, table_metrics
 from edgenas.ci.targets import TARGETS, Target
-from edgenas.errors import EdgenasError, UsageError
+from edgenas.errors import EdgenasError, UsageError, nearest
 from edgenas.export.certificate import Certificate, ExportedModel, read_certificate
 from edgenas.export.verify import MIN_IMAGES, Verdict, drop_gate, judged, wilson
 from edgenas.hardware import load_device
@@ -53,6 +53,9 @@ from edgenas.pareto import Metric
 from edgenas.pipeline.metrics import COSTLY
 
 SCHEMA = "edgenas.ci-check/1"
+GATES = (
+    "lock", "files", "certificate", "bound", "latency", "accuracy", "drop", "size", "arena",
+)  # fmt: skip
 _Z = 1.959964
 _ASKED = ("bound", "objective", "device", "data", "seed", "select")
 """Facts of which another one asks for other networks: their accuracies are not compared."""
@@ -105,6 +108,20 @@ class Checked:
     def exit_code(self) -> int:
         """5 where a gate failed."""
         return 5 if any(t.verdict == "failed" for t in self.targets) else 0
+
+    def only(self, gates: Sequence[str]) -> Checked:
+        """What these gates alone found.
+
+        Raises:
+            UsageError: there is no such gate.
+        """
+        for gate in gates:
+            if gate not in GATES:
+                raise UsageError(f"no gate {gate!r}; {nearest(gate, GATES)}")
+        kept = (
+            Judged(t.name, tuple(f for f in t.findings if f.gate in gates)) for t in self.targets
+        )
+        return Checked(tuple(kept))
 
     def document(self) -> dict[str, Any]:
         """As `ci check --json` prints it (schema `edgenas.ci-check/1`)."""

@@ -18,11 +18,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from edgenas.artifacts import write_atomic
+from edgenas.artifacts import read_json, write_atomic
+from edgenas.ci.checking import SCHEMA as CHECK_SCHEMA
 from edgenas.ci.checking import Judged, check, read_base
 from edgenas.ci.lock import LOCK, Entry, Network, read_lock
 from edgenas.ci.planning import RUNS, changes_between
 from edgenas.ci.targets import TARGETS, Target, read_targets
+from edgenas.errors import ArtifactError
 from edgenas.objectives import Objective, directed
 from edgenas.report.numbers import counted, reading, significant
 
@@ -83,10 +85,15 @@ def comment(
     lock: Path = LOCK,
     runs: Path = RUNS,
     base: Path | None = None,
+    committed: Path | None = None,
 ) -> Comment:
     """What the lock changed against `base`, why, and what the gates say.
 
+    `committed` holds what `ci check --gate lock --json` said before `run`: that the lock which will
+    be merged is out of date is told too.
+
     Raises:
+        UsageError: there is no file `base`.
         SpecError: a file is missing or wrong.
     """
     checked = check(targets, lock=lock, runs=runs, base=base)
@@ -98,14 +105,15 @@ def comment(
         for judged in checked.targets
     ]
     views.sort(key=lambda view: view.rank)
+    outdated = () if committed is None else _outdated(committed)
     pictures = {
         f"{view.judged.name}.svg": picture(view.before, view.now, view.target)
         for view in views
         if view.target is not None and view.now is not None and len(_axes(view.target)) > 1
     }
     return Comment(
-        markdown(views, limit=COMMENT_BYTES),
-        markdown(views, limit=SUMMARY_BYTES),
+        markdown(views, outdated, limit=COMMENT_BYTES),
+        markdown(views, outdated, limit=SUMMARY_BYTES),
         pictures,
         checked.exit_code,
     )
@@ -119,19 +127,19 @@ def write_comment(folder: Path, told: Comment) -> tuple[Path, ...]:
     return tuple(folder / name for name in texts)
 
 
-def markdown(views: Sequence[_View], *, limit: int) -> str:
-    """The text, of at most `limit` bytes in UTF-8."""
+def markdown(views: Sequence[_View], outdated: Sequence[str] = (), *, limit: int) -> str:
+    """The text, of at most `limit` bytes in UTF-8; `outdated` is what the committed lock lacks."""
     failed = sum(view.judged.verdict == "failed" for view in views)
     n = counted(len(views), "target")
     word = f"gates failed for {failed} of {n}" if failed else f"no gate failed, {n}"
-    head = f"{MARK}\n## edgenas: {word}\n"
+    head = f"{MARK}\n## edgenas: {word}\n{_unlinked(_committed(outdated, views))}"
     rows = [_row(view) for view in views]
     table = _table(("target", "gates", "front", "best top-1", "least latency", "why"), rows)
-    text = head + "\n" + _within(table, limit // 2, "targets")
+    text = head + "\n" + _within(_unlinked(table), limit // 2, "targets")
     used = len(text.encode())
     parts: list[str] = []
     for view in views:
-        part = "\n" + _detail(view)
+        part = "\n" + _unlinked(_detail(view))
         used += len(part.encode())
         if used > limit - _LAST_BYTES:
             break
@@ -182,6 +190,32 @@ def picture(before: Entry | None, now: Entry | None, target: Target | None) -> s
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#ffffff"/>{"".join(dots)}{"".join(texts)}'
         "</svg>\n"
     )
+
+
+def _outdated(said: Path) -> tuple[str, ...]:
+    """What in the committed lock was not as the facts are, a line each."""
+    document = read_json(said, schema=CHECK_SCHEMA)
+    try:
+        return tuple(
+            f"{target['target']}: {found['subject']}: {found['figure']}"
+            for target in document["targets"]
+            for found in target["gates"]
+            if (found["gate"], found["verdict"]) == ("lock", "failed")
+        )
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{said}: damaged: {error!r}", hint="edgenas ci check --gate lock --json writes it"
+        ) from error
+
+
+def _committed(outdated: Sequence[str], views: Sequence[_View]) -> str:
+    """A paragraph on the committed lock, empty where it was up to date."""
+    if not outdated:
+        return ""
+    still = any(found.gate == "lock" for view in views for found in view.judged.of("failed"))
+    do = "`edgenas ci run` makes a new one." if still else "Commit the one in the job's artefact."
+    items = _items("out of date", [_cut(line, 120) for line in outdated])
+    return "\n".join(["", f"**The committed edgenas.lock is out of date.** {do}", "", *items, ""])
 
 
 def _view(judged: Judged, target: Target | None, before: Entry | None, now: Entry | None) -> _View:
@@ -251,7 +285,8 @@ def _fronts(view: _View) -> str:
         [f"`{key}`", state, *(_value(network, axis.name) for axis in axes)]
         for key, (state, network) in ordered[:_FRONT_ROWS]
     ]
-    table = _table(("network", "", *(reading(axis.name).axis for axis in axes)), rows)
+    heads = [_plain(reading(axis.name).axis) for axis in axes]
+    table = _table(("network", "", *heads), rows)
     more = len(ordered) - _FRONT_ROWS
     return table + (f"\n{more} more in the lock." if more > 0 else "")
 
@@ -337,6 +372,11 @@ _ESCAPED = str.maketrans(
     {letter: f"&#{ord(letter)};" for letter in "&<>|@#"}
     | {letter: f"\\{letter}" for letter in "\\`*_[]~"}
 )
+
+
+def _unlinked(text: str) -> str:
+    """`text` in which no name, such as `gh-200-board`, reads as a reference to an issue."""
+    return re.sub(r"(?i)\b(GH-)(?=[0-9])", "\\1\u200b", text)
 
 
 def _cut(text: str, longest: int) -> str:

@@ -20,7 +20,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -28,13 +28,14 @@ from edgenas.artifacts import digest, read_json, read_toml, sha256_file, write_a
 from edgenas.ci.stages import Fact, Facts
 from edgenas.ci.targets import Target
 from edgenas.errors import ArtifactError, SpecError
-from edgenas.export.certificate import Certificate, read_certificate
 from edgenas.pareto import FRONT_SCHEMA, Metric, ParetoFront
 from edgenas.pipeline.config import toml_value
 from edgenas.pipeline.runs import fleet_of, read_result
-from edgenas.report import read_trials
 from edgenas.spaces import Architecture
 from edgenas.spaces.architecture import split_line
+
+if TYPE_CHECKING:
+    from edgenas.export.certificate import Certificate
 
 LOCK = Path("edgenas.lock")
 SCHEMA = "edgenas.lock/1"
@@ -191,6 +192,9 @@ def entry_of(target: Target, folder: Path, facts: Facts) -> Entry:
         SpecError: the run is not finished.
         ArtifactError: a file of it is damaged.
     """
+    from edgenas.export.certificate import read_certificate
+    from edgenas.report import read_trials
+
     result = read_result(folder)
     front = ParetoFront.read(folder / FRONT)
     files: dict[str, File] = {}

@@ -28,7 +28,7 @@ from edgenas.artifacts import sha256_file
 from edgenas.ci.facts import HERE, Reader
 from edgenas.ci.lock import FRONT, LOCK, Entry, read_lock
 from edgenas.ci.stages import Fact, Facts, first_reader, following, stages_of
-from edgenas.ci.targets import TARGETS, Target, read_targets
+from edgenas.ci.targets import TARGETS, Target, check_energies, read_targets
 from edgenas.errors import EdgenasError, SpecError, UsageError, nearest
 from edgenas.hardware import load_device
 from edgenas.objectives import Objective
@@ -193,6 +193,7 @@ def plan(
             found.append(TargetPlan(name, "gone", entry=entries[name]))
             continue
         try:
+            check_energies(wanted[name])
             found.append(_target_plan(wanted[name], entries.get(name), reader, runs))
         except SpecError as error:
             raise type(error)(f"target {name}: {error}", hint=error.hint) from error

@@ -26,7 +26,7 @@ AUTHOR = "github-actions[bot]"
 
 _ALLOWED = ("<details><summary>front before and now</summary>", "</details>")
 _NO_MENTION = "\u200b"
-"""What edgenas writes after an @ that would call somebody."""
+"""What edgenas writes after an @ that would call somebody, and within GH-1."""
 _OURS = (
     r"(?m)^#{1,6} ",
     rf"(?<=\w)&#64;|&#64;{_NO_MENTION}",

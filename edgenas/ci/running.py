@@ -78,6 +78,7 @@ class Made:
     trials: int = 0
     evaluated: int = 0
     elapsed_s: float = 0.0
+    """From the training of its supernet to verified files, in this call."""
     files: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
     hint: str = ""
@@ -185,10 +186,12 @@ def run(
             if t.stale and t.target is not None
         ]
         found: dict[str, Made] = {}
-        for work, failure in _worked(works, jobs, report):
+        for work, failure, seconds in _worked(works, jobs, report):
             made = _commit(work, failure, todo, lock, runs)
             if work.name in trained:
                 made = replace(made, stale=("supernet", *made.stale))
+            seconds += trained.get(work.name, 0.0)
+            made = replace(made, elapsed_s=seconds)
             found[work.name] = made
             report(Event("target", message=f"{made.name}: {made.state}"))
         _tidy(todo, lock, runs)
@@ -255,29 +258,34 @@ def prepare(work: Work) -> None:
     write_json(work.folder / START, {"schema": START_SCHEMA, **start})
 
 
-def _train(todo: Plan, reader: Reader, report: Report) -> set[str]:
-    """Trains the supernets that stale targets have none of; the names of those targets."""
+def _train(todo: Plan, reader: Reader, report: Report) -> dict[str, float]:
+    """Trains the supernets that stale targets have none of; by those targets how long it took."""
     lacking = {
         t.name: t.target
         for t in todo.targets
         if t.target is not None and t.target.trains and t.stale
         if not reader.checkpoint(t.target).is_file()
     }
+    seconds: dict[Path, float] = {}
     for target in lacking.values():
-        if not reader.checkpoint(target).is_file():  # not with one before it
-            train(target.config, reader.training_folder(target), resume=True, report=report)
-    return set(lacking)
+        folder = reader.training_folder(target)
+        if folder not in seconds:  # not with one before it
+            begun = time.monotonic()
+            train(target.config, folder, resume=True, report=report)
+            seconds[folder] = time.monotonic() - begun
+    return {name: seconds[reader.training_folder(target)] for name, target in lacking.items()}
 
 
 def _worked(
     works: Sequence[Work], jobs: int | None, report: Report
-) -> Iterator[tuple[Work, EdgenasError | None]]:
-    """Each work once it came to its end, with the error that it ended with."""
+) -> Iterator[tuple[Work, EdgenasError | None, float]]:
+    """Each work once it came to its end, with the error that it ended with, and its seconds."""
     jobs = min(len(works), jobs or max(1, threads_each(1) // 2))
     if jobs > 1:
         yield from _side_by_side(works, jobs, report)
         return
     for work in works:
+        begun = time.monotonic()
         prepare(work)
 
         def told(event: Event, name: str = work.name) -> None:
@@ -291,29 +299,31 @@ def _worked(
             raise
         except EdgenasError as error:
             failure = error
-        yield work, failure
+        yield work, failure, time.monotonic() - begun
 
 
 def _side_by_side(
     works: Sequence[Work], jobs: int, report: Report
-) -> Iterator[tuple[Work, EdgenasError | None]]:
+) -> Iterator[tuple[Work, EdgenasError | None, float]]:
     """Each work in a process of its own, `jobs` at a time; none outlives this one."""
     waiting = list(works)
-    busy: dict[str, tuple[Work, subprocess.Popen[bytes]]] = {}
+    busy: dict[str, tuple[Work, subprocess.Popen[bytes], float]] = {}
     try:
         while waiting or busy:
             while waiting and len(busy) < jobs:
                 work = waiting.pop(0)
+                begun = time.monotonic()
                 prepare(work)
                 report(Event("target", message=f"{work.name}: {', '.join(work.stale)}"))
-                busy[work.name] = work, _started(work, jobs)
+                busy[work.name] = work, _started(work, jobs), begun
             time.sleep(_WAIT_S)
-            ended = [name for name, (_, process) in busy.items() if process.poll() is not None]
+            ended = [name for name, (_, process, _) in busy.items() if process.poll() is not None]
             for name in ended:
-                work, process = busy.pop(name)
-                yield work, worker.failure(work.folder, process.returncode)
+                work, process, begun = busy.pop(name)
+                failure = worker.failure(work.folder, process.returncode)
+                yield work, failure, time.monotonic() - begun
     finally:
-        worker.end([process for _, process in busy.values()])
+        worker.end([process for _, process, _ in busy.values()])
 
 
 def _started(work: Work, jobs: int) -> subprocess.Popen[bytes]:
@@ -343,7 +353,6 @@ def _commit(work: Work, failure: EdgenasError | None, todo: Plan, lock: Path, ru
         state="made",
         trials=int(result["trials"]),
         evaluated=int(result["evaluated"]),
-        elapsed_s=float(result["elapsed_s"]),
         files=tuple(str(work.folder / row["path"]) for row in result["exports"]),
     )
 

@@ -26,8 +26,9 @@ objective or a bound on a metric of a device (`latency_ms <= 2`) is meant for ea
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -38,10 +39,11 @@ from edgenas.artifacts import read_toml
 from edgenas.errors import SpecError, nearest
 from edgenas.fleet import device_bounds
 from edgenas.objectives import Objective, check_objectives
+from edgenas.pipeline.config import KNOWN_FORMATS, Format, RunConfig, parse_config, read_config
 from edgenas.pipeline.config import SCHEMA as RUN_SCHEMA
-from edgenas.pipeline.config import Format, RunConfig, parse_config, read_config
 from edgenas.pipeline.fleets import accuracy_of
-from edgenas.pipeline.metrics import COSTLY, OF_DEVICE, OF_NETWORK
+from edgenas.pipeline.metrics import COSTLY, OF_DEVICE, OF_NETWORK, check_energy
+from edgenas.pipeline.opening import devices_of
 
 TARGETS = Path("targets.toml")
 SCHEMA = "edgenas.targets/1"
@@ -145,41 +147,49 @@ def read_targets(path: Path) -> tuple[Target, ...]:
             hint='write one: [target.NAME] with run = "run.toml"; the README has an example',
         )
     try:
-        file = _File.model_validate(read_toml(path))
+        table = read_toml(path)
+    except SpecError as error:
+        hint = error.hint or "mend it there; a table or a key stands once"
+        raise SpecError(str(error), hint=hint) from error
+    try:
+        file = _File.model_validate(table)
     except ValidationError as error:
         raise SpecError(
             "\n".join(f"{path}: {_problem(e)}" for e in error.errors()),
-            hint="the keys of a target: run or settings, devices, bounds, fleet, formats, measure, "
-            "gates",
+            hint="; ".join(dict.fromkeys(_hint(e) for e in error.errors())),
         ) from error
+    _check_capitals(file.target, path)
     targets = []
+    read = functools.cache(read_config)  # most targets share one run file
     for name, wanted in sorted(file.target.items()):
         where = f"{path}: target.{name}"
         if not _NAME.fullmatch(name):
             raise SpecError(
                 f"{where}: a target's name has letters, digits, '_' and '-', at most 40, the first "
-                "a letter or digit"
+                "a letter or digit",
+                hint="rename it, such as [target.board-2]",
             )
         try:
-            targets.append(_target(name, wanted, file, path))
+            targets.append(_target(name, wanted, file, path, read))
         except SpecError as error:
             raise SpecError(f"{where}: {error}", hint=error.hint) from error
     return tuple(targets)
 
 
-def _target(name: str, wanted: _Target, file: _File, path: Path) -> Target:
-    config = _config(wanted, file, path)
+def _target(
+    name: str, wanted: _Target, file: _File, path: Path, read: Callable[[Path], RunConfig]
+) -> Target:
+    config = _config(wanted, file, path, read)
     fleet = wanted.fleet or config.search.fleet
     devices = tuple(wanted.devices or config.search.devices)
     if double := sorted({d for d in devices if devices.count(d) > 1}):
-        raise SpecError(f"devices: {double[0]!r} stands twice")
+        raise SpecError(f"devices: {double[0]!r} stands twice", hint="leave one of them out")
     objectives = _bounded(
         _read(config.search.objectives, devices, "objectives"),
         _read(wanted.bounds, devices, "bounds"),
     )
     if fleet is not None:
-        device_bounds(objectives, devices)
-        accuracy_of(objectives)
+        _check_fleet(objectives, devices)
     gates = _gates(wanted.gates, file.gates)
     export = config.export
     if wanted.formats is not None:
@@ -193,7 +203,50 @@ def _target(name: str, wanted: _Target, file: _File, path: Path) -> Target:
     return Target(name, config, objectives, gates, measure)
 
 
-def _config(wanted: _Target, file: _File, path: Path) -> RunConfig:
+def check_energies(target: Target) -> None:
+    """Refuses objectives on the energy of a device whose table tells none.
+
+    Raises:
+        SpecError: with the devices whose tables do; a table that cannot be read.
+    """
+    if all(objective.metric != "energy_mj" for objective in target.objectives):
+        return
+    from edgenas.latency import table_for
+
+    devices = devices_of(target.config)
+    tables = {device.name: table_for(device) for device in devices if not device.is_local}
+    asked = [o for o in target.objectives if o.metric != "energy_mj" or o.device in tables]
+    check_energy(asked, tables)  # a table of this machine is made by the search
+
+
+def _check_capitals(names: Iterable[str], path: Path) -> None:
+    """Refuses names that are one where a file system ignores capitals: `runs` has links to both."""
+    seen: dict[str, str] = {}
+    for name in sorted(names):
+        if (first := seen.setdefault(name.lower(), name)) != name:
+            raise SpecError(
+                f"{path}: target.{first} and target.{name} differ in capitals alone",
+                hint="rename one of them: on some systems their runs would be one folder",
+            )
+
+
+def _check_fleet(objectives: Sequence[Objective], devices: Sequence[str]) -> None:
+    """Raises as `device_bounds` and `accuracy_of`, with what to do about it in the targets."""
+    try:
+        device_bounds(objectives, devices)
+    except SpecError as error:
+        bounded = {o.device for o in objectives if o.bound is not None}
+        free = [device for device in devices if device not in bounded]
+        hint = f'bounds = ["latency_ms@{free[0]} <= NUMBER"] in the target' if free else ""
+        if len(devices) < 2:
+            hint = 'name them, devices = ["...", "..."], or leave out fleet'
+        raise SpecError(str(error), hint=hint) from error
+    accuracy_of(objectives)
+
+
+def _config(
+    wanted: _Target, file: _File, path: Path, read: Callable[[Path], RunConfig]
+) -> RunConfig:
     """The run file or the settings in place that a target rests on."""
     folder = path.resolve().parent
     if wanted.settings is not None:
@@ -206,7 +259,7 @@ def _config(wanted: _Target, file: _File, path: Path) -> RunConfig:
     run = wanted.run or file.run
     if run is None:
         raise SpecError("it names no run file", hint='add run = "run.toml", or [.settings]')
-    return read_config(folder / Path(run).expanduser())
+    return read(folder / Path(run).expanduser())
 
 
 def _gates(own: _Gates, common: _Gates) -> Gates:
@@ -221,13 +274,18 @@ def _read(texts: Iterable[str], devices: Sequence[str], what: str) -> list[Objec
             objective = Objective.parse(text)
             known = (*COSTLY, *OF_NETWORK, *OF_DEVICE)
             if objective.metric not in known:
-                raise SpecError(f"{text!r}: {nearest(objective.metric, known)}")
+                hint = f"the metrics: {', '.join(sorted(known))}"
+                raise SpecError(f"{text!r}: {nearest(objective.metric, known)}", hint=hint)
             if objective.device is None:
                 of_device = objective.metric in OF_DEVICE
                 found += [replace(objective, device=d) for d in (devices if of_device else [None])]
                 continue
             if objective.metric not in OF_DEVICE or objective.device not in devices:
-                raise SpecError(f"{text!r}: no such metric of {', '.join(devices)}")
+                raise SpecError(
+                    f"{text!r}: no such metric of {', '.join(devices)}",
+                    hint="after the @ stands one of the target's devices; of a device are "
+                    f"{', '.join(sorted(OF_DEVICE))}",
+                )
             found.append(objective)
         except SpecError as error:
             raise SpecError(f"{what}[{i}]: {error}", hint=error.hint) from error
@@ -239,9 +297,20 @@ def _bounded(objectives: Sequence[Objective], bounds: Sequence[Objective]) -> tu
     found = {objective.name: objective for objective in objectives}
     if len(found) < len(objectives):
         check_objectives(objectives)  # names the one that stands twice
+    seen: dict[str, Objective] = {}
     for i, bound in enumerate(bounds, 1):
         if bound.direction is not None:
-            raise SpecError(f"bounds[{i}]: '{bound}' has a direction: that belongs to objectives")
+            raise SpecError(
+                f"bounds[{i}]: '{bound}' has a direction: that belongs to objectives",
+                hint=f"write the bound alone, '{replace(bound, direction=None)}'"
+                if bound.bound is not None
+                else "write it into the objectives of the run file",
+            )
+        if (first := seen.setdefault(bound.name, bound)) is not bound:
+            raise SpecError(
+                f"bounds: {bound.name!r} stands twice: '{first}', '{bound}'",
+                hint="keep one of them; a bound on no device by name is meant for each",
+            )
         before = found.get(bound.name, bound)
         found[bound.name] = replace(before, relation=bound.relation, bound=bound.bound)
     check_objectives(found.values())
@@ -265,5 +334,39 @@ def _problem(error: Any) -> str:
         known = [f.alias or name for name, f in _SECTIONS[section].model_fields.items()]
         return f"{'.'.join(where)}: unknown key; {nearest(where[-1], known)}"
     given = error.get("input")
+    if error["type"] == "literal_error" and "formats" in where and isinstance(given, str):
+        return f"{'.'.join(where)}: {given!r} is no format; {nearest(given, KNOWN_FORMATS)}"
     shown = "" if isinstance(given, dict | list) else f" (got {given!r})"
     return f"{'.'.join(where)}: {error['msg']}{shown}"
+
+
+_FRACTION, _BYTES = "a fraction from 0 to 1, such as 0.92", "a whole number of bytes, as 100_000"
+_VALUES = {
+    "schema": f'the file begins with schema = "{SCHEMA}"',
+    "target": 'a target is [target.NAME] with run = "run.toml", or [target.NAME.settings]',
+    "run": 'run = "run.toml": the path of a run file, from the folder of the targets',
+    "settings": "[target.NAME.settings] has what a run file has",
+    "devices": 'devices = ["NAME"]: names as edgenas devices list has them',
+    "bounds": 'bounds = ["latency_ms <= 2"]: a list of texts',
+    "fleet": "fleet = 1: how many networks at most, 1 or more",
+    "formats": f"the formats: {', '.join(KNOWN_FORMATS)}",
+    "measure": "measure = true, or false",
+    "gates": "gates = { min_top1 = 0.92 }, or [target.NAME.gates]",
+    "max_latency_ms": "max_latency_ms is in milliseconds, such as 1.5",
+    **dict.fromkeys(("min_top1", "max_top1_loss", "max_top1_drop"), _FRACTION),
+    **dict.fromkeys(("max_size_bytes", "max_arena_bytes"), _BYTES),
+}
+"""What stands under a key."""
+
+
+def _hint(error: Any) -> str:
+    """What to write in place of what pydantic found."""
+    where = [str(part) for part in error["loc"]]
+    if error["type"] == "extra_forbidden":
+        section = "gates" if "gates" in where[:-1] else where[0] if len(where) > 2 else ""
+        what = {"gates": "gates", "target": "a target", "": "the file"}[section]
+        known = [f.alias or name for name, f in _SECTIONS[section].model_fields.items()]
+        return f"the keys of {what}: {', '.join(known)}"
+    keys = [part for part in where if part in _VALUES]
+    key = keys[-1] if keys else "target"
+    return _VALUES[key] if key in _VALUES[key] else f"{key}: {_VALUES[key]}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgenas.ci.lock import LOCK, read_lock
-from edgenas.ci.targets import TARGETS, Target, read_targets
+from edgenas.ci.targets import TARGETS, Target, check_energies, read_targets
 from edgenas.errors import SpecError
 from edgenas.pipeline.contributing import check_tables
 from edgenas.pipeline.opening import devices_of, targets_of
@@ -30,6 +30,7 @@ def validate(targets: Path = TARGETS, *, lock: Path = LOCK) -> tuple[dict[str, A
     for target in wanted:
         try:
             tables |= _own_tables(target)
+            check_energies(target)
         except SpecError as error:
             raise type(error)(f"target {target.name}: {error}", hint=error.hint) from error
     entries = read_lock(lock)

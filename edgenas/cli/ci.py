@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, TypedDict
 
@@ -13,7 +14,10 @@ app = typer.Typer(
     help="Re-search when targets change: what is stale, make it again, gates, a comment."
 )
 
-Targets = Annotated[Path, typer.Option(help="The file of targets.")]
+Targets = Annotated[
+    Path,
+    typer.Option(help="The file of targets; devices/ and latency_tables/ beside it are read too."),
+]
 Lock = Annotated[
     Path | None, typer.Option(help="The lock; default: edgenas.lock beside the targets.")
 ]
@@ -50,7 +54,7 @@ def plan(
     """
     from edgenas import ci
 
-    with output(json=json) as out:
+    with output(json=json) as out, _devices_beside(targets):
         found = ci.plan(targets, **_beside(targets, lock, runs), only=target or ())
         out.result(found.document(), found.text())
     if exit_code and found.stale:
@@ -80,7 +84,7 @@ def run(
     """
     from edgenas import ci
 
-    with output(json=json, quiet=quiet, resume=again()) as out:
+    with output(json=json, quiet=quiet, resume=again()) as out, _devices_beside(targets):
         found = ci.run(
             targets,
             **_beside(targets, lock, runs),
@@ -100,6 +104,10 @@ def check(
     runs: Runs = None,
     base: Base = None,
     target: Only = None,
+    gate: Annotated[
+        list[str] | None,
+        typer.Option("--gate", metavar="NAME", help="This gate alone, as lock; repeatable."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """The gates, for a pull request: nothing is searched, exported or timed.
@@ -107,12 +115,15 @@ def check(
     Bounds and latency by the tables, accuracy against the lock beyond noise, size, arena, drop at
     export, certificates, files as locked, lock up to date. Ends with 5 where a gate fails.
 
+    Whether the committed lock is up to date, before ci run: edgenas ci check --gate lock
+
     Example: edgenas ci check --base base.lock
     """
     from edgenas import ci
 
-    with output(json=json) as out:
+    with output(json=json) as out, _devices_beside(targets):
         found = ci.check(targets, **_beside(targets, lock, runs), base=base, only=target or ())
+        found = found.only(gate) if gate else found
         out.result(found.document(), found.text())
     if found.exit_code:
         raise typer.Exit(found.exit_code)
@@ -124,6 +135,12 @@ def comment(
     lock: Lock = None,
     runs: Runs = None,
     base: Base = None,
+    committed: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="What check --gate lock --json said of the lock before ci run."
+        ),
+    ] = None,
     out_folder: Annotated[
         Path | None,
         typer.Option("--out", metavar="FOLDER", help="Writes comment.md, summary.md, pictures."),
@@ -139,8 +156,8 @@ def comment(
     """
     from edgenas import ci
 
-    with output(json=json) as out:
-        told = ci.comment(targets, **_beside(targets, lock, runs), base=base)
+    with output(json=json) as out, _devices_beside(targets):
+        told = ci.comment(targets, **_beside(targets, lock, runs), base=base, committed=committed)
         document = told.document()
         if out_folder is not None:
             document["files"] = [str(path) for path in ci.write_comment(out_folder, told)]
@@ -158,7 +175,7 @@ def validate(targets: Targets = TARGETS, lock: Lock = None, json: Json = False) 
     """
     from edgenas import ci
 
-    with output(json=json) as out:
+    with output(json=json) as out, _devices_beside(targets):
         found, text = ci.validate(targets, lock=_beside(targets, lock, None)["lock"])
         out.result(found, text)
     if not found["passed"]:
@@ -174,3 +191,10 @@ def _beside(targets: Path, lock: Path | None, runs: Path | None) -> _Beside:
     """The lock and the folder of runs, which lie beside the targets unless said otherwise."""
     folder = targets.parent
     return {"lock": lock or folder / "edgenas.lock", "runs": runs or folder / "runs"}
+
+
+def _devices_beside(targets: Path) -> AbstractContextManager[None]:
+    """Where devices and tables that lie beside the targets are found."""
+    from edgenas.hardware import also_in
+
+    return also_in(targets.parent)

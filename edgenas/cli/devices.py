@@ -64,6 +64,9 @@ def list_devices(json: Json = False) -> None:
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="A device's name, as `edgenas devices` lists it.")],
+    toml: Annotated[
+        bool, typer.Option("--toml", help="Print its file, to begin one of your own with.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """One device: its profile, the file it stands in, its table's conditions."""
@@ -72,7 +75,8 @@ def show(
     with output(json=json) as out:
         facts = pipeline.show_device(name)
         lines = [f"{key}: {value}" for key, value in facts.items() if value not in (None, "")]
-        out.result({"schema": "edgenas.device/1", **facts}, "\n".join(lines))
+        text = pipeline.device_file(name) if toml else "\n".join(lines)
+        out.result({"schema": "edgenas.device/1", **facts}, text)
 
 
 def _percent(value: float | None) -> str:

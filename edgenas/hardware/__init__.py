@@ -18,6 +18,7 @@ from edgenas.hardware.device import (
 from edgenas.hardware.folders import (
     Found,
     Origin,
+    also_in,
     check_name,
     find,
     listing,
@@ -52,6 +53,7 @@ __all__ = [
     "Origin",
     "SshTransport",
     "Transport",
+    "also_in",
     "check_name",
     "chip_name",
     "connect",

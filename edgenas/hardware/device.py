@@ -210,7 +210,7 @@ def load_device_file(path: Path) -> DeviceProfile:
     except ValidationError as error:
         problems = "; ".join(_problem(item) for item in error.errors())
         raise SpecError(
-            f"{path}: {problems}", hint="edgenas devices show NAME prints one"
+            f"{path}: {problems}", hint="edgenas devices show NAME --toml prints one"
         ) from error
     except (SpecError, UsageError) as error:
         raise type(error)(f"{path}: {error}", hint=error.hint) from error

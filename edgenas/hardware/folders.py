@@ -1,11 +1,15 @@
 """Where devices and tables are looked for: shipped, the user's data folder, the working folder.
 
-The later one wins. What it hides is named in `Found.shadows`, so that no output leaves it unsaid.
+A command that is given a file with what it needs beside it adds the file's folder (`also_in`). The
+later one wins. What it hides is named in `Found.shadows`, so that no output leaves it unsaid.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +21,8 @@ from edgenas.errors import UsageError
 Kind = Literal["devices", "latency_tables"]
 Origin = Literal["shipped", "user", "working"]
 
+_ALSO = "EDGENAS_ALSO_IN"
+"""In the environment, so that processes that are started look there too."""
 _SUFFIX: dict[Kind, str] = {"devices": ".toml", "latency_tables": ".json"}
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,119}")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?")
@@ -64,11 +70,27 @@ def shipped_folder(kind: Kind) -> Path:
 def search_folders(kind: Kind) -> tuple[tuple[Origin, Path], ...]:
     """Origin and folder in ascending priority; a folder that is two of them stands once."""
     shipped = shipped_folder(kind)
-    working = Path.cwd() / kind
     result: list[tuple[Origin, Path]] = [("shipped", shipped), ("user", user_folder(kind))]
-    if working.resolve() != shipped.resolve():
-        result.append(("working", working))
+    seen = {shipped.resolve()}
+    for place in (Path.cwd(), *map(Path, filter(None, [os.environ.get(_ALSO)]))):
+        working = place / kind
+        if working.resolve() not in seen:
+            seen.add(working.resolve())
+            result.append(("working", working))
     return tuple(result)
+
+
+@contextlib.contextmanager
+def also_in(folder: Path) -> Iterator[None]:
+    """`devices` and `latency_tables` in `folder` win meanwhile, also in processes started here."""
+    before = os.environ.get(_ALSO)
+    os.environ[_ALSO] = str(folder.resolve())
+    try:
+        yield
+    finally:
+        del os.environ[_ALSO]
+        if before is not None:
+            os.environ[_ALSO] = before
 
 
 def listing(kind: Kind) -> dict[str, Found]:

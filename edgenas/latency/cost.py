@@ -36,6 +36,8 @@ MIN_UNITS = 12
 MIN_OF_KERNEL = 8
 """Units that convolutions of one kernel width must be in; rarer widths share the nearest one's."""
 _FOLDS = 5
+MAX_HELD_OUT = 40
+"""Fits that `held_out` makes at most."""
 _SLACK = 1.25  # beyond the fitted range by this factor counts as inside
 LEAST_MS = 1e-6
 """No operator is free, also where the fit gives all its features nothing."""
@@ -119,12 +121,7 @@ class CostModel:
 
     def covers(self, op: OpSpec) -> bool:
         """Whether every primitive of `op` lies within the fitted range of shapes."""
-        for node in op.primitives():
-            for name, value in features(node.op):
-                low, high = self.ranges.get(name, (math.inf, -math.inf))
-                if not low / _SLACK <= value <= high * _SLACK:
-                    return False
-        return True
+        return _covers(self.ranges, op)
 
 
 def fit_cost(units: Mapping[OpSpec, float]) -> CostModel | None:
@@ -135,16 +132,9 @@ def fit_cost(units: Mapping[OpSpec, float]) -> CostModel | None:
     spoken_for = _rare_kernels(ops)
     rows = {op: _fitted_features(op, spoken_for) for op in ops}
     coefficients = _fit(rows, units)
-    ratios: list[float] = []
-    for fold in range(_FOLDS):
-        held = [op for op in ops if zlib.crc32(op.key.encode()) % _FOLDS == fold]
-        kept = [op for op in ops if zlib.crc32(op.key.encode()) % _FOLDS != fold]
-        if not held or not kept:
-            continue
-        found = _fit({op: rows[op] for op in kept}, units)
-        for op in held:
-            predicted = sum(found.get(name, 0.0) * value for name, value in rows[op].items())
-            ratios.append(units[op] / predicted if predicted > 0 else math.inf)
+    folds = [[op for op in ops if zlib.crc32(op.key.encode()) % _FOLDS == i] for i in range(_FOLDS)]
+    predicted = _predicted(rows, units, folds)
+    ratios = [units[op] / ms if ms > 0 else math.inf for op, ms in predicted.items()]
     ratios = sorted(r for r in ratios if math.isfinite(r)) or [1.0]
     edge = max(0, math.floor(0.05 * (len(ratios) + 1)) - 1)
     errors = sorted(abs(r - 1) for r in ratios)
@@ -160,6 +150,31 @@ def fit_cost(units: Mapping[OpSpec, float]) -> CostModel | None:
         low=min(1.0, ratios[edge]),
         high=max(1.0, ratios[-1 - edge]),
     )
+
+
+def _covers(ranges: Mapping[str, tuple[float, float]], op: OpSpec) -> bool:
+    for node in op.primitives():
+        for name, value in features(node.op):
+            low, high = ranges.get(name, (math.inf, -math.inf))
+            if not low / _SLACK <= value <= high * _SLACK:
+                return False
+    return True
+
+
+def held_out(units: Mapping[OpSpec, float]) -> dict[OpSpec, float]:
+    """What each unit would take (ms) by a fit to all others, or to the other folds of very many.
+
+    A unit that lies outside of the shapes of those is left out; so are all where they are fewer
+    than 12, as in `fit_cost`.
+    """
+    if len(units) < MIN_UNITS:
+        return {}
+    ops = sorted(units, key=lambda op: op.key)
+    spoken_for = _rare_kernels(ops)
+    rows = {op: _fitted_features(op, spoken_for) for op in ops}
+    count = min(len(ops), MAX_HELD_OUT)
+    found = _predicted(rows, units, [ops[i::count] for i in range(count)], inside=True)
+    return {op: max(ms, LEAST_MS) for op, ms in found.items()}
 
 
 def shape_ranges(ops: Iterable[OpSpec]) -> dict[str, tuple[float, float]]:
@@ -250,6 +265,28 @@ def _group(op: OpSpec) -> str:
     if kernel == 1:
         return f"pointwise{slow}"
     return f"dense{kernel}{'_stem' if op['cin'] <= 4 else ''}{slow}"
+
+
+def _predicted(
+    rows: Mapping[OpSpec, Mapping[str, float]],
+    targets_ms: Mapping[OpSpec, float],
+    folds: Iterable[Sequence[OpSpec]],
+    *,
+    inside: bool = False,
+) -> dict[OpSpec, float]:
+    """Each fold's units by a fit to the others; with `inside`, those within their shapes alone."""
+    result = {}
+    for held in map(dict.fromkeys, folds):
+        kept = {op: row for op, row in rows.items() if op not in held}
+        if not held or not kept:
+            continue
+        found = _fit(kept, targets_ms)
+        ranges = shape_ranges(kept) if inside else {}
+        for op in held:
+            if inside and not _covers(ranges, op):
+                continue
+            result[op] = sum(found.get(name, 0.0) * value for name, value in rows[op].items())
+    return result
 
 
 def _fit(

@@ -332,6 +332,8 @@ def read_config(path: Path) -> RunConfig:
         SpecError: not TOML, unknown or missing keys, wrong values; all of them in one message.
         UsageError: where its `name` cannot name a folder.
     """
+    if path.is_dir():
+        raise SpecError(f"cannot read {path}: it is a folder", hint=f"name a file: {path}/run.toml")
     if not path.exists():
         raise SpecError(
             f"cannot read {path}: there is no such file", hint="edgenas init FOLDER writes one"

@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 from edgenas.artifacts import read_json
 from edgenas.errors import EdgenasError, SpecError
 from edgenas.hardware import DeviceProfile, find, load_device_file, on_this_chip
-from edgenas.hardware.folders import check_name
+from edgenas.hardware.folders import check_name, shipped_folder
 from edgenas.latency.table import SCHEMA as TABLE_SCHEMA
 from edgenas.latency.table import LatencyTable, read_table, table_text
 
 if TYPE_CHECKING:
     from edgenas.latency.cost import CostModel
-    from edgenas.spaces import Lowering
+    from edgenas.spaces import Lowering, OpSpec
 
 SCHEMA = "edgenas.table-check/1"
 
@@ -47,6 +47,9 @@ PACE_FACTOR = 30.0
 """So far outside of it a table is refused: seconds or microseconds are off by a thousand."""
 UNIT_FACTOR = 10.0
 """A unit may be so far off its table's cost model; shipped tables stay below 2.5."""
+HELD_OUT_FACTOR = 25.0
+"""Or, where its table has no cost model, off what a fit to its other units says of it: 12 to 25
+units drawn from a shipped table reached 24.4."""
 MODEL_FACTOR = 2.0
 """So far off may the cost model be from the units in the middle."""
 _SHOWN = 5
@@ -119,10 +122,12 @@ def _checked(path: Path, raw: Callable[[Path], Mapping[str, Any]]) -> CheckedTab
     device, problems = _device(path, name)
     problems += [*_context(table, name, device), *_origin(table), *_copies(path, table, raw)]
     model = _model(table)
-    if model is not None:
-        problems += _units(table, model)
+    expected = _expected(table)
+    problems += _units(table, expected)
     notes = [] if device is None else [*_alike(device)]
     notes += [] if table.validation else ["nobody has compared it with whole networks"]
+    if left := len(table.entries) - len(expected):
+        notes.append(f"{left} of its {len(table.entries)} units could not be held against others")
     pace = pace_ms(table if table.cost_model else replace(table, cost_model=model))
     if pace is None:
         notes.append("its unit of time was not checked: it does not know the units of mobile/1")
@@ -156,7 +161,10 @@ def _device(path: Path, name: str) -> tuple[DeviceProfile | None, list[Problem]]
     file = beside if beside.is_file() else None if known is None else known.path
     if file is None:
         told = f"there is no {beside.parent.name}/{beside.name} beside its folder"
-        hint = "write it: edgenas devices show amd-epyc-f25m1-avx2-litert-int8-t1 prints one"
+        hint = (
+            "write it; one to begin with: "
+            f"edgenas devices show amd-epyc-f25m1-avx2-litert-int8-t1 --toml > {beside}"
+        )
         return None, [Problem("device.name", repr(name), told, hint)]
     try:
         return load_device_file(file), []
@@ -237,12 +245,18 @@ def _raw(path: Path) -> Mapping[str, Any]:
 def _copies(
     path: Path, table: LatencyTable, raw: Callable[[Path], Mapping[str, Any]]
 ) -> Iterator[Problem]:
-    """Other tables in the same folder that say the same, whatever device they are of."""
+    """Other tables, in the same folder or shipped, that say the same, whatever they are of.
+
+    A table that was calibrated keeps the units of another one that shipped, and has its own fits.
+    """
     own = json.loads(table_text(table))
-    for other in sorted(path.parent.glob("*.json")):
+    beside, shipped = path.resolve().parent, shipped_folder("latency_tables").resolve()
+    for other in [f for folder in sorted({beside, shipped}) for f in sorted(folder.glob("*.json"))]:
         if other.name == path.name:
             continue
         found = raw(other)
+        if other.parent != beside and table.source == "calibrated" and _fits(own) != _fits(found):
+            continue
         hint = f"measure it: edgenas profile {table.name}"
         shared = set(own["entries"]) & set(_part(found, "entries"))
         if len(shared) >= MIN_SHARED and all(
@@ -254,6 +268,10 @@ def _copies(
         if not own["entries"] and fitted and fitted == _part(found, "cost_model"):
             told = f"it is to the last digit that of {other.name}"
             yield Problem("cost_model", "", told, hint)
+
+
+def _fits(document: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    return [(fit["scale"], fit["per_part_ms"]) for fit in document.get("fits", ())]
 
 
 def _part(document: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -268,28 +286,37 @@ def _model(table: LatencyTable) -> CostModel | None:
     return table.cost_model or fit_cost({op: e.latency_ms for op, e in table.entries.items()})
 
 
-def _units(table: LatencyTable, model: CostModel) -> Iterator[Problem]:
-    """Units that the cost model contradicts, the worst first."""
+def _expected(table: LatencyTable) -> dict[OpSpec, float]:
+    """What its units should take (ms) by its cost model, or without one by all other units."""
+    from edgenas.latency.cost import held_out
+
+    model = table.cost_model
+    if model is None:
+        return held_out({op: entry.latency_ms for op, entry in table.entries.items()})
+    return {op: ms for op in table.entries if (ms := model.unit_ms(op)) is not None}
+
+
+def _units(table: LatencyTable, expected: Mapping[OpSpec, float]) -> Iterator[Problem]:
+    """Units that the cost model contradicts, the worst first; without one, that the others do."""
     hint = f"time it again: edgenas profile {table.name}"
-    ratios = {
-        op: entry.latency_ms / ms
-        for op, entry in table.entries.items()
-        if (ms := model.unit_ms(op)) is not None
-    }
+    who, factor = "the cost model", UNIT_FACTOR
+    if table.cost_model is None:
+        who, factor = "a cost model of the other units", HELD_OUT_FACTOR
+    ratios = {op: table.entries[op].latency_ms / ms for op, ms in expected.items()}
     if not ratios:
         return
     middle = statistics.median(ratios.values())
-    if not 1 / MODEL_FACTOR < middle < MODEL_FACTOR:
+    if table.cost_model is not None and not 1 / MODEL_FACTOR < middle < MODEL_FACTOR:
         told = f"units take {middle:.3g} times what it says in the median: it is of others"
         yield Problem("cost_model", "", told, f"edgenas profile {table.name} fits it again")
         return
-    far = {op: max(r, 1 / r) for op, r in ratios.items() if not 1 / UNIT_FACTOR < r < UNIT_FACTOR}
+    far = {op: max(r, 1 / r) for op, r in ratios.items() if not 1 / factor < r < factor}
     for op in sorted(far, key=lambda op: (-far[op], op.key))[:_SHOWN]:
         ms = table.entries[op].latency_ms
-        told = f"{ratios[op]:.3g} times the {ms / ratios[op]:.3g} ms that the cost model expects"
+        told = f"{ratios[op]:.3g} times the {ms / ratios[op]:.3g} ms that {who} expects"
         yield Problem(f"entries: {op.key!r}: latency_ms", f"{ms:g}", told, hint)
     if len(far) > _SHOWN:
-        told = f"{len(far) - _SHOWN} more units are {UNIT_FACTOR:g} times off their cost model"
+        told = f"{len(far) - _SHOWN} more units are {factor:g} times off {who}"
         yield Problem("entries", "", told, hint)
 
 

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgenas.errors import EdgenasError, UsageError
-from edgenas.hardware import DeviceProfile, Found, device_names, find, load_device, this_chip
+from edgenas.hardware import (
+    DeviceProfile,
+    Found,
+    device_names,
+    device_toml,
+    find,
+    load_device,
+    this_chip,
+)
 from edgenas.pipeline.provenance import table_facts
 from edgenas.targets import toolchain_of
 
@@ -59,6 +67,11 @@ def list_devices() -> list[dict[str, Any]]:
                 row |= {"source": "calibrated", "date": facts["date"]}
         rows.append(row)
     return rows
+
+
+def device_file(name: str) -> str:
+    """The file of a device in `devices/`, as text; raises as `show_device`."""
+    return device_toml(load_device(name))
 
 
 def show_device(name: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import write_json
-from edgenas.errors import UsageError
+from edgenas.errors import SpecError, UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.hardware import (
     FORMATS,
@@ -284,11 +284,22 @@ def space_of(run: str | None, *, runs: Path = Path("runs")) -> SearchSpace:
 
 
 def supernet_space(checkpoint: Path) -> SearchSpace:
-    """The space of a supernet, from its sidecar alone."""
+    """The space of a supernet, from its sidecar alone.
+
+    Raises:
+        SpecError: there is none, or it is damaged.
+    """
     from edgenas.artifacts import read_json
     from edgenas.spaces.mobile import from_table
 
-    table = dict(read_json(checkpoint.with_suffix(".json"), schema="edgenas.supernet/1")["space"])
+    sidecar = checkpoint.with_suffix(".json")
+    if not sidecar.is_file():
+        raise SpecError(
+            f"cannot read {sidecar}: there is no such file",
+            hint=f"copy it from where {checkpoint.name} was trained: both lie in one folder; or "
+            "train one: edgenas train run.toml",
+        )
+    table = dict(read_json(sidecar, schema="edgenas.supernet/1")["space"])
     return from_table(table, in_channels=table["in_channels"], n_classes=table["n_classes"])
 
 

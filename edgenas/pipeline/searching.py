@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import write_json
-from edgenas.errors import DeviceError, UsageError
+from edgenas.errors import DeviceError, EdgenasError, UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.objectives import total_violation
 from edgenas.pareto import Candidate, Metric, ParetoFront
-from edgenas.pipeline.config import RunConfig, SearchConfig, write_config
+from edgenas.pipeline.config import RunConfig, SearchConfig, read_config, write_config
 from edgenas.pipeline.correcting import MEASURED, corrected, read_told
 from edgenas.pipeline.evaluating import Evaluator, check_unlabelled, evaluator
 from edgenas.pipeline.explaining import EXPLANATION, explanation
@@ -104,7 +104,7 @@ def search(
         if (folder / STUDY).exists() and not (resume or fresh):
             raise UsageError(
                 f"{folder} holds a search already",
-                hint="--resume goes on with it, --fresh begins anew, --name keeps both",
+                hint=f"--resume {_resumed(config, folder)}, --fresh begins anew, --name keeps both",
             )
         if not (folder / "run.toml").exists():  # a run from here on, also if it is stopped
             write_config(folder / "run.toml", config)
@@ -392,6 +392,18 @@ def gradient_marks(settings: SearchConfig) -> dict[str, str]:
         "gradient": f"{settings.gradient_steps} steps, {settings.gradient_partial_channels:g} of "
         f"the channels, progressive depth {settings.gradient_progressive_depth}"
     }
+
+
+def _resumed(config: RunConfig, folder: Path) -> str:
+    """What resuming the search in `folder` with these settings would do."""
+    with contextlib.suppress(EdgenasError):
+        before = read_config(folder / "run.toml").search
+        fleet = config.search.fleet
+        fleets = before.fleet is not None and fleet not in (None, before.fleet)
+        same = replace(before, fleet=fleet) == config.search
+        if fleets and same and (folder / "result.json").is_file():
+            return f"chooses at most {fleet} of its networks and evaluates nothing anew"
+    return "goes on with it"
 
 
 def _failed(found: SearchResult) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from edgenas.ci import comment, read_lock
+from edgenas.ci import comment, posting, read_lock
 from edgenas.ci.checking import Finding, Judged
 from edgenas.ci.commenting import COMMENT_BYTES, MARK, SUMMARY_BYTES, _view, markdown, picture
 from edgenas.ci.lock import Network
 from edgenas.cli.main import main
+from edgenas.errors import ArtifactError
 from edgenas.spaces.mobile import default_space
 from tests.ci.conftest import change, told
 
@@ -42,6 +44,30 @@ def test_what_changed_and_why(locked: Path, capfd: pytest.CaptureFixture[str]) -
         assert len(drawn.findall(".//{http://www.w3.org/2000/svg}circle")) >= len(now)
     assert main(["ci", "comment"]) == 0
     assert capfd.readouterr().out.startswith(MARK)
+
+
+def test_a_committed_lock_that_is_out_of_date_is_told_first(
+    locked: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = Path("committed.json")
+    change("targets.toml", "latency_ms <= 0.028", "latency_ms <= 0.024")
+    document = told(capfd, "check", "--gate", "lock", code=5)
+    assert {gate["gate"] for target in document["targets"] for gate in target["gates"]} == {"lock"}
+    said.write_text(json.dumps(document), "utf-8")
+    text = told(capfd, "comment", "--committed", "committed.json")["comment"]
+    assert "\n**The committed edgenas.lock is out of date.** `edgenas ci run` makes a new" in text
+    (line,) = re.findall(r"(?m)^- out of date: board: \w+ is stale: bound .*", text)
+    assert text.index(line) < text.index("| target |")
+    change("targets.toml", "latency_ms <= 0.024", "latency_ms <= 0.028")  # as after a run
+    text = comment(committed=said).comment
+    assert "out of date.** Commit the one in the job's artefact." in text
+    assert posting.refused(text.encode()) == ""
+    said.write_text(json.dumps(told(capfd, "check", "--gate", "lock")), "utf-8")
+    assert "out of date" not in comment(committed=said).comment
+    said.write_text('{"schema": "edgenas.ci-check/1", "targets": [{}]}', "utf-8")
+    with pytest.raises(ArtifactError, match=r"committed\.json: damaged"):
+        comment(committed=said)
+    assert main(["ci", "check", "--gate", "locks"]) == 2
 
 
 def test_the_worst_stands_first(locked: Path) -> None:

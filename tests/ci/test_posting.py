@@ -6,11 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edgenas.ci import commenting, posting
+from edgenas.ci import commenting, posting, read_lock, read_targets
 from edgenas.ci.checking import Finding, Judged
 from edgenas.ci.posting import MAX_BYTES, refused
 
@@ -40,6 +41,20 @@ def test_what_edgenas_writes_is_accepted() -> None:
     assert MAX_BYTES == commenting.COMMENT_BYTES
 
 
+@pytest.mark.parametrize("name", ["gh-200-board", "GH-12", "a-gh-1", "www_board"])
+def test_any_target_and_any_device_may_be_told_of(locked: Path, name: str) -> None:
+    """Names that read like a reference or a link, in every place where names stand."""
+    device = f"{name.lower()}.www.x-litert-int8-t1"
+    target = next(t for t in read_targets(Path("targets.toml")) if t.name == "both")
+    objectives = tuple(replace(o, device=o.device and device) for o in target.objectives)
+    entry = replace(read_lock(Path("edgenas.lock"))["both"], fleet={device: "0" * 12})
+    judged = Judged(name, (Finding("latency", "failed", f"x on {device}", device, device),))
+    view = commenting._View(judged, replace(target, objectives=objectives), None, entry, (device,))
+    text = commenting.markdown([view], limit=commenting.COMMENT_BYTES)
+    assert refused(text.encode()) == ""
+    assert text.replace("\u200b", "").count(f"`{name}`") == 2
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -55,6 +70,7 @@ def test_what_edgenas_writes_is_accepted() -> None:
         (f"{FINE}\\\\](x)", "link"),
         (f"{FINE}closes #12", "reference"),
         (f"{FINE}#12", "reference"),
+        (f"{FINE}`gh-12`", "reference"),
         (f"{FINE}&lt;", "entity"),
         (f"{FINE}\u202egnp", "control"),
         (f"{FINE}\x1b[0m", "control"),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgenas.artifacts import check_manifest
-from edgenas.ci import read_lock
+from edgenas.ci import read_lock, running
 from edgenas.cli.main import main
 from edgenas.pareto import ParetoFront, hypervolume
 from tests.ci.conftest import BOARD, OTHER, change, planned, remeasure, told, write_other_supernet
@@ -108,6 +109,22 @@ def test_a_front_that_meets_the_new_bound_is_chosen_from_without_a_trial(
     after = read_lock(Path("edgenas.lock"))["board"]
     assert after.front == before.front
     assert after.files == before.files, "the same bytes, taken over"
+
+
+def test_all_the_work_of_a_target_is_timed_not_its_search_alone(
+    locked: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = running.search
+
+    def slow(*arguments: Any, **rest: Any) -> object:
+        time.sleep(1)  # as exporting and verifying take
+        return search(*arguments, **rest)
+
+    monkeypatch.setattr(running, "search", slow)
+    change("targets.toml", "latency_ms <= 0.028", "latency_ms <= 0.02799")
+    made = ran(capfd, "board", "--jobs", "1")
+    searched = json.loads(Path("runs/board/result.json").read_text("utf-8"))["elapsed_s"]
+    assert made["elapsed_s"] >= 1 + searched
 
 
 def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[str, ...]]]:

@@ -91,16 +91,55 @@ def test_settings_may_stand_in_place_of_a_run_file(tmp_path: Path) -> None:
         (HEAD + '[target.x]\nbounds = ["latency_ms@b-c <= 2"]\n', "no such metric of a-litert"),
         (HEAD + '[target.x]\nbounds = ["latency_ms >= 2"]\n', "keeps out only the best values"),
         (HEAD + '[target.x]\ndevices = ["a", "a"]\n', "devices: 'a' stands twice"),
-        (HEAD + '[target.x]\nformats = ["onix"]\n', "target.x.formats.0: Input should be 'onnx'"),
+        (
+            HEAD + '[target.x]\nformats = ["onix"]\n',
+            "formats.0: 'onix' is no format; did you",
+        ),
         (HEAD + "[target.x]\n[target.x]\n", "targets.toml: "),
         (HEAD + "[target.x]\nfleet = 0\n", "target.x.fleet: Input should be greater than or equal"),
         (HEAD + "[target.x]\nfleet = 1\n", "target.x: a fleet is for several devices"),
+        (HEAD + "[target.Board]\n[target.board]\n", "target.Board and target.board differ in capi"),
+        (
+            HEAD + '[target.x]\nbounds = ["latency_ms <= 2", "latency_ms <= 1"]\n',
+            "'latency_ms@a-litert-int8-t1' stands twice: 'latency_ms@.* <= 2', 'late.* <= 1'",
+        ),
         (HEAD + '[target.x]\nfleet = 1\ndevices = ["a", "b"]\n', "what a may take .nor b."),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(SpecError, match=message):
+    with pytest.raises(SpecError, match=message) as caught:
         read(tmp_path, text)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("", 'schema = "edgenas.targets/1"; a target is [target.NAME]'),
+        (HEAD.replace("/1", "/2") + "[target.x]\n", 'begins with schema = "edgenas.targets/1"'),
+        (HEAD + "[gates]\nmin_top1 = 92\n[target.x]\n", "min_top1: a fraction from 0 to 1"),
+        (HEAD + "[target.x.gates]\nmax_size_bytes = 1e5\n", "max_size_bytes: a whole number of by"),
+        (HEAD + "[gates]\nmin_top = 1\n[target.x]\n", "the keys of gates: min_top1, max_top1_loss"),
+        (HEAD + "[target.x]\nbouds = []\n", "the keys of a target: run, settings, devices, bounds"),
+        (HEAD + "[target.x]\nfleet = 0\n", "fleet = 1: how many networks at most"),
+        (HEAD + '[target.x]\nbounds = "latency_ms <= 2"\n', 'bounds = ["latency_ms <= 2"]'),
+        (HEAD + '[target.x]\nformats = ["onix"]\n', "the formats: onnx, onnx-int8"),
+        (HEAD + "[target.x]\n[target.x]\n", "a table or a key stands once"),
+        (HEAD + "[target.'a b']\n", "rename it"),
+        (HEAD + '[target.x]\ndevices = ["a", "a"]\n', "leave one of them out"),
+        (HEAD + '[target.x]\nbounds = ["speed <= 2"]\n', "the metrics: "),
+        (HEAD + '[target.x]\nrun = "."\n', "/run.toml"),
+        (HEAD + "[target.x]\nfleet = 1\n", "devices = "),
+        (
+            HEAD + '[target.x]\nfleet = 1\ndevices = ["a", "b"]\nbounds = ["latency_ms@a <= 1"]\n',
+            'bounds = ["latency_ms@b <= NUMBER"] in the target',
+        ),
+    ],
+)
+def test_the_next_step_is_of_the_key_that_is_wrong(tmp_path: Path, text: str, hint: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        read(tmp_path, text)
+    assert hint in caught.value.hint
 
 
 def test_no_file_is_told_with_what_to_write(tmp_path: Path) -> None:

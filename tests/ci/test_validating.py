@@ -43,6 +43,44 @@ def test_what_is_broken_is_named(
     assert message in "".join(capfd.readouterr())
 
 
+@pytest.mark.parametrize("command", ["validate", "plan"])
+def test_energy_of_a_device_whose_table_tells_none_is_refused(
+    locked: Path, capfd: pytest.CaptureFixture[str], command: str
+) -> None:
+    change("targets.toml", '"latency_ms <= 0.028"', '"energy_mj <= 3"')
+    capfd.readouterr()
+    assert main(["ci", command]) == 3
+    said = capfd.readouterr().err
+    assert f"target board: objective 'energy_mj@{BOARD} <= 3': the table of {BOARD} states" in said
+    assert "try: " in said
+
+
+def test_a_supernet_without_its_sidecar_is_told_with_what_to_do(
+    locked: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("supernet/supernet.json").unlink()
+    capfd.readouterr()
+    assert main(["ci", "plan"]) == 3
+    said = capfd.readouterr().err
+    assert "supernet/supernet.json: there is no such file" in said
+    assert "try: copy it from where supernet.safetensors was trained" in said
+
+
+@pytest.mark.parametrize("command", ["validate", "plan"])
+def test_devices_beside_the_targets_are_found_from_anywhere(
+    locked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str], command: str,
+) -> None:  # fmt: skip
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    document = told(capfd, command, "--targets", f"../{locked.name}/targets.toml")
+    if command == "plan":
+        assert document["stale"] == []
+    else:
+        assert [Path(table["file"]).parent.parent for table in document["tables"]] == [locked] * 2
+    assert main(["devices", "show", BOARD]) == 2, "only where they are asked for"
+
+
 def test_it_loads_no_torch(locked: Path) -> None:
     code = (
         "import sys\nfrom edgenas.cli.main import main\nassert main(['ci', 'validate']) == 0\n"

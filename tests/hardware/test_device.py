@@ -165,6 +165,12 @@ def test_a_device_known_by_published_figures_may_leave_threads_unstated(tmp_path
     assert replace(again, path=None) == replace(device, path=None)
 
 
+def test_a_wrong_file_is_told_what_prints_a_right_one(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="threds") as caught:
+        load_device_file(write(tmp_path, GOOD.replace("threads = 4", "threds = 4")))
+    assert caught.value.hint == "edgenas devices show NAME --toml prints one"
+
+
 def test_a_runtime_that_runs_here_needs_its_threads_and_a_known_precision(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="threads is missing"):
         load_device_file(write(tmp_path, GOOD.replace("threads = 4\n", "")))

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from edgenas.cli.main import main
+from edgenas.hardware import load_device_file
 from edgenas.hardware.folders import shipped_folder
 from edgenas.pipeline.contributing import PACES_MS, pace_ms
+from edgenas.testing.fakes import INVENTED_DEVICE, tiny_space, write_invented_device
 
 NAME = "nucleo-h7a3zi-xcubeai-int8-t1"
 TIMED = "ethos-u55-128-vela-int8"
@@ -134,6 +136,55 @@ def test_a_copy_under_another_name_is_found_out(
     key = "entries" if name == TIMED else "cost_model"
     assert problems[key].endswith(f"{name}.json")
     assert problems["device.name"] == "there is no devices/mine.toml beside its folder"
+    (hint,) = [p["hint"] for p in table["problems"] if p["key"] == "device.name"]
+    assert main(hint.partition(": edgenas ")[2].partition(" > ")[0].split()) == 0
+    printed = capfd.readouterr().out.replace('"amd-epyc-f25m1-avx2-litert-int8-t1"', '"mine"')
+    Path("devices/mine.toml").write_text(printed, "utf-8")
+    assert load_device_file(Path("devices/mine.toml")).chip == "amd-epyc-f25m1-avx2"
+
+
+@pytest.mark.parametrize("name", [NAME, TIMED])
+def test_a_copy_of_one_that_ships_is_found_out_wherever_it_lies(
+    folder: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    copy = edit(name, lambda t: t["device"].update(name="mine", chip="mine"), to="mine")
+    for kind, suffix in (("latency_tables", "json"), ("devices", "toml")):
+        (folder / kind / f"{name}.{suffix}").unlink()
+    (table,) = checked(capfd, copy, code=3)
+    key = "entries" if name == TIMED else "cost_model"
+    (told,) = [p["problem"] for p in table["problems"] if p["key"] == key]
+    assert told.endswith(f"{name}.json")
+    if name == NAME:  # as one that was calibrated on other networks has its own
+        fits = [
+            {**fit, "scale": 1.1 * fit["scale"]} for fit in json.loads(copy.read_text())["fits"]
+        ]
+        (table,) = checked(capfd, edit("mine", lambda t: t.update(fits=fits)), code=3)
+        assert not [p for p in table["problems"] if p["key"] == key]
+
+
+@pytest.mark.parametrize("factor", [30, 1 / 30])
+def test_a_unit_of_a_table_without_a_cost_model_is_held_against_the_others(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    factor: float,
+) -> None:
+    write_invented_device(tmp_path, tiny_space())
+    monkeypatch.chdir(tmp_path)
+    honest = Path("latency_tables") / f"{INVENTED_DEVICE}.json"
+    checked(capfd, honest, code=0)
+    table = json.loads(honest.read_text("utf-8"))
+    assert "cost_model" not in table
+    assert len(table["entries"]) == 12
+    (far,) = [key for key in table["entries"] if "hidden=24 cout=16 h=4" in key]
+
+    def change(table: Table) -> None:
+        unit = table["entries"][far]
+        unit.update({key: ms * factor for key, ms in unit.items() if key.endswith("_ms")})
+
+    (found,) = checked(capfd, edit(INVENTED_DEVICE, change), code=3)
+    assert found["problems"][0]["key"] == f"entries: {far!r}: latency_ms"
+    assert "a cost model of the other units expects" in found["problems"][0]["problem"]
 
 
 def test_a_table_of_the_machine_at_hand_is_not_shared(

@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 
-from edgenas.errors import InfeasibleError, SpecError
+from edgenas.errors import InfeasibleError, SpecError, UsageError
 from edgenas.hardware import load_device
 from edgenas.latency import Predictor, table_for
 from edgenas.objectives import parse_objectives
 from edgenas.pareto import Candidate, Metric
-from edgenas.pipeline.config import DataConfig, RunConfig, SearchConfig
+from edgenas.pipeline.config import DataConfig, RunConfig, SearchConfig, write_config
 from edgenas.pipeline.exporting import _asked
 from edgenas.pipeline.fleets import Chosen, accuracy_of
 from edgenas.pipeline.metrics import CheapMetrics
 from edgenas.pipeline.opening import loads_of, objectives_of
 from edgenas.pipeline.runs import fleet_of
+from edgenas.pipeline.searching import STUDY, search
 from edgenas.spaces import Architecture
 from edgenas.testing.fakes import tiny_space, write_second_device
 
@@ -48,6 +49,23 @@ def test_without_a_fleet_bounds_hold_for_all(devices: tuple[str, str]) -> None:
     found = config(devices, fleet=None)
     assert list(map(str, objectives_of(found))) == list(found.search.objectives)
     assert loads_of(found) is None
+
+
+def test_another_number_of_networks_is_said_to_evaluate_nothing_anew(
+    devices: tuple[str, str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    write_config(run / "run.toml", config(devices, fleet=2))
+    (run / STUDY).touch()
+    for name, resumed in (("", "goes on"), ("result.json", "chooses at most 1 of its networks")):
+        (run / (name or STUDY)).touch()
+        with pytest.raises(UsageError, match="holds a search already") as caught:
+            search(config(devices, fleet=1), run)
+        assert caught.value.hint.startswith(f"--resume {resumed}")
+    with pytest.raises(UsageError) as caught:
+        search(config(devices, *GOALS, "max robustness", fleet=1), run)
+    assert caught.value.hint.startswith("--resume goes on")
 
 
 def test_loads_are_metrics_of_a_search_for_a_fleet(devices: tuple[str, str]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from edgenas.ci.posting import refused
 from tests.ci.conftest import (  # noqa: F401
     BOARD,
     OTHER,
@@ -110,7 +111,7 @@ def test_every_step_runs_in_order_on_a_change_of_format(repository: Path, tmp_pa
     shutil.move("runs", tmp_path / "cache")
     change("targets.toml", "bounds =", 'formats = ["onnx", "onnx-int8"]\nbounds =')
     commit()
-    action = Action(tmp_path)
+    action = Action(tmp_path, locked="false")
     assert action.run() == 0, action.runner.printed
     assert action.runner.done == [step["name"] for step in action.document["runs"]["steps"]]
     assert (action.output("stale"), action.output("passed")) == ("true", "true")
@@ -122,8 +123,36 @@ def test_every_step_runs_in_order_on_a_change_of_format(repository: Path, tmp_pa
     assert "format onnx-int8 added" in action.runner.printed["What is stale"]
     (made,) = [t for t in json.loads((told / "run.json").read_text())["targets"] if t["run"]][:1]
     assert (tmp_path / "cache" / made["run"] / "study.db").is_file()
+    assert action.output("locked") == "false"
+    assert (
+        "::warning::the committed edgenas.lock is out of date" in action.runner.printed["Verdict"]
+    )
+    assert "**The committed edgenas.lock is out of date.** Commit the one" in action.runner.summary
     installed = (tmp_path / "installed").read_text("utf-8")
     assert f"--constraint {ROOT}/tools/constraints.txt {ROOT}[tflite,digits]" in installed
+
+
+def test_a_committed_lock_that_is_out_of_date_fails_the_job(
+    repository: Path, tmp_path: Path
+) -> None:
+    """Also where all was made and every gate is held: what is merged is the old lock."""
+    change("targets.toml", "<= 0.028", "<= 0.02799")
+    commit()
+    action = Action(tmp_path, install="false")
+    assert action.run() == 5, action.runner.printed
+    assert (action.output("passed"), action.output("locked")) == ("true", "false")
+    assert "::error::the committed edgenas.lock is out of date" in action.runner.printed["Verdict"]
+    told = (tmp_path / "artefacts" / "edgenas-ci" / "comment.md").read_text("utf-8")
+    assert "**The committed edgenas.lock is out of date.** Commit the one in the job's" in told
+    assert "- out of date: board: select is stale: bound" in told
+    assert refused(told.encode()) == ""
+    commit()  # with the new lock
+    shutil.rmtree(tmp_path / "temp")
+    shutil.rmtree(tmp_path / "cache")
+    again = Action(tmp_path, install="false")
+    assert again.run() == 0, again.runner.printed
+    assert again.output("locked") == "true"
+    assert "out of date" not in again.runner.summary
 
 
 CHANGES: dict[str, tuple[Callable[[], object], str]] = {
@@ -170,7 +199,7 @@ def test_a_change_of_each_kind_is_made_from_the_cache(
     CHANGES[kind][0]()
     commit()
     shutil.move("runs", tmp_path / "cache")
-    action = Action(tmp_path, install="false")
+    action = Action(tmp_path, install="false", locked="false")
     assert action.run() == 0, action.runner.printed
     assert action.output("passed") == "true"
 
@@ -197,8 +226,19 @@ def test_bounds_that_none_meets_end_with_their_own_code(repository: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_the_jobs_script_of_gitlab(repository: Path, tmp_path: Path) -> None:
-    change("targets.toml", "bounds =", 'formats = ["onnx", "onnx-int8"]\nbounds =')
+@pytest.mark.parametrize(
+    ("old", "new", "must", "code", "message"),
+    [
+        ("bounds =", 'formats = ["onnx", "onnx-int8"]\nbounds =', "false", 0, "onnx-int8 added"),
+        ("<= 0.028", "<= 0.02799", "true", 5, "edgenas.lock is out of date.** Commit the one"),
+        ("<= 0.028", "<= 0.000001", "true", 7, "edgenas.lock is out of date.** `edgenas ci run`"),
+    ],
+)
+def test_the_jobs_script_of_gitlab(
+    repository: Path, tmp_path: Path, old: str, new: str, must: str, code: int, message: str
+) -> None:
+    """The text is there whatever failed; the job ends as the first step that did."""
+    change("targets.toml", old, new)
     commit()
     action = Action(tmp_path)  # for its programs alone
     program(tmp_path / "bin", "apt-get", "#!/bin/sh\n")
@@ -207,10 +247,11 @@ def test_the_jobs_script_of_gitlab(repository: Path, tmp_path: Path) -> None:
     env = {
         **os.environ, **action.runner.env, **document["variables"], "EDGENAS": "git+https://x",
         "CI_MERGE_REQUEST_DIFF_BASE_SHA": git("rev-parse", "HEAD^").strip(),
+        "EDGENAS_LOCKED": must,
     }  # fmt: skip
     done = subprocess.run(["sh", "-ec", "\n".join(lines)], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "format onnx-int8 added" in Path("edgenas-ci/comment.md").read_text("utf-8")
+    assert done.returncode == code, done.stdout + done.stderr
+    assert message in Path("edgenas-ci/comment.md").read_text("utf-8")
     assert "edgenas[tflite,digits] @ git+https://x" in (tmp_path / "installed").read_text("utf-8")
 
 
