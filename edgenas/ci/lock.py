@@ -20,7 +20,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -28,7 +28,7 @@ from edgenas.artifacts import digest, read_json, read_toml, sha256_file, write_a
 from edgenas.ci.stages import Fact, Facts
 from edgenas.ci.targets import Target
 from edgenas.errors import ArtifactError, SpecError
-from edgenas.export.certificate import Certificate, read_certificate
+from edgenas.export.certificate import Certificate, ExportedModel, read_certificate
 from edgenas.pareto import FRONT_SCHEMA, Metric, ParetoFront
 from edgenas.pipeline.config import toml_value
 from edgenas.pipeline.runs import fleet_of, read_result
@@ -199,7 +199,7 @@ def entry_of(target: Target, folder: Path, facts: Facts) -> Entry:
         network = Path(row["path"]).parent
         certificate = read_certificate(folder / network)
         certificates[certificate.digest] = certificate_digest(certificate)
-        files |= {f"{network.as_posix()}/{m.path}": _file(m) for m in certificate.models}
+        files |= {f"{network.as_posix()}/{m.path}": file_of(m) for m in certificate.models}
     named = {o.name for o in target.objectives} | {"top1"}
     networks = {}
     fleet = fleet_of(result)
@@ -228,7 +228,7 @@ def certificate_digest(certificate: Certificate) -> str:
     """Of what a certificate is of: network, files, parents, limit.
 
     Its figures are left out: another machine finds slightly other ones on the same files, and
-    `ci check` judges them by themselves.
+    `ci check` compares them with those locked.
     """
     c = certificate
     files = sorted((model.path, model.sha256) for model in c.models)
@@ -256,7 +256,8 @@ def stored_metrics(target: Target, folder: Path) -> dict[str, dict[str, Metric]]
         raise ArtifactError(f"{path}: {error}") from error
 
 
-def _file(model: Any) -> File:
+def file_of(model: ExportedModel) -> File:
+    """What is locked of an exported file."""
     evidence = model.verification
     return File(
         format=model.format,
@@ -282,6 +283,9 @@ def _entry(name: str, rows: _EntryRows) -> Entry:
         parts = path.split("/")
         if len(parts) != 3 or parts[0] != "models" or parts[1] not in front or ".." in parts:
             raise SpecError(f"target.{name}.files: {path!r} is no file of a network of its front")
+    written = {path.split("/")[1] for path in files}
+    if alone := sorted(written ^ rows.certificates.keys()):
+        raise SpecError(f"target.{name}: {alone[0]} has files or a certificate, and not both")
     for device, key in rows.fleet.items():
         if key not in front:
             raise SpecError(f"target.{name}.fleet: {device} runs {key!r}, of which nothing is said")
