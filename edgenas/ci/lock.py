@@ -29,6 +29,7 @@ from edgenas.ci.stages import Fact, Facts
 from edgenas.ci.targets import Target
 from edgenas.errors import ArtifactError, SpecError
 from edgenas.export.certificate import Certificate, ExportedModel, read_certificate
+from edgenas.objectives import Objective
 from edgenas.pareto import FRONT_SCHEMA, Metric, ParetoFront
 from edgenas.pipeline.config import toml_value
 from edgenas.pipeline.runs import fleet_of, read_result
@@ -271,6 +272,12 @@ def file_of(model: ExportedModel) -> File:
 
 
 def _entry(name: str, rows: _EntryRows) -> Entry:
+    for fact, value in rows.from_.items():
+        if fact.startswith("bound "):
+            try:
+                Objective.parse(f"{fact.removeprefix('bound ')} {value}")
+            except SpecError as error:
+                raise SpecError(f"target.{name}.from: {fact!r} is {value!r}: {error}") from error
     front = {}
     for key, row in rows.front.items():
         line = row.pop("architecture", None)

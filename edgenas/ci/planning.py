@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgenas.artifacts import sha256_file
 from edgenas.ci.facts import HERE, Reader
 from edgenas.ci.lock import FRONT, LOCK, Entry, read_lock
-from edgenas.ci.stages import Fact, Facts, first_reader, following, stages_of
+from edgenas.ci.stages import STAGES, Fact, Facts, first_reader, following, stages_of
 from edgenas.ci.targets import TARGETS, Target, read_targets
 from edgenas.errors import EdgenasError, SpecError, UsageError, nearest
 from edgenas.hardware import load_device
@@ -360,9 +360,12 @@ def _change(
             return Change(fact, "evaluate", text)
         case "final" if "finish" not in stages:
             return Change(fact, "export", text)
-        case "revision" if now is None:
+        case "revision" if now is None and name in STAGES:
             return None  # a stage that there is no more
-    return Change(fact, first_reader(fact, stages), text)
+    stage = first_reader(fact, stages)
+    if stage is None:
+        return Change(fact, stages[0], f"{text}: this edgenas knows no such fact")
+    return Change(fact, stage, text)
 
 
 def _words(fact: str, was: Fact | None, now: Fact | None) -> str:

@@ -73,6 +73,7 @@ def test_no_file_and_an_empty_one_hold_nothing(tmp_path: Path) -> None:
         ("models/", "../", "no file of a network of its front"),
         ("phone-0123abcd", "../phone", "run"),
         ('sha256 = "', 'sha256 = "x', "sha256"),
+        ("<= 2", "hello", "edgenas.lock: target.phone.from: 'bound latency_ms@a-b' is 'hello'"),
     ],
 )
 def test_what_was_edited_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -126,6 +126,22 @@ def test_what_a_change_makes_stale_and_why(locked: Path, case: str) -> None:
     assert [entry["stage"] for entry in found.document()["stale"]] == list(stale)
 
 
+@pytest.mark.parametrize("fact", ['"quantise bits" = 8', '"revision prune" = 1'])
+def test_a_fact_of_another_edgenas_stales_all_from_the_first_stage_on(
+    locked: Path, capfd: pytest.CaptureFixture[str], fact: str
+) -> None:
+    Path("base.lock").write_bytes(Path("edgenas.lock").read_bytes())
+    change("edgenas.lock", "[target.board.from]", f"[target.board.from]\n{fact}")
+    found = planned()
+    assert found.stale == ("evaluate", *AFTER_SEARCH)
+    (reason,) = found.reasons["evaluate"]
+    assert reason.startswith(fact.split('"')[1])
+    assert reason.endswith("this edgenas knows no such fact")
+    assert main(["ci", "check"]) == 5
+    assert main(["ci", "comment", "--base", "base.lock"]) == 0
+    assert "Traceback" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     "stage", [name for name in STAGES if name not in ("supernet", "evaluate", "finish")]
 )
