@@ -188,10 +188,11 @@ def read_base(base: Path) -> dict[str, Entry]:
 
     Raises:
         UsageError: there is no such file.
+        ArtifactError: it is no lock, or damaged.
     """
     if not base.is_file():
         raise UsageError(f"no lock {base} to compare with", hint="git show main:edgenas.lock > ...")
-    return read_lock(base)
+    return read_lock(base, hint=f"write it again: git show main:edgenas.lock > {base}")
 
 
 def _of_the_lock(t: TargetPlan) -> Iterator[Finding]:

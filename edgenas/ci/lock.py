@@ -20,11 +20,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgenas.artifacts import digest, read_json, read_toml, sha256_file, write_atomic
+from edgenas.artifacts import digest, io_errors, read_json, read_toml, sha256_file, write_atomic
 from edgenas.ci.stages import Fact, Facts
 from edgenas.ci.targets import Target
 from edgenas.errors import ArtifactError, SpecError
@@ -127,28 +127,70 @@ class _LockFile(_Strict):
     target: dict[str, _EntryRows] = {}
 
 
-def read_lock(path: Path) -> dict[str, Entry]:
+def read_lock(path: Path, *, hint: str = "") -> dict[str, Entry]:
     """The entries in `path` by target; none where there is no such file, or an empty one.
 
+    `hint` is what to do about a damaged one; default: to restore it from git.
+
     Raises:
-        ArtifactError: damaged, edited, of another version, or with a merge's conflict in it.
+        ArtifactError: no lock, damaged, edited, of another version, or with a merge's conflict.
     """
     if not path.exists() or not path.stat().st_size:
         return {}
-    hint = f"restore it from git, or delete it: edgenas ci run makes {path.name} again"
+    hint = hint or (
+        f"restore it from git: git checkout HEAD -- {path}; without it edgenas ci run makes every "
+        "target anew"
+    )
     try:
         table = read_toml(path, max_bytes=MAX_BYTES)
     except SpecError as error:
+        _check_merged(path)
         raise ArtifactError(str(error), hint=hint) from error
+    _check_version(path, table.get("schema"))
     try:
         file = _LockFile.model_validate(table)
         return {name: _entry(name, rows) for name, rows in file.target.items()}
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        problems = list(map(_problem, error.errors()))
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ArtifactError(f"{path}: {'; '.join(problems[:5])}{more}", hint=hint) from error
     except SpecError as error:
         raise ArtifactError(f"{path}: {error}", hint=hint) from error
+
+
+def _check_merged(path: Path) -> None:
+    """Refuses a file in which a merge left a conflict.
+
+    Raises:
+        ArtifactError: with the conflict's first line.
+    """
+    with io_errors(path, "read"):
+        lines = path.read_text("utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        if line.startswith(("<<<<<<< ", ">>>>>>> ", "||||||| ")):
+            raise ArtifactError(
+                f"{path}, line {number}: a merge left a conflict: {line!r}",
+                hint="take either side of each target whole: edgenas ci run mends the rest",
+            )
+
+
+def _check_version(path: Path, found: object) -> None:
+    """Refuses what is no lock, or one of another version.
+
+    Raises:
+        ArtifactError: with the schema found.
+    """
+    kind = SCHEMA.split("/")[0]
+    if not isinstance(found, str) or found.split("/")[0] != kind:
+        raise ArtifactError(
+            f"{path}: schema is {found!r}, that of a lock is {SCHEMA!r}",
+            hint="name the lock that edgenas ci run wrote, such as edgenas.lock",
+        )
+    if found != SCHEMA:
+        raise ArtifactError(
+            f"{path}: schema is {found!r}, written by another edgenas; this one reads {SCHEMA!r}",
+            hint="use the edgenas that wrote it: pip install --upgrade edgenas",
+        )
 
 
 def write_lock(path: Path, entries: Mapping[str, Entry]) -> None:
@@ -306,6 +348,13 @@ def _entry(name: str, rows: _EntryRows) -> Entry:
         noted=rows.noted,
         fleet=rows.fleet,
     )
+
+
+def _problem(error: Any) -> str:
+    """One finding of pydantic, with the value found."""
+    given = error.get("input")
+    shown = "" if isinstance(given, dict | list) else f" (found {given!r:.60})"
+    return f"{'.'.join(map(str, error['loc']))}: {error['msg']}{shown}"
 
 
 def _digest_of(line: str) -> str:

@@ -362,10 +362,10 @@ def _change(
             return Change(fact, "export", text)
         case "revision" if now is None and name in STAGES:
             return None  # a stage that there is no more
-    stage = first_reader(fact, stages)
-    if stage is None:
+    first = first_reader(fact, stages)
+    if first is None:
         return Change(fact, stages[0], f"{text}: this edgenas knows no such fact")
-    return Change(fact, stage, text)
+    return Change(fact, first, text)
 
 
 def _words(fact: str, was: Fact | None, now: Fact | None) -> str:
