@@ -6,8 +6,8 @@ follows from the table in `stages`, but for some that are looked at more closely
 - A bound that became tighter needs no search where every network of the front meets it (of a fleet,
   those that it is asked of: the best choice is the best among fewer); one that became looser does:
   beyond the old bound nothing was tried.
-- An objective or a device that is gone needs none either: what is undominated without it was
-  undominated with it.
+- An objective or a device that is gone needs none either, nor does a metric evaluated for it alone:
+  what is undominated without it was undominated with it.
 - A table that was measured again stales nothing where what the lock says of the front's networks
   lies inside its intervals, and they moved by no more than the error that it states, in the median.
   They are compared with the lock, not with the table before, so small steps add up.
@@ -44,6 +44,9 @@ KNOWN_SHARE = 0.1
 """Of the trials, where the accuracies of the last search still hold."""
 HINT_SHARE = 0.5
 """Of the trials, where they are a hint only: another supernet, other images."""
+
+_OF_METRIC = {"robustness_images": "robustness", "unlabelled": "agreement"}
+"""Settings of the evaluation that one metric alone reads: they come and go with it."""
 
 State = Literal["fresh", "stale", "new", "gone"]
 
@@ -353,6 +356,8 @@ def _change(
             return Change(fact, "score", f"table of {name} measured again: {told}")
         case "device" | "target" | "objective" | "metric" if now is None:
             return Change(fact, "" if word == "metric" else "select", text)
+        case "evaluate" if now is None and _went(name, facts):
+            return None  # with its metric
         case "bound":
             stage, why = _bound_change(name, was, now, entry)
             return Change(fact, stage, f"{text}: {why}")
@@ -366,6 +371,11 @@ def _change(
     if first is None:
         return Change(fact, stages[0], f"{text}: this edgenas knows no such fact")
     return Change(fact, first, text)
+
+
+def _went(setting: str, facts: Facts) -> bool:
+    """Whether the only metric that reads `setting` is evaluated no more."""
+    return setting in _OF_METRIC and f"metric {_OF_METRIC[setting]}" not in facts
 
 
 def _words(fact: str, was: Fact | None, now: Fact | None) -> str:

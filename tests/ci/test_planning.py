@@ -126,6 +126,23 @@ def test_what_a_change_makes_stale_and_why(locked: Path, case: str) -> None:
     assert [entry["stage"] for entry in found.document()["stale"]] == list(stale)
 
 
+@pytest.mark.parametrize(
+    ("metric", "name", "value"),
+    [("robustness", "robustness_images", "500"), ("agreement", "unlabelled", '"photos, 3 files"')],
+)
+def test_an_accuracy_objective_taken_away_needs_no_evaluation(
+    locked: Path, metric: str, name: str, value: str
+) -> None:
+    facts = f'"metric {metric}" = 1\n"objective {metric}" = "max"\n"evaluate {name}" = {value}'
+    change("edgenas.lock", "[target.board.from]", f"[target.board.from]\n{facts}")
+    found = planned()
+    assert found.stale == AFTER_SELECT
+    assert found.reasons["select"] == [f"objective {metric} removed (max)"]
+    change("edgenas.lock", f'"metric {metric}" = 1\n', "")
+    change("run.toml", '"max top1"', f'"max top1", "max {metric}"')
+    assert planned().stale[0] == "evaluate", "asked for anew"
+
+
 @pytest.mark.parametrize("fact", ['"quantise bits" = 8', '"revision prune" = 1'])
 def test_a_fact_of_another_edgenas_stales_all_from_the_first_stage_on(
     locked: Path, capfd: pytest.CaptureFixture[str], fact: str
