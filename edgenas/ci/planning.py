@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgenas.artifacts import sha256_file
 from edgenas.ci.facts import HERE, Reader
-from edgenas.ci.lock import FRONT, LOCK, Entry, read_lock
+from edgenas.ci.lock import FRONT, LOCK, Entry, read_lock, stored_metrics
 from edgenas.ci.stages import STAGES, Fact, Facts, first_reader, following, stages_of
 from edgenas.ci.targets import TARGETS, Target, read_targets
 from edgenas.errors import EdgenasError, SpecError, UsageError, nearest
@@ -210,7 +210,7 @@ def _target_plan(target: Target, entry: Entry | None, reader: Reader, runs: Path
             stages = tuple(stage for stage in stages if stage != "supernet")
         return TargetPlan(target.name, "new", stages, facts=facts, target=target)
     changes = changes_between(entry, facts, _noise(target, entry, reader))
-    missing = missing_results(entry, runs)
+    missing = (*missing_results(entry, runs), *_edited(target, entry, runs / entry.run))
     changes += [Change("results", "export", problem) for problem in missing]
     stale = following({c.stage for c in changes if c.stage}, stages)
     return TargetPlan(
@@ -236,6 +236,27 @@ def missing_results(entry: Entry, runs: Path) -> tuple[str, ...]:
         elif (found := sha256_file(path)) != sha256:
             problems.append(f"{path} was changed: SHA-256 {found[:12]}, locked {str(sha256)[:12]}")
     return tuple(problems)
+
+
+def _edited(target: Target, entry: Entry, folder: Path) -> tuple[str, ...]:
+    """Where the lock says something else of the front than the front's file that it names."""
+    path = folder / FRONT
+    if not path.is_file() or sha256_file(path) != entry.digests.get(FRONT):
+        return ()  # told already
+    stored = stored_metrics(target, folder)
+    problems = [f"{path} has {digest}, the lock has not" for digest in stored.keys() - entry.front]
+    for digest, network in entry.front.items():
+        found = stored.get(digest)
+        if found is None:
+            if digest not in entry.fleet.values():
+                problems.append(f"the lock has {digest}, {path} has not")
+            continue
+        problems += [
+            f"{name} of {digest} is {found[name].value} by {path}, locked {value}"
+            for name, value in network.metrics.items()
+            if name in found and found[name].value != value
+        ]
+    return tuple(sorted(problems))
 
 
 WithinNoise = Callable[[str], tuple[bool, str]]
@@ -346,8 +367,10 @@ def _change(
     word, _, name = fact.partition(" ")
     text = _words(fact, was, now)
     match word:
-        case "table" if was is None or now is None:
+        case "table" if f"device {name}" not in entry.facts or f"device {name}" not in facts:
             return None  # with its device
+        case "table" if was is None or now is None:
+            return Change(fact, "score", f"{text}, and its device was there")
         case "table" if within_noise is not None and HERE not in (was, now):
             holds, told = within_noise(name)
             if holds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from types import MappingProxyType
 
 import pytest
 
-from edgenas.ci import STAGES, plan, stages
+from edgenas.ci import STAGES, plan, read_lock, stages
 from edgenas.cli.main import main
 from edgenas.errors import SpecError, UsageError
 from edgenas.latency import read_table, write_table
@@ -141,6 +142,45 @@ def test_an_accuracy_objective_taken_away_needs_no_evaluation(
     change("edgenas.lock", f'"metric {metric}" = 1\n', "")
     change("run.toml", '"max top1"', f'"max top1", "max {metric}"')
     assert planned().stale[0] == "evaluate", "asked for anew"
+
+
+def without_its_table() -> None:
+    text = Path("edgenas.lock").read_text("utf-8")
+    text = re.sub(rf'"table {BOARD}" = "[0-9a-f]{{12}}"\n', "", text, count=1)
+    Path("edgenas.lock").write_text(text, "utf-8")
+
+
+def without_a_network() -> None:
+    text, entry = Path("edgenas.lock").read_text("utf-8"), read_lock(Path("edgenas.lock"))["board"]
+    key = next(key for key in entry.front if key not in entry.exported)
+    text = re.sub(rf"(?s)\[target\.board\.front\.{key}\]\n.*?\n\n", "", text)
+    Path("edgenas.lock").write_text(text, "utf-8")
+
+
+def with_another_latency() -> None:
+    found = min(
+        n.metrics[f"latency_ms@{BOARD}"]
+        for n in read_lock(Path("edgenas.lock"))["board"].front.values()
+    )
+    text = Path("edgenas.lock").read_text("utf-8")
+    Path("edgenas.lock").write_text(text.replace(f"= {found}\n", "= 0.0123\n", 1), "utf-8")
+
+
+LOST: dict[str, tuple[Callable[[], None], str, str]] = {
+    "table": (without_its_table, "score", f"table {BOARD} added"),
+    "network": (without_a_network, "export", "the lock has not"),
+    "latency": (with_another_latency, "export", "locked 0.0123"),
+}
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_a_lock_that_lost_a_line_is_noticed(locked: Path, case: str) -> None:
+    lose, stage, text = LOST[case]
+    lose()
+    found = planned()
+    assert found.stale[0] == stage
+    assert text in found.changes[0].text
+    assert main(["ci", "check", "--target", "board"]) == 5
 
 
 @pytest.mark.parametrize("fact", ['"quantise bits" = 8', '"revision prune" = 1'])
