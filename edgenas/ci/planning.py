@@ -9,8 +9,10 @@ follows from the table in `stages`, but for some that are looked at more closely
 - An objective or a device that is gone needs none either, nor does a metric evaluated for it alone:
   what is undominated without it was undominated with it.
 - A table that was measured again stales nothing where what the lock says of the front's networks
-  lies inside its intervals, and they moved by no more than the error that it states, in the median.
-  They are compared with the lock, not with the table before, so small steps add up.
+  lies inside its intervals, and they moved by no more than the error that it states, in the median;
+  and where no unit of the space became faster by more than twice its interval, against the table
+  that the locked run kept: other networks could be on the front now. Without that table it counts.
+  All is compared with what was locked, not with the table before, so small steps add up.
 
 A search is never begun from nothing where the accuracies that the last one found still hold: they
 are known to the next, which makes a tenth of the trials.
@@ -36,6 +38,7 @@ from edgenas.pareto import Metric
 
 if TYPE_CHECKING:
     from edgenas.latency import LatencyTable
+    from edgenas.spaces import SearchSpace
 
 SCHEMA = "edgenas.ci-plan/1"
 RUNS = Path("runs")
@@ -44,6 +47,9 @@ KNOWN_SHARE = 0.1
 """Of the trials, where the accuracies of the last search still hold."""
 HINT_SHARE = 0.5
 """Of the trials, where they are a hint only: another supernet, other images."""
+
+_UNIT_INTERVALS = 2.0
+"""Intervals by which a unit may become faster, as noise."""
 
 _OF_METRIC = {"robustness_images": "robustness", "unlabelled": "agreement"}
 """Settings of the evaluation that one metric alone reads: they come and go with it."""
@@ -209,7 +215,7 @@ def _target_plan(target: Target, entry: Entry | None, reader: Reader, runs: Path
         if reader.checkpoint(target).is_file():  # trained for another target
             stages = tuple(stage for stage in stages if stage != "supernet")
         return TargetPlan(target.name, "new", stages, facts=facts, target=target)
-    changes = changes_between(entry, facts, _noise(target, entry, reader))
+    changes = changes_between(entry, facts, _noise(target, entry, reader, runs / entry.run))
     missing = (*missing_results(entry, runs), *_edited(target, entry, runs / entry.run))
     changes += [Change("results", "export", problem) for problem in missing]
     stale = following({c.stage for c in changes if c.stage}, stages)
@@ -263,8 +269,8 @@ WithinNoise = Callable[[str], tuple[bool, str]]
 """Of a device's table that is another one: whether that counts for nothing, and by how much."""
 
 
-def _noise(target: Target, entry: Entry, reader: Reader) -> WithinNoise:
-    """Compares what tables say now of a locked front with what the lock says of it."""
+def _noise(target: Target, entry: Entry, reader: Reader, folder: Path) -> WithinNoise:
+    """Compares what tables say now of a locked front, and of other units, with what they said."""
 
     def within_noise(device: str) -> tuple[bool, str]:
         try:
@@ -289,9 +295,47 @@ def _noise(target: Target, entry: Entry, reader: Reader) -> WithinNoise:
         )
         if stated is not None:
             text += f", its stated error is {100 * stated:.1f} %"
-        return not outside and (stated is None or typical <= stated), text
+        if outside or (stated is not None and typical > stated):
+            return False, text
+        before = _locked_table(entry, folder, device)
+        if before is None:
+            return False, f"{text}; the table before is not in {folder} to compare other units with"
+        faster = _faster(before, table_of(device), reader.space(target))
+        if faster:
+            return False, f"{text}; {len(faster)} units became much faster, such as {faster[0]}"
+        return True, text
 
     return within_noise
+
+
+def _locked_table(entry: Entry, folder: Path, device: str) -> LatencyTable | None:
+    """The table that the run in `folder` was made with; None where it is not there whole."""
+    from edgenas.latency import read_table
+    from edgenas.pipeline.tables import TABLES
+
+    try:
+        table = read_table(folder / TABLES / f"{device}.json")
+    except EdgenasError:
+        return None
+    return table if table.digest == entry.digests.get(f"table {device}") else None
+
+
+def _faster(before: LatencyTable, now: LatencyTable, space: SearchSpace) -> list[str]:
+    """Keys of the units that both tables know and that became faster beyond their noise.
+
+    A unit varies more than a network, which is a sum of them: it has twice the interval.
+    """
+    from edgenas.latency import Predictor
+
+    first, second = Predictor(before), Predictor(now)
+    found = []
+    for op in space.units():
+        if first.covers(op) and second.covers(op):
+            was = first.predict_units([("", op)]).latency_ms
+            told = second.predict_units([("", op)])
+            if was > told.latency_ms + _UNIT_INTERVALS * (told.high_ms - told.latency_ms):
+                found.append(op.key)
+    return sorted(found)
 
 
 def _holds(metric: Metric, value: float) -> bool:

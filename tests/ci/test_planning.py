@@ -254,6 +254,44 @@ def test_a_table_may_not_move_by_more_than_the_error_it_states(locked: Path) -> 
         assert f"its stated error is {100 * stated:.1f} %" in found.changes[0].text
 
 
+def faster(part: str, factor: float) -> None:
+    """The table of the board with the units whose key has `part` faster by `factor`."""
+    path = Path("latency_tables") / f"{BOARD}.json"
+    table = read_table(path)
+    entries = {
+        op: replace(
+            e, latency_ms=e.latency_ms / factor, p10_ms=e.p10_ms / factor,
+            p50_ms=e.p50_ms / factor, p90_ms=e.p90_ms / factor,
+        ) if part in op.key else e
+        for op, e in table.entries.items()
+    }  # fmt: skip
+    assert any(part in op.key for op in entries)
+    write_table(replace(table, entries=entries), path)
+
+
+UNUSED = "cout=8 h=4"
+"""In no unit of the locked front."""
+
+
+@pytest.mark.parametrize(("factor", "state"), [(1.01, "fresh"), (20, "stale")])
+def test_a_unit_that_the_front_does_not_use_counts_where_it_became_faster(
+    locked: Path, factor: float, state: str
+) -> None:
+    faster(UNUSED, factor)
+    found = planned()
+    assert found.state == state
+    assert "moved by 0.0 %" in found.changes[0].text
+    assert ("became much faster, such as" in found.changes[0].text) == (state == "stale")
+
+
+def test_without_the_table_before_one_measured_again_counts(locked: Path) -> None:
+    remeasure(1.02)
+    assert planned().state == "fresh"
+    (Path("runs/board/tables") / f"{BOARD}.json").unlink()
+    assert planned().stale[0] == "score"
+    assert "is not in runs/board-" in planned().changes[0].text
+
+
 def test_nothing_stale_where_nothing_changed(
     locked: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
