@@ -422,9 +422,11 @@ class _Check:
         limit = self.target.gates.max_arena_bytes
         if limit is None:
             return
-        for path, model in models.items():
-            if model.format != "tflite-int8":
-                continue
+        planned = [path for path, model in models.items() if model.format == "tflite-int8"]
+        if not planned:
+            told = "nothing to plan an arena of: no tflite-int8 file is exported"
+            yield Finding("arena", "inconclusive", self.target.name, told, f"limit {limit} bytes")
+        for path in planned:
             try:
                 bytes_ = micro_arena(read_model(self.folder / path, pads=True)).total
             except EdgenasError as error:

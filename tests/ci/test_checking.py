@@ -273,6 +273,16 @@ def test_too_few_images_are_never_passed(locked: Path) -> None:
     assert {finding.gate for finding in judged.of("inconclusive")} >= {"accuracy", "drop"}
 
 
+def test_an_arena_that_no_file_has_is_never_passed(locked: Path) -> None:
+    change("targets.toml", "max_size_bytes = 100000", "max_arena_bytes = 100")
+    judged = next(t for t in check().targets if t.name == "board")
+    (open_,) = judged.of("inconclusive")
+    assert str(open_) == (
+        "arena: board: nothing to plan an arena of: no tflite-int8 file is exported; "
+        "limit 100 bytes"
+    )
+
+
 def test_a_least_accuracy_by_its_interval(locked: Path) -> None:
     top1 = max(f.top1 for f in read_lock(Path("edgenas.lock"))["board"].files.values())
     change("targets.toml", "max_size_bytes = 100000", f"min_top1 = {top1 + 0.005}")
