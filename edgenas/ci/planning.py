@@ -31,7 +31,7 @@ from edgenas.ci.facts import HERE, Reader
 from edgenas.ci.lock import FRONT, LOCK, Entry, read_lock, stored_metrics
 from edgenas.ci.stages import STAGES, Fact, Facts, first_reader, following, stages_of
 from edgenas.ci.targets import TARGETS, Target, read_targets
-from edgenas.errors import EdgenasError, SpecError, UsageError, nearest
+from edgenas.errors import EdgenasError, MissingUnitsError, SpecError, UsageError, nearest
 from edgenas.hardware import load_device
 from edgenas.objectives import Objective
 from edgenas.pareto import Metric
@@ -273,11 +273,9 @@ def _noise(target: Target, entry: Entry, reader: Reader, folder: Path) -> Within
     """Compares what tables say now of a locked front, and of other units, with what they said."""
 
     def within_noise(device: str) -> tuple[bool, str]:
-        try:
-            now = table_metrics(target, entry, reader, device)
-            stated = table_of(device).error_median
-        except EdgenasError as error:
-            return False, f"what it does to the front cannot be told: {error}"
+        check_table(reader.space(target), device)
+        now = table_metrics(target, entry, reader, device)
+        stated = table_of(device).error_median
         told = [
             (metric, entry.front[digest].metrics[name])
             for digest, metrics in now.items()
@@ -351,6 +349,30 @@ def table_of(device: str) -> LatencyTable:
 
     profile = load_device(device)
     return load_table(device) if profile.is_local else table_for(profile)
+
+
+def check_table(space: SearchSpace, device: str) -> None:
+    """Refuses the table of `device` where some network of `space` cannot be predicted with it.
+
+    Raises:
+        SpecError: there is none.
+        ArtifactError: it is damaged, or does not hold for the device.
+        MissingUnitsError: units that it neither holds nor can predict.
+    """
+    from edgenas.latency import Predictor
+
+    try:
+        table = table_of(device)
+    except SpecError as error:
+        hint = error.hint or f"restore it from git, or make it again: edgenas profile {device}"
+        raise type(error)(str(error), hint=hint) from error
+    predictor = Predictor(table)
+    missing = [op for op in space.units() if not predictor.covers(op)]
+    if missing:
+        try:
+            predictor.predict_units([(op.key, op) for op in missing])
+        except MissingUnitsError as error:
+            raise MissingUnitsError(f"{table.path}: {error}", hint=error.hint) from error
 
 
 def table_metrics(

@@ -284,6 +284,35 @@ def test_a_unit_that_the_front_does_not_use_counts_where_it_became_faster(
     assert ("became much faster, such as" in found.changes[0].text) == (state == "stale")
 
 
+def cut_off() -> None:
+    (Path("latency_tables") / f"{BOARD}.json").write_text("{", "utf-8")
+
+
+def without_a_unit() -> None:
+    path = Path("latency_tables") / f"{BOARD}.json"
+    table = read_table(path)
+    entries = {op: e for op, e in table.entries.items() if UNUSED not in op.key}
+    write_table(replace(table, entries=entries, cost_model=None), path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message", "hint"),
+    [
+        (cut_off, "not valid JSON", "restore it from git"),
+        (without_a_unit, f"units are neither .*{UNUSED}", "edgenas profile"),
+    ],
+)
+def test_a_broken_table_is_refused_and_named(
+    locked: Path, spoil: Callable[[], None], message: str, hint: str
+) -> None:
+    spoil()
+    with pytest.raises(SpecError, match=rf"target board: \S*{BOARD}\.json: .*{message}") as caught:
+        plan()
+    assert hint in caught.value.hint
+    for command in ("plan", "check", "run", "validate"):
+        assert main(["ci", command]) == 3
+
+
 def test_without_the_table_before_one_measured_again_counts(locked: Path) -> None:
     remeasure(1.02)
     assert planned().state == "fresh"
