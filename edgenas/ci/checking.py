@@ -3,8 +3,8 @@
 | gate | fails where |
 |---|---|
 | `lock` | a fact is not what the lock says, so that a stage is stale |
-| `files` | a locked file is missing or has another SHA-256 |
-| `certificate` | an exported network has none, a damaged one, or that of other files |
+| `files` | a file that the lock or the run's manifest lists is missing or has another SHA-256 |
+| `certificate` | an exported network has none, a damaged one, or that of other files or figures |
 | `bound` | an exported network misses a bound of its target by the table, with its whole interval |
 | `latency` | it is longer than the limit, or than the base says of the same network and table |
 | `accuracy` | a file's top-1 is below the limit, or below the base's by more than noise |
@@ -18,6 +18,9 @@ meets it, and is inconclusive between; an accuracy of fewer than 500 images is n
 the lock itself, with which the certificates and tables that are here are compared.
 
 In a fleet a network is held to the bounds and the latency of the devices that run it.
+
+The same file on the same images answers alike on every machine but for rounding: a certificate may
+state an accuracy that is off the locked one by 1 % of the images, and every other figure exactly.
 
 The latency is always that of the device's table: the clock of the machine that checks has no say.
 Two accuracies are compared as if they came of independent images (a 95 % interval of Wald's), since
@@ -33,12 +36,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgenas.artifacts import check_manifest
+from edgenas.artifacts.files import MANIFEST
 from edgenas.ci.facts import Reader
 from edgenas.ci.lock import (
     LOCK,
     Entry,
     File,
     certificate_digest,
+    file_of,
     read_lock,
     stored_metrics,
 )
@@ -57,6 +63,8 @@ GATES = (
     "lock", "files", "certificate", "bound", "latency", "accuracy", "drop", "size", "arena",
 )  # fmt: skip
 _Z = 1.959964
+_ROUNDING = 0.01
+"""Share of the images on which one file may answer otherwise on another machine."""
 _ASKED = ("bound", "objective", "device", "data", "seed", "select")
 """Facts of which another one asks for other networks: their accuracies are not compared."""
 
@@ -197,10 +205,11 @@ def read_base(base: Path) -> dict[str, Entry]:
 
     Raises:
         UsageError: there is no such file.
+        ArtifactError: it is no lock, or damaged.
     """
     if not base.is_file():
         raise UsageError(f"no lock {base} to compare with", hint="git show main:edgenas.lock > ...")
-    return read_lock(base)
+    return read_lock(base, hint=f"write it again: git show main:edgenas.lock > {base}")
 
 
 def _of_the_lock(t: TargetPlan) -> Iterator[Finding]:
@@ -237,6 +246,7 @@ class _Check:
         if not self.plan.missing:
             n = len(self.entry.files) + 1
             yield Finding("files", "passed", self.entry.run, f"{n} files", "as the lock says")
+            yield from self._manifest()
         certificates: dict[str, Certificate] = {}
         for digest in self.entry.exported:
             try:
@@ -267,10 +277,38 @@ class _Check:
             return Finding("certificate", "failed", digest, told, f"locked {locked}")
         if problems:
             return Finding("certificate", "failed", digest, "; ".join(problems), "every gate")
+        if other := list(self._other_figures(certificate)):
+            limit = "as the lock and the file say"
+            return Finding("certificate", "failed", digest, "; ".join(other), limit)
         told = f"{len(certificate.models)} files verified"
         if any(model.verdict == "inconclusive" for model in certificate.models):
             return Finding("certificate", "inconclusive", digest, "too few images", "every gate")
         return Finding("certificate", "passed", digest, told, f"locked {locked}")
+
+    def _manifest(self) -> Iterator[Finding]:
+        """Whether the run's files are those that were sealed when it was made."""
+        try:
+            check_manifest(self.folder)
+        except EdgenasError as error:
+            limit = f"as sealed; without {self.folder} edgenas ci run makes it again"
+            yield Finding("files", "failed", MANIFEST, str(error), limit)
+
+    def _other_figures(self, certificate: Certificate) -> Iterator[str]:
+        """Each figure of a certificate that is not the lock's, or not the file's own."""
+        for model in certificate.models:
+            path = f"models/{certificate.digest}/{model.path}"
+            file = self.folder / path
+            stated, locked = file_of(model), self.entry.files.get(path)
+            if locked is None:
+                yield f"{path}: it is not in the lock"
+                continue
+            for name in ("format", "size_bytes", "n_images", "top1", "top1_drop"):
+                said, kept = getattr(stated, name), getattr(locked, name)
+                rounded = isinstance(said, float) and abs(said - kept) <= _ROUNDING + 1e-9
+                if said != kept and not rounded:
+                    yield f"{path}: {name} {said} by its certificate, locked {kept}"
+            if file.is_file() and (size := file.stat().st_size) != model.size_bytes:
+                yield f"{path}: it has {size} bytes, {model.size_bytes} by its certificate"
 
     def _metrics(self) -> tuple[Metrics, list[Finding]]:
         """What is known now of each exported network, by the tables of today; what failed."""
@@ -401,9 +439,11 @@ class _Check:
         limit = self.target.gates.max_arena_bytes
         if limit is None:
             return
-        for path, model in models.items():
-            if model.format != "tflite-int8":
-                continue
+        planned = [path for path, model in models.items() if model.format == "tflite-int8"]
+        if not planned:
+            told = "nothing to plan an arena of: no tflite-int8 file is exported"
+            yield Finding("arena", "inconclusive", self.target.name, told, f"limit {limit} bytes")
+        for path in planned:
             try:
                 bytes_ = micro_arena(read_model(self.folder / path, pads=True)).total
             except EdgenasError as error:

@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgenas.artifacts import digest, read_json, read_toml, sha256_file, write_atomic
+from edgenas.artifacts import digest, io_errors, read_json, read_toml, sha256_file, write_atomic
 from edgenas.ci.stages import Fact, Facts
 from edgenas.ci.targets import Target
 from edgenas.errors import ArtifactError, SpecError
+from edgenas.objectives import Objective
 from edgenas.pareto import FRONT_SCHEMA, Metric, ParetoFront
 from edgenas.pipeline.config import toml_value
 from edgenas.pipeline.runs import fleet_of, read_result
@@ -35,7 +36,7 @@ from edgenas.spaces import Architecture
 from edgenas.spaces.architecture import split_line
 
 if TYPE_CHECKING:
-    from edgenas.export.certificate import Certificate
+    from edgenas.export.certificate import Certificate, ExportedModel
 
 LOCK = Path("edgenas.lock")
 SCHEMA = "edgenas.lock/1"
@@ -127,28 +128,70 @@ class _LockFile(_Strict):
     target: dict[str, _EntryRows] = {}
 
 
-def read_lock(path: Path) -> dict[str, Entry]:
+def read_lock(path: Path, *, hint: str = "") -> dict[str, Entry]:
     """The entries in `path` by target; none where there is no such file, or an empty one.
 
+    `hint` is what to do about a damaged one; default: to restore it from git.
+
     Raises:
-        ArtifactError: damaged, edited, of another version, or with a merge's conflict in it.
+        ArtifactError: no lock, damaged, edited, of another version, or with a merge's conflict.
     """
     if not path.exists() or not path.stat().st_size:
         return {}
-    hint = f"restore it from git, or delete it: edgenas ci run makes {path.name} again"
+    hint = hint or (
+        f"restore it from git: git checkout HEAD -- {path}; without it edgenas ci run makes every "
+        "target anew"
+    )
     try:
         table = read_toml(path, max_bytes=MAX_BYTES)
     except SpecError as error:
+        _check_merged(path)
         raise ArtifactError(str(error), hint=hint) from error
+    _check_version(path, table.get("schema"))
     try:
         file = _LockFile.model_validate(table)
         return {name: _entry(name, rows) for name, rows in file.target.items()}
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        problems = list(map(_problem, error.errors()))
         more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ArtifactError(f"{path}: {'; '.join(problems[:5])}{more}", hint=hint) from error
     except SpecError as error:
         raise ArtifactError(f"{path}: {error}", hint=hint) from error
+
+
+def _check_merged(path: Path) -> None:
+    """Refuses a file in which a merge left a conflict.
+
+    Raises:
+        ArtifactError: with the conflict's first line.
+    """
+    with io_errors(path, "read"):
+        lines = path.read_text("utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        if line.startswith(("<<<<<<< ", ">>>>>>> ", "||||||| ")):
+            raise ArtifactError(
+                f"{path}, line {number}: a merge left a conflict: {line!r}",
+                hint="take either side of each target whole: edgenas ci run mends the rest",
+            )
+
+
+def _check_version(path: Path, found: object) -> None:
+    """Refuses what is no lock, or one of another version.
+
+    Raises:
+        ArtifactError: with the schema found.
+    """
+    kind = SCHEMA.split("/")[0]
+    if not isinstance(found, str) or found.split("/")[0] != kind:
+        raise ArtifactError(
+            f"{path}: schema is {found!r}, that of a lock is {SCHEMA!r}",
+            hint="name the lock that edgenas ci run wrote, such as edgenas.lock",
+        )
+    if found != SCHEMA:
+        raise ArtifactError(
+            f"{path}: schema is {found!r}, written by another edgenas; this one reads {SCHEMA!r}",
+            hint="use the edgenas that wrote it: pip install --upgrade edgenas",
+        )
 
 
 def write_lock(path: Path, entries: Mapping[str, Entry]) -> None:
@@ -203,7 +246,7 @@ def entry_of(target: Target, folder: Path, facts: Facts) -> Entry:
         network = Path(row["path"]).parent
         certificate = read_certificate(folder / network)
         certificates[certificate.digest] = certificate_digest(certificate)
-        files |= {f"{network.as_posix()}/{m.path}": _file(m) for m in certificate.models}
+        files |= {f"{network.as_posix()}/{m.path}": file_of(m) for m in certificate.models}
     named = {o.name for o in target.objectives} | {"top1"}
     networks = {}
     fleet = fleet_of(result)
@@ -232,7 +275,7 @@ def certificate_digest(certificate: Certificate) -> str:
     """Of what a certificate is of: network, files, parents, limit.
 
     Its figures are left out: another machine finds slightly other ones on the same files, and
-    `ci check` judges them by themselves.
+    `ci check` compares them with those locked.
     """
     c = certificate
     files = sorted((model.path, model.sha256) for model in c.models)
@@ -260,7 +303,8 @@ def stored_metrics(target: Target, folder: Path) -> dict[str, dict[str, Metric]]
         raise ArtifactError(f"{path}: {error}") from error
 
 
-def _file(model: Any) -> File:
+def file_of(model: ExportedModel) -> File:
+    """What is locked of an exported file."""
     evidence = model.verification
     return File(
         format=model.format,
@@ -274,6 +318,12 @@ def _file(model: Any) -> File:
 
 
 def _entry(name: str, rows: _EntryRows) -> Entry:
+    for fact, value in rows.from_.items():
+        if fact.startswith("bound "):
+            try:
+                Objective.parse(f"{fact.removeprefix('bound ')} {value}")
+            except SpecError as error:
+                raise SpecError(f"target.{name}.from: {fact!r} is {value!r}: {error}") from error
     front = {}
     for key, row in rows.front.items():
         line = row.pop("architecture", None)
@@ -286,6 +336,9 @@ def _entry(name: str, rows: _EntryRows) -> Entry:
         parts = path.split("/")
         if len(parts) != 3 or parts[0] != "models" or parts[1] not in front or ".." in parts:
             raise SpecError(f"target.{name}.files: {path!r} is no file of a network of its front")
+    written = {path.split("/")[1] for path in files}
+    if alone := sorted(written ^ rows.certificates.keys()):
+        raise SpecError(f"target.{name}: {alone[0]} has files or a certificate, and not both")
     for device, key in rows.fleet.items():
         if key not in front:
             raise SpecError(f"target.{name}.fleet: {device} runs {key!r}, of which nothing is said")
@@ -299,6 +352,13 @@ def _entry(name: str, rows: _EntryRows) -> Entry:
         noted=rows.noted,
         fleet=rows.fleet,
     )
+
+
+def _problem(error: Any) -> str:
+    """One finding of pydantic, with the value found."""
+    given = error.get("input")
+    shown = "" if isinstance(given, dict | list) else f" (found {given!r:.60})"
+    return f"{'.'.join(map(str, error['loc']))}: {error['msg']}{shown}"
 
 
 def _digest_of(line: str) -> str:

@@ -6,11 +6,13 @@ follows from the table in `stages`, but for some that are looked at more closely
 - A bound that became tighter needs no search where every network of the front meets it (of a fleet,
   those that it is asked of: the best choice is the best among fewer); one that became looser does:
   beyond the old bound nothing was tried.
-- An objective or a device that is gone needs none either: what is undominated without it was
-  undominated with it.
+- An objective or a device that is gone needs none either, nor does a metric evaluated for it alone:
+  what is undominated without it was undominated with it.
 - A table that was measured again stales nothing where what the lock says of the front's networks
-  lies inside its intervals, and they moved by no more than the error that it states, in the median.
-  They are compared with the lock, not with the table before, so small steps add up.
+  lies inside its intervals, and they moved by no more than the error that it states, in the median;
+  and where no unit of the space became faster by more than twice its interval, against the table
+  that the locked run kept: other networks could be on the front now. Without that table it counts.
+  All is compared with what was locked, not with the table before, so small steps add up.
 
 A search is never begun from nothing where the accuracies that the last one found still hold: they
 are known to the next, which makes a tenth of the trials.
@@ -26,16 +28,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgenas.artifacts import sha256_file
 from edgenas.ci.facts import HERE, Reader
-from edgenas.ci.lock import FRONT, LOCK, Entry, read_lock
-from edgenas.ci.stages import Fact, Facts, first_reader, following, stages_of
+from edgenas.ci.lock import FRONT, LOCK, Entry, read_lock, stored_metrics
+from edgenas.ci.stages import STAGES, Fact, Facts, first_reader, following, stages_of
 from edgenas.ci.targets import TARGETS, Target, check_energies, read_targets
-from edgenas.errors import EdgenasError, SpecError, UsageError, nearest
+from edgenas.errors import EdgenasError, MissingUnitsError, SpecError, UsageError, nearest
 from edgenas.hardware import load_device
 from edgenas.objectives import Objective
 from edgenas.pareto import Metric
 
 if TYPE_CHECKING:
     from edgenas.latency import LatencyTable
+    from edgenas.spaces import SearchSpace
 
 SCHEMA = "edgenas.ci-plan/1"
 RUNS = Path("runs")
@@ -44,6 +47,12 @@ KNOWN_SHARE = 0.1
 """Of the trials, where the accuracies of the last search still hold."""
 HINT_SHARE = 0.5
 """Of the trials, where they are a hint only: another supernet, other images."""
+
+_UNIT_INTERVALS = 2.0
+"""Intervals by which a unit may become faster, as noise."""
+
+_OF_METRIC = {"robustness_images": "robustness", "unlabelled": "agreement"}
+"""Settings of the evaluation that one metric alone reads: they come and go with it."""
 
 State = Literal["fresh", "stale", "new", "gone"]
 
@@ -207,8 +216,8 @@ def _target_plan(target: Target, entry: Entry | None, reader: Reader, runs: Path
         if reader.checkpoint(target).is_file():  # trained for another target
             stages = tuple(stage for stage in stages if stage != "supernet")
         return TargetPlan(target.name, "new", stages, facts=facts, target=target)
-    changes = changes_between(entry, facts, _noise(target, entry, reader))
-    missing = missing_results(entry, runs)
+    changes = changes_between(entry, facts, _noise(target, entry, reader, runs / entry.run))
+    missing = (*missing_results(entry, runs), *_edited(target, entry, runs / entry.run))
     changes += [Change("results", "export", problem) for problem in missing]
     stale = following({c.stage for c in changes if c.stage}, stages)
     return TargetPlan(
@@ -236,19 +245,38 @@ def missing_results(entry: Entry, runs: Path) -> tuple[str, ...]:
     return tuple(problems)
 
 
+def _edited(target: Target, entry: Entry, folder: Path) -> tuple[str, ...]:
+    """Where the lock says something else of the front than the front's file that it names."""
+    path = folder / FRONT
+    if not path.is_file() or sha256_file(path) != entry.digests.get(FRONT):
+        return ()  # told already
+    stored = stored_metrics(target, folder)
+    problems = [f"{path} has {digest}, the lock has not" for digest in stored.keys() - entry.front]
+    for digest, network in entry.front.items():
+        found = stored.get(digest)
+        if found is None:
+            if digest not in entry.fleet.values():
+                problems.append(f"the lock has {digest}, {path} has not")
+            continue
+        problems += [
+            f"{name} of {digest} is {found[name].value} by {path}, locked {value}"
+            for name, value in network.metrics.items()
+            if name in found and found[name].value != value
+        ]
+    return tuple(sorted(problems))
+
+
 WithinNoise = Callable[[str], tuple[bool, str]]
 """Of a device's table that is another one: whether that counts for nothing, and by how much."""
 
 
-def _noise(target: Target, entry: Entry, reader: Reader) -> WithinNoise:
-    """Compares what tables say now of a locked front with what the lock says of it."""
+def _noise(target: Target, entry: Entry, reader: Reader, folder: Path) -> WithinNoise:
+    """Compares what tables say now of a locked front, and of other units, with what they said."""
 
     def within_noise(device: str) -> tuple[bool, str]:
-        try:
-            now = table_metrics(target, entry, reader, device)
-            stated = table_of(device).error_median
-        except EdgenasError as error:
-            return False, f"what it does to the front cannot be told: {error}"
+        check_table(reader.space(target), device)
+        now = table_metrics(target, entry, reader, device)
+        stated = table_of(device).error_median
         told = [
             (metric, entry.front[digest].metrics[name])
             for digest, metrics in now.items()
@@ -266,9 +294,47 @@ def _noise(target: Target, entry: Entry, reader: Reader) -> WithinNoise:
         )
         if stated is not None:
             text += f", its stated error is {100 * stated:.1f} %"
-        return not outside and (stated is None or typical <= stated), text
+        if outside or (stated is not None and typical > stated):
+            return False, text
+        before = _locked_table(entry, folder, device)
+        if before is None:
+            return False, f"{text}; the table before is not in {folder} to compare other units with"
+        faster = _faster(before, table_of(device), reader.space(target))
+        if faster:
+            return False, f"{text}; {len(faster)} units became much faster, such as {faster[0]}"
+        return True, text
 
     return within_noise
+
+
+def _locked_table(entry: Entry, folder: Path, device: str) -> LatencyTable | None:
+    """The table that the run in `folder` was made with; None where it is not there whole."""
+    from edgenas.latency import read_table
+    from edgenas.pipeline.tables import TABLES
+
+    try:
+        table = read_table(folder / TABLES / f"{device}.json")
+    except EdgenasError:
+        return None
+    return table if table.digest == entry.digests.get(f"table {device}") else None
+
+
+def _faster(before: LatencyTable, now: LatencyTable, space: SearchSpace) -> list[str]:
+    """Keys of the units that both tables know and that became faster beyond their noise.
+
+    A unit varies more than a network, which is a sum of them: it has twice the interval.
+    """
+    from edgenas.latency import Predictor
+
+    first, second = Predictor(before), Predictor(now)
+    found = []
+    for op in space.units():
+        if first.covers(op) and second.covers(op):
+            was = first.predict_units([("", op)]).latency_ms
+            told = second.predict_units([("", op)])
+            if was > told.latency_ms + _UNIT_INTERVALS * (told.high_ms - told.latency_ms):
+                found.append(op.key)
+    return sorted(found)
 
 
 def _holds(metric: Metric, value: float) -> bool:
@@ -284,6 +350,30 @@ def table_of(device: str) -> LatencyTable:
 
     profile = load_device(device)
     return load_table(device) if profile.is_local else table_for(profile)
+
+
+def check_table(space: SearchSpace, device: str) -> None:
+    """Refuses the table of `device` where some network of `space` cannot be predicted with it.
+
+    Raises:
+        SpecError: there is none.
+        ArtifactError: it is damaged, or does not hold for the device.
+        MissingUnitsError: units that it neither holds nor can predict.
+    """
+    from edgenas.latency import Predictor
+
+    try:
+        table = table_of(device)
+    except SpecError as error:
+        hint = error.hint or f"restore it from git, or make it again: edgenas profile {device}"
+        raise type(error)(str(error), hint=hint) from error
+    predictor = Predictor(table)
+    missing = [op for op in space.units() if not predictor.covers(op)]
+    if missing:
+        try:
+            predictor.predict_units([(op.key, op) for op in missing])
+        except MissingUnitsError as error:
+            raise MissingUnitsError(f"{table.path}: {error}", hint=error.hint) from error
 
 
 def table_metrics(
@@ -344,8 +434,10 @@ def _change(
     word, _, name = fact.partition(" ")
     text = _words(fact, was, now)
     match word:
-        case "table" if was is None or now is None:
+        case "table" if f"device {name}" not in entry.facts or f"device {name}" not in facts:
             return None  # with its device
+        case "table" if was is None or now is None:
+            return Change(fact, "score", f"{text}, and its device was there")
         case "table" if within_noise is not None and HERE not in (was, now):
             holds, told = within_noise(name)
             if holds:
@@ -354,6 +446,8 @@ def _change(
             return Change(fact, "score", f"table of {name} measured again: {told}")
         case "device" | "target" | "objective" | "metric" if now is None:
             return Change(fact, "" if word == "metric" else "select", text)
+        case "evaluate" if now is None and _went(name, facts):
+            return None  # with its metric
         case "bound":
             stage, why = _bound_change(name, was, now, entry)
             return Change(fact, stage, f"{text}: {why}")
@@ -361,9 +455,17 @@ def _change(
             return Change(fact, "evaluate", text)
         case "final" if "finish" not in stages:
             return Change(fact, "export", text)
-        case "revision" if now is None:
+        case "revision" if now is None and name in STAGES:
             return None  # a stage that there is no more
-    return Change(fact, first_reader(fact, stages), text)
+    first = first_reader(fact, stages)
+    if first is None:
+        return Change(fact, stages[0], f"{text}: this edgenas knows no such fact")
+    return Change(fact, first, text)
+
+
+def _went(setting: str, facts: Facts) -> bool:
+    """Whether the only metric that reads `setting` is evaluated no more."""
+    return setting in _OF_METRIC and f"metric {_OF_METRIC[setting]}" not in facts
 
 
 def _words(fact: str, was: Fact | None, now: Fact | None) -> str:

@@ -34,9 +34,10 @@ from edgenas.errors import EdgenasError, Interrupted
 from edgenas.events import Event, Report, silent
 from edgenas.pipeline.config import RunConfig, write_config
 from edgenas.pipeline.helping import threads_each
-from edgenas.pipeline.runs import locked, read_result, seal
+from edgenas.pipeline.runs import find_run, locked, read_result, seal
 from edgenas.pipeline.searching import search
 from edgenas.pipeline.training import train
+from edgenas.report import read_trials
 
 SCHEMA = "edgenas.ci-run/1"
 START = "ci.json"
@@ -204,7 +205,7 @@ def work_for(t: TargetPlan, target: Target, reader: Reader, runs: Path) -> Work:
     key = digest([dict(t.facts), entry.run if entry else None, t.missing, t.begins, t.share])[:8]
     folder = runs / f"{t.name}-{key}"
     last = None
-    if entry is not None and t.begins != "cold" and (runs / entry.run / "trials.json").is_file():
+    if entry is not None and t.begins != "cold" and _is_whole(runs / entry.run):
         last = runs / entry.run
     settings, trials = config.search, config.max_trials
     if t.share < 1:
@@ -235,6 +236,16 @@ def work_for(t: TargetPlan, target: Target, reader: Reader, runs: Path) -> Work:
                 copies.append(f"tables/{device}.json")
     config = replace(config, name=folder.name, search=settings)
     return Work(t.name, target, folder, config, facts, noted, last, t.stale, tuple(copies))
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a run can begin with the trials in `folder`; else it has the front in the lock."""
+    try:
+        find_run(str(folder))
+        read_trials(folder / "trials.json")
+    except EdgenasError:
+        return False
+    return True
 
 
 def prepare(work: Work) -> None:

@@ -26,7 +26,7 @@ Versions are no facts: a release in which no stage changed stales nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -86,12 +86,12 @@ def revisions(stages: Iterable[str]) -> dict[str, int]:
     return {f"revision {name}": r for name in stages if (r := STAGES[name].revision)}
 
 
-def first_reader(fact: str, stages: Iterable[str]) -> str:
-    """The first of `stages` that reads `fact` itself."""
+def first_reader(fact: str, stages: Collection[str]) -> str | None:
+    """The first of `stages` that reads `fact` itself; None for a fact that none of them reads."""
     word, _, rest = fact.partition(" ")
     if word == "revision":
-        return rest
-    return next(name for name in stages if word in STAGES[name].reads)
+        return rest if rest in stages else None
+    return next((name for name in stages if word in STAGES[name].reads), None)
 
 
 def following(stale: Iterable[str], stages: Iterable[str]) -> tuple[str, ...]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgenas.artifacts import sha256_file
+from edgenas.artifacts import sha256_file, write_manifest
 from edgenas.ci import check, read_lock, read_targets
 from edgenas.ci.checking import Finding
 from edgenas.ci.lock import entry_of, write_lock
@@ -32,11 +34,37 @@ def certificate() -> Path:
     return Path("runs/board/models") / digest / "export.json"
 
 
-def certified(**evidence: float) -> None:
-    """Writes other figures into a certificate, as another verification might find."""
+def stated(**figures: Any) -> None:
+    """Writes other figures into a certificate, by hand."""
     table = json.loads(certificate().read_text("utf-8"))
-    table["models"][0]["verification"] |= evidence
+    model = table["models"][0]
+    model |= {name: value for name, value in figures.items() if name in model}
+    evidence = model["verification"]
+    evidence |= {name: value for name, value in figures.items() if name in evidence}
     certificate().write_text(json.dumps(table), "utf-8")
+
+
+def relock() -> None:
+    """Seals and locks the run of the board as it is."""
+    folder, lock = Path("runs/board").resolve(), Path("edgenas.lock")
+    write_manifest(folder)
+    entries = read_lock(lock)
+    target = read_targets(Path("targets.toml"))[0]
+    entry = entry_of(target, folder, entries["board"].facts)
+    write_lock(lock, {**entries, "board": entry})
+
+
+def certified(**evidence: float) -> None:
+    """Another verification, which found other figures: certificate, manifest and lock."""
+    stated(**evidence)
+    relock()
+
+
+@pytest.fixture
+def base(locked: Path) -> Path:
+    """The lock as it was, to be compared with."""
+    shutil.copy("edgenas.lock", "base.lock")
+    return Path("base.lock")
 
 
 def verification() -> dict[str, float]:
@@ -79,11 +107,7 @@ def by_arena() -> None:
     row |= {"sha256": sha256_file(model), "size_bytes": model.stat().st_size}
     table["models"].append(row)
     certificate().write_text(json.dumps(table), "utf-8")
-    lock = Path("edgenas.lock")
-    target = read_targets(Path("targets.toml"))[0]
-    entries = read_lock(lock)
-    entry = entry_of(target, Path("runs/board").resolve(), entries["board"].facts)
-    write_lock(lock, {**entries, "board": entry})
+    relock()
     change("targets.toml", "max_size_bytes = 100000", "max_arena_bytes = 1000")
 
 
@@ -124,15 +148,15 @@ PLANTED: dict[str, tuple[Callable[[], None], str, str]] = {
 
 @pytest.mark.parametrize("case", PLANTED)
 def test_a_planted_regression_fails_and_is_named(
-    locked: Path, capfd: pytest.CaptureFixture[str], case: str
+    base: Path, capfd: pytest.CaptureFixture[str], case: str
 ) -> None:
     plant, gate, limit = PLANTED[case]
     plant()
-    found = [finding for finding in failed() if finding.gate == gate]
+    found = [finding for finding in failed(base=base) if finding.gate == gate]
     assert found
     assert any(limit in finding.limit for finding in found)
     capfd.readouterr()
-    assert main(["ci", "check"]) == 5
+    assert main(["ci", "check", "--base", str(base)]) == 5
     shown = capfd.readouterr().out
     assert "board: FAILED" in shown
     assert f"FAILED {found[0]}" in shown
@@ -154,10 +178,60 @@ def noisy_drop() -> None:
 
 
 @pytest.mark.parametrize("plant", [noisy_accuracy, noisy_latency, noisy_drop])
-def test_noise_within_its_interval_does_not_fail(locked: Path, plant: Callable[[], None]) -> None:
+def test_noise_within_its_interval_does_not_fail(base: Path, plant: Callable[[], None]) -> None:
     plant()
-    assert failed() == []
-    assert check().exit_code == 0
+    assert failed(base=base) == []
+    assert check(base=base).exit_code == 0
+
+
+def small_everywhere() -> None:
+    stated(size_bytes=5)
+    relock()
+
+
+def cut_off(name: str) -> None:
+    Path("runs/board", name).write_text("{", "utf-8")
+
+
+FORGED: dict[str, tuple[Callable[[], None], str, str]] = {
+    "top-1": (lambda: stated(top1=0.932), "certificate", "top1 0.932 by its certificate, locked"),
+    "images": (lambda: stated(n=50000), "certificate", "n_images 50000 by its certificate, locked"),
+    "size": (lambda: stated(size_bytes=5), "certificate", "size_bytes 5 by its certificate, locke"),
+    "less than the lock shows": (
+        lambda: stated(top1=round(verification()["top1"] + 0.001, 4)), "files", "was changed",
+    ),
+    "size in the lock": (
+        lambda: in_lock("size_bytes", "5"), "certificate", "by its certificate, locked 5",
+    ),
+    "top-1 in the lock": (
+        lambda: in_lock("top1", "0.932"), "certificate", "by its certificate, locked 0.932",
+    ),
+    "size in both": (small_everywhere, "certificate", "bytes, 5 by its certificate"),
+    "manifest": (lambda: cut_off("manifest.json"), "files", "manifest.json: not valid JSON"),
+    "trials": (lambda: cut_off("trials.json"), "files", "trials.json was changed"),
+}  # fmt: skip
+
+
+def in_lock(name: str, value: str) -> None:
+    """Another figure of the board's first file, in the lock alone."""
+    head, rows = Path("edgenas.lock").read_text("utf-8").split("[target.board.files", 1)
+    rows = re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", rows, count=1)
+    Path("edgenas.lock").write_text(f"{head}[target.board.files{rows}", "utf-8")
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_a_forged_figure_fails_and_is_named(locked: Path, case: str) -> None:
+    forge, gate, told = FORGED[case]
+    forge()
+    found = failed()
+    assert [f for f in found if f.gate == gate and told in f.figure], found
+    assert check().exit_code == 5
+
+
+def test_what_another_machine_rounds_otherwise_passes(locked: Path) -> None:
+    stated(top1=verification()["top1"] - 0.004)
+    write_manifest(Path("runs/board").resolve())
+    assert not [f for f in failed() if f.gate == "certificate"]
 
 
 def test_against_the_lock_of_another_branch(
@@ -199,6 +273,16 @@ def test_too_few_images_are_never_passed(locked: Path) -> None:
     assert {finding.gate for finding in judged.of("inconclusive")} >= {"accuracy", "drop"}
 
 
+def test_an_arena_that_no_file_has_is_never_passed(locked: Path) -> None:
+    change("targets.toml", "max_size_bytes = 100000", "max_arena_bytes = 100")
+    judged = next(t for t in check().targets if t.name == "board")
+    (open_,) = judged.of("inconclusive")
+    assert str(open_) == (
+        "arena: board: nothing to plan an arena of: no tflite-int8 file is exported; "
+        "limit 100 bytes"
+    )
+
+
 def test_a_least_accuracy_by_its_interval(locked: Path) -> None:
     top1 = max(f.top1 for f in read_lock(Path("edgenas.lock"))["board"].files.values())
     change("targets.toml", "max_size_bytes = 100000", f"min_top1 = {top1 + 0.005}")
@@ -218,8 +302,6 @@ def test_targets_that_the_lock_does_not_know_fail(locked: Path) -> None:
 
 
 def test_without_the_runs_every_missing_file_is_named(locked: Path) -> None:
-    import shutil
-
     shutil.rmtree("runs")
     found = failed()
     assert {finding.gate for finding in found} == {"files", "certificate"}

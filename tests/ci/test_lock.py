@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgenas.ci import Entry, read_lock
+from edgenas.ci.checking import read_base
 from edgenas.ci.lock import File, Network, lock_text, write_lock
 from edgenas.errors import ArtifactError
 from edgenas.testing.fakes import tiny_space
@@ -64,15 +65,15 @@ def test_no_file_and_an_empty_one_hold_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("seed = 0", "<<<<<<< ours\nseed = 0", "edgenas.lock: "),
-        ("edgenas.lock/1", "edgenas.lock/2", "schema"),
-        ("size_bytes = 1000", "size_bytes = 0", "size_bytes"),
+        ("seed = 0", "seed = ", "edgenas.lock: "),
+        ("size_bytes = 1000", "size_bytes = 0", r"size_bytes: .* \(found 0\)"),
         ("size_bytes = 1000", "size_bytes = 1000\nmore = 1", "more"),
         ("top1 = 0.9\n", "top1 = nan\n", "nan|finite"),
         ("s1.width=8", "s1.width=16", "its architecture is another one"),
         ("models/", "../", "no file of a network of its front"),
         ("phone-0123abcd", "../phone", "run"),
         ('sha256 = "', 'sha256 = "x', "sha256"),
+        ("<= 2", "hello", "edgenas.lock: target.phone.from: 'bound latency_ms@a-b' is 'hello'"),
     ],
 )
 def test_what_was_edited_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -83,6 +84,43 @@ def test_what_was_edited_is_refused(tmp_path: Path, old: str, new: str, message:
     with pytest.raises(ArtifactError, match=message) as caught:
         read_lock(path)
     assert "restore it from git" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message", "hint"),
+    [
+        (
+            "seed = 0", "<<<<<<< HEAD\nseed = 0\n=======\nseed = 1\n>>>>>>> phone",
+            "line 12: a merge left a conflict: '<<<<<<< HEAD'", "take either side of each target",
+        ),
+        (
+            "edgenas.lock/1", "edgenas.lock/2",
+            "schema is 'edgenas.lock/2', written by another edgenas", "pip install --upgrade",
+        ),
+        (
+            "edgenas.lock/1", "edgenas.targets/1",
+            "schema is 'edgenas.targets/1', that of a lock is", "name the lock",
+        ),
+        ('schema = "edgenas.lock/1"', "", "schema is None", "name the lock"),
+        ("seed = 0", "seed = ", "edgenas.lock: ", "git checkout HEAD -- "),
+    ],
+)  # fmt: skip
+def test_what_to_do_fits_what_is_wrong(
+    tmp_path: Path, old: str, new: str, message: str, hint: str
+) -> None:
+    path = tmp_path / "edgenas.lock"
+    path.write_text(lock_text({"phone": ENTRY}).replace(old, new), "utf-8")
+    with pytest.raises(ArtifactError, match=message) as caught:
+        read_lock(path)
+    assert hint in caught.value.hint
+
+
+def test_a_damaged_lock_to_compare_with_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "base.lock"
+    path.write_text("seed =", "utf-8")
+    with pytest.raises(ArtifactError, match=r"base\.lock: ") as caught:
+        read_base(path)
+    assert caught.value.hint == f"write it again: git show main:edgenas.lock > {path}"
 
 
 def test_cut_off_anywhere_it_is_refused_or_holds_whole_tables(tmp_path: Path) -> None:

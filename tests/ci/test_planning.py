@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from types import MappingProxyType
 
 import pytest
 
-from edgenas.ci import STAGES, plan, stages
+from edgenas.ci import STAGES, plan, read_lock, stages
 from edgenas.cli.main import main
 from edgenas.errors import SpecError, UsageError
 from edgenas.latency import read_table, write_table
@@ -127,6 +128,78 @@ def test_what_a_change_makes_stale_and_why(locked: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("metric", "name", "value"),
+    [("robustness", "robustness_images", "500"), ("agreement", "unlabelled", '"photos, 3 files"')],
+)
+def test_an_accuracy_objective_taken_away_needs_no_evaluation(
+    locked: Path, metric: str, name: str, value: str
+) -> None:
+    facts = f'"metric {metric}" = 1\n"objective {metric}" = "max"\n"evaluate {name}" = {value}'
+    change("edgenas.lock", "[target.board.from]", f"[target.board.from]\n{facts}")
+    found = planned()
+    assert found.stale == AFTER_SELECT
+    assert found.reasons["select"] == [f"objective {metric} removed (max)"]
+    change("edgenas.lock", f'"metric {metric}" = 1\n', "")
+    change("run.toml", '"max top1"', f'"max top1", "max {metric}"')
+    assert planned().stale[0] == "evaluate", "asked for anew"
+
+
+def without_its_table() -> None:
+    text = Path("edgenas.lock").read_text("utf-8")
+    text = re.sub(rf'"table {BOARD}" = "[0-9a-f]{{12}}"\n', "", text, count=1)
+    Path("edgenas.lock").write_text(text, "utf-8")
+
+
+def without_a_network() -> None:
+    text, entry = Path("edgenas.lock").read_text("utf-8"), read_lock(Path("edgenas.lock"))["board"]
+    key = next(key for key in entry.front if key not in entry.exported)
+    text = re.sub(rf"(?s)\[target\.board\.front\.{key}\]\n.*?\n\n", "", text)
+    Path("edgenas.lock").write_text(text, "utf-8")
+
+
+def with_another_latency() -> None:
+    found = min(
+        n.metrics[f"latency_ms@{BOARD}"]
+        for n in read_lock(Path("edgenas.lock"))["board"].front.values()
+    )
+    text = Path("edgenas.lock").read_text("utf-8")
+    Path("edgenas.lock").write_text(text.replace(f"= {found}\n", "= 0.0123\n", 1), "utf-8")
+
+
+LOST: dict[str, tuple[Callable[[], None], str, str]] = {
+    "table": (without_its_table, "score", f"table {BOARD} added"),
+    "network": (without_a_network, "export", "the lock has not"),
+    "latency": (with_another_latency, "export", "locked 0.0123"),
+}
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_a_lock_that_lost_a_line_is_noticed(locked: Path, case: str) -> None:
+    lose, stage, text = LOST[case]
+    lose()
+    found = planned()
+    assert found.stale[0] == stage
+    assert text in found.changes[0].text
+    assert main(["ci", "check", "--target", "board"]) == 5
+
+
+@pytest.mark.parametrize("fact", ['"quantise bits" = 8', '"revision prune" = 1'])
+def test_a_fact_of_another_edgenas_stales_all_from_the_first_stage_on(
+    locked: Path, capfd: pytest.CaptureFixture[str], fact: str
+) -> None:
+    Path("base.lock").write_bytes(Path("edgenas.lock").read_bytes())
+    change("edgenas.lock", "[target.board.from]", f"[target.board.from]\n{fact}")
+    found = planned()
+    assert found.stale == ("evaluate", *AFTER_SEARCH)
+    (reason,) = found.reasons["evaluate"]
+    assert reason.startswith(fact.split('"')[1])
+    assert reason.endswith("this edgenas knows no such fact")
+    assert main(["ci", "check"]) == 5
+    assert main(["ci", "comment", "--base", "base.lock"]) == 0
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
     "stage", [name for name in STAGES if name not in ("supernet", "evaluate", "finish")]
 )
 def test_another_revision_of_a_stage(
@@ -179,6 +252,73 @@ def test_a_table_may_not_move_by_more_than_the_error_it_states(locked: Path) -> 
         found = planned()
         assert found.state == state
         assert f"its stated error is {100 * stated:.1f} %" in found.changes[0].text
+
+
+def faster(part: str, factor: float) -> None:
+    """The table of the board with the units whose key has `part` faster by `factor`."""
+    path = Path("latency_tables") / f"{BOARD}.json"
+    table = read_table(path)
+    entries = {
+        op: replace(
+            e, latency_ms=e.latency_ms / factor, p10_ms=e.p10_ms / factor,
+            p50_ms=e.p50_ms / factor, p90_ms=e.p90_ms / factor,
+        ) if part in op.key else e
+        for op, e in table.entries.items()
+    }  # fmt: skip
+    assert any(part in op.key for op in entries)
+    write_table(replace(table, entries=entries), path)
+
+
+UNUSED = "cout=8 h=4"
+"""In no unit of the locked front."""
+
+
+@pytest.mark.parametrize(("factor", "state"), [(1.01, "fresh"), (20, "stale")])
+def test_a_unit_that_the_front_does_not_use_counts_where_it_became_faster(
+    locked: Path, factor: float, state: str
+) -> None:
+    faster(UNUSED, factor)
+    found = planned()
+    assert found.state == state
+    assert "moved by 0.0 %" in found.changes[0].text
+    assert ("became much faster, such as" in found.changes[0].text) == (state == "stale")
+
+
+def cut_off() -> None:
+    (Path("latency_tables") / f"{BOARD}.json").write_text("{", "utf-8")
+
+
+def without_a_unit() -> None:
+    path = Path("latency_tables") / f"{BOARD}.json"
+    table = read_table(path)
+    entries = {op: e for op, e in table.entries.items() if UNUSED not in op.key}
+    write_table(replace(table, entries=entries, cost_model=None), path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message", "hint"),
+    [
+        (cut_off, "not valid JSON", "restore it from git"),
+        (without_a_unit, f"units are neither .*{UNUSED}", "edgenas profile"),
+    ],
+)
+def test_a_broken_table_is_refused_and_named(
+    locked: Path, spoil: Callable[[], None], message: str, hint: str
+) -> None:
+    spoil()
+    with pytest.raises(SpecError, match=rf"target board: \S*{BOARD}\.json: .*{message}") as caught:
+        plan()
+    assert hint in caught.value.hint
+    for command in ("plan", "check", "run", "validate"):
+        assert main(["ci", command]) == 3
+
+
+def test_without_the_table_before_one_measured_again_counts(locked: Path) -> None:
+    remeasure(1.02)
+    assert planned().state == "fresh"
+    (Path("runs/board/tables") / f"{BOARD}.json").unlink()
+    assert planned().stale[0] == "score"
+    assert "is not in runs/board-" in planned().changes[0].text
 
 
 def test_nothing_stale_where_nothing_changed(

@@ -261,6 +261,18 @@ def test_what_the_lock_says_is_made_again_where_no_run_is_left(
     assert (after.front, after.files) == (before.front, before.files)
 
 
+@pytest.mark.parametrize("name", ["trials.json", "run.toml"])
+def test_a_damaged_last_run_leaves_the_front_in_the_lock(
+    locked: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    before = read_lock(Path("edgenas.lock"))["board"]
+    (Path("runs/board") / name).write_text("{", "utf-8")
+    change("targets.toml", "latency_ms <= 0.028", "latency_ms <= 0.02799")
+    assert ran(capfd, "board")["trials"] == 0
+    after = read_lock(Path("edgenas.lock"))["board"]
+    assert (after.front, after.files) == (before.front, before.files)
+
+
 @pytest.mark.long
 def test_a_changed_file_is_made_again(locked: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = Path("edgenas.lock").read_text("utf-8")

@@ -28,7 +28,12 @@ def test_what_is_stale_is_no_mistake(locked: Path, capfd: pytest.CaptureFixture[
         ("targets.toml", "bounds", "bouds", "did you mean 'bounds'"),
         ("run.toml", "trials = 24", "trails = 24", "did you mean 'trials'"),
         ("targets.toml", OTHER, "no-such-board", "target both: search.devices: no device"),
-        ("edgenas.lock", "[target.board]", "<<<<<<< ours\n[target.board]", "edgenas.lock: "),
+        (
+            "edgenas.lock",
+            "[target.board]",
+            "<<<<<<< ours\n[target.board]",
+            "edgenas.lock, line 5: ",
+        ),
         (f"devices/{BOARD}.toml", "threads = 1", "threds = 1", "threds: unknown key"),
         (f"latency_tables/{BOARD}.json", '"n": 50', '"n": 0', "greater than or equal to 1"),
         (f"latency_tables/{BOARD}.json", '"invented": true', "", "conditions: a table says how"),
