@@ -1,10 +1,13 @@
 """`ci run`: makes what is stale, target by target, and locks each one as it is finished.
 
 The run of a target lies in a folder of its own, `runs/<target>-<digest>`: named after the facts
-and the run before, so that a run that was stopped is found again and goes on, and what the lock
-names is never touched. The lock is written when a run is whole and verified, and is all that makes
-it the target's; folders that it no longer names are deleted after that. `runs/<target>` is a link
-to the one it names.
+and what it knows of the run before, so that a run that was stopped is found again and goes on, and
+what the lock names is never touched. One that is not here, as in a fresh clone, is made again from
+the front in the lock under the name that it has there, so that the lock stays.
+
+The lock is written when a run is whole and verified, and is all that makes it the target's; folders
+that it no longer names are deleted after that. `runs/<target>` is a link to the one
+it names.
 
 A run is an ordinary `edgenas search`, of a run file that says what the last run knows: its trials
 (`warm_start`), its front (`begin_with`), how many trials more. Exported files are copied from the
@@ -63,6 +66,8 @@ class Work:
     stale: tuple[str, ...]
     copies: tuple[str, ...]
     """Of the run before, what the new one begins with: `models`, tables."""
+    again: bool = False
+    """Whether it takes the place of the locked run, which is not here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,11 +207,16 @@ def run(
 def work_for(t: TargetPlan, target: Target, reader: Reader, runs: Path) -> Work:
     """The run that makes what is stale of a target."""
     entry, config, searches = t.entry, reader.resolved(target), "search" in t.stale
-    key = digest([dict(t.facts), entry.run if entry else None, t.missing, t.begins, t.share])[:8]
-    folder = runs / f"{t.name}-{key}"
     last = None
     if entry is not None and t.begins != "cold" and _is_whole(runs / entry.run):
         last = runs / entry.run
+    again = _again(t, last)
+    if again and entry is not None:
+        folder, last = runs / entry.run, None
+    else:
+        known = last is not None and searches
+        key = [dict(t.facts), entry.run if entry else None, known, t.begins, t.share]
+        folder = runs / f"{t.name}-{digest(key)[:8]}"
     settings, trials = config.search, config.max_trials
     if t.share < 1:
         settings = replace(
@@ -235,7 +245,7 @@ def work_for(t: TargetPlan, target: Target, reader: Reader, runs: Path) -> Work:
             if not searches or (same and facts[name] == HERE):
                 copies.append(f"tables/{device}.json")
     config = replace(config, name=folder.name, search=settings)
-    return Work(t.name, target, folder, config, facts, noted, last, t.stale, tuple(copies))
+    return Work(t.name, target, folder, config, facts, noted, last, t.stale, tuple(copies), again)
 
 
 def _is_whole(folder: Path) -> bool:
@@ -248,10 +258,28 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
+def _again(t: TargetPlan, last: Path | None) -> bool:
+    """Whether nothing but results lacks, and nothing of the locked run is left to begin with.
+
+    One that is being made again counts as not here until it is whole.
+    """
+    if {change.fact for change in t.changes if change.stage} != {"results"}:
+        return False
+    if last is None:
+        return True
+    with contextlib.suppress(EdgenasError):
+        return read_json(last / START, schema=START_SCHEMA).get("again") is True
+    return False
+
+
 def prepare(work: Work) -> None:
     """The work's folder with its run file and what it takes over, if that is not there already."""
+    start: dict[str, Any] = {"run": work.folder.name, "target": work.name, "from": dict(work.facts)}
+    if work.again:
+        start["again"] = True
     with contextlib.suppress(EdgenasError):
-        if read_json(work.folder / START, schema=START_SCHEMA)["run"] == work.folder.name:
+        before = read_json(work.folder / START, schema=START_SCHEMA)
+        if [before.get(key) for key in ("run", "again")] == [start["run"], start.get("again")]:
             write_config(work.folder / "run.toml", work.config)  # a gate may have changed
             return
     with io_errors(work.folder, "write"):
@@ -265,7 +293,6 @@ def prepare(work: Work) -> None:
                 copy.parent.mkdir(exist_ok=True)
                 shutil.copyfile(source, copy)
     write_config(work.folder / "run.toml", work.config)
-    start = {"run": work.folder.name, "target": work.name, "from": dict(work.facts)}
     write_json(work.folder / START, {"schema": START_SCHEMA, **start})
 
 
