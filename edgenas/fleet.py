@@ -243,7 +243,7 @@ def _infeasible(
     return InfeasibleError(
         f"no network that was evaluated meets the bounds of {device}: the nearest is {nearest}, "
         f"with {', '.join(told)}",
-        hint=f"relax '{broken[0]}' to {broken[0].relaxed_to(values[nearest][broken[0].name])} "
+        hint=f"relax '{broken[0]}' to '{broken[0].relaxed_to(values[nearest][broken[0].name])}' "
         "or further, or go on with --resume and more --trials",
     )
 

@@ -6,13 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from edgenas.errors import UsageError
+from edgenas.errors import SpecError, UsageError
 from edgenas.pipeline.runs import clear, find_run, open_run
-from edgenas.testing.fakes import write_tiny_run
+from edgenas.testing.fakes import tiny_space, write_invented_device, write_tiny_run
 
 
-def test_options_take_the_place_of_the_files_settings(tmp_path: Path) -> None:
+def test_options_take_the_place_of_the_files_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_tiny_run(tmp_path)
+    with pytest.raises(SpecError, match=r"run.toml: search.devices: no device 'invented-board"):
+        open_run(path, runs=tmp_path / "runs")
+    write_invented_device(tmp_path, tiny_space())
+    monkeypatch.chdir(tmp_path)
     run = open_run(path, runs=tmp_path / "runs", name="other", minutes=2.0, strategy="tpe")
     assert run.folder == tmp_path / "runs" / "other"
     assert (run.config.search.minutes, run.config.search.trials) == (2.0, None)

@@ -17,7 +17,7 @@ def write_plots(document: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     Raises:
         ResourceError: matplotlib is not installed; the folder cannot be written.
     """
-    require_plots()
+    require_plots(folder)
     page, picture = folder / "frontier.html", folder / "frontier.png"
     panels = _panels(document)
     write_atomic(page, _page(panels, _title(document)))
