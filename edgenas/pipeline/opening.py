@@ -124,6 +124,7 @@ def open_stages(
     space = space_for(config, data) if loaded is None else loaded[0].space
     if may_train:  # who goes on with a search, or verifies what it made, has its networks
         check_runnable(space, targets)
+        check_told(config.search, space, runs=folder.parent)
     found = tables_for(
         devices,
         space,
@@ -138,11 +139,11 @@ def open_stages(
     more = tuple(target for target in targets if target not in devices)
     predictors = {name: Predictor(table) for name, table in found.items()}
     cheap = CheapMetrics(space, devices, predictors, named, more, derived=loads_of(config))
-    if loaded is None:  # last: what can be refused before hours of training is refused before
-        read_unlabelled(data, config, costly_metrics(objectives), report=report)
-        check_told(config.search, space, runs=folder.parent)
+    if may_train:
         seed = derive_seed(config.seed, "reachable")
         check_reachable(Problem(space, objectives, cheap), random.Random(seed))
+    if loaded is None:  # last: what can be refused before hours of training is refused before
+        read_unlabelled(data, config, costly_metrics(objectives), report=report)
         train_supernet(config, folder, data, resume=resume, report=report)
         loaded = load_supernet(checkpoint)
     supernet, info = loaded

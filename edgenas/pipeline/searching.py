@@ -26,7 +26,7 @@ from edgenas.pipeline.evaluating import Evaluator, check_unlabelled, evaluator
 from edgenas.pipeline.explaining import EXPLANATION, explanation
 from edgenas.pipeline.finishing import check_final, finish
 from edgenas.pipeline.fleets import Chosen, accuracy_of, check_fleet
-from edgenas.pipeline.knowing import CACHE, Cache, WarmStart, begun, check_told, warm_start
+from edgenas.pipeline.knowing import CACHE, Cache, WarmStart, begun, warm_start
 from edgenas.pipeline.measuring import Measuring, instrument_for
 from edgenas.pipeline.metrics import costly_metrics
 from edgenas.pipeline.opening import Opened, devices_of, objectives_of, open_stages
@@ -114,7 +114,6 @@ def search(
         check_final(run)
         if config.search.fleet is not None:
             check_fleet(run)
-        check_told(config.search, run.supernet.space, runs=folder.parent)
         searched = _Search.of(run, report=report)
         if fresh:  # only now, when nothing more can be refused
             clear(folder, "supernet", ANEW)

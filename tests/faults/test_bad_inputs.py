@@ -324,21 +324,33 @@ def test_there_are_more_than_25_of_them() -> None:
 
 TRAINED = Path("runs/tiny/supernet")
 NEVER_TRAINED = {
-    "a warm start from nowhere": (["--warm-start", "nothere"], 3, ["search.warm_start", "nothere"]),
+    "a warm start from nowhere": (
+        None,
+        ["--warm-start", "nothere"],
+        3,
+        ["search.warm_start", "nothere"],
+    ),
     "a network to begin with that is none": (
+        replaced("trials = 4", 'trials = 4\nbegin_with = ["mobile/1 x=1"]'),
         [],
         3,
         ["search.begin_with: ", "x=1 is no choice"],
     ),
-    "no trials and nothing known": ([], 3, ["search.trials is 0", "set trials"]),
-    "no database": (["--storage", "sqlite:///x.db"], 2, ["no URL of a PostgreSQL database"]),
-    "an empty database": (["--storage", ""], 2, ["no URL of a PostgreSQL database"]),
+    "no trials and nothing known": (
+        replaced("trials = 4", "trials = 0"),
+        [],
+        3,
+        ["search.trials is 0", "set trials"],
+    ),
+    "no database": (None, ["--storage", "sqlite:///x.db"], 2, ["no URL of a PostgreSQL database"]),
+    "an empty database": (None, ["--storage", ""], 2, ["no URL of a PostgreSQL database"]),
     "a database that does not answer": (
+        None,
         ["--storage", "postgresql://nobody@127.0.0.1:9/none"],
         6,
         ["cannot store the search in postgresql://nobody@127.0.0.1:9/none"],
     ),
-    "to go on and to begin anew": (["--resume", "--fresh"], 2, ["give one of them"]),
+    "to go on and to begin anew": (None, ["--resume", "--fresh"], 2, ["give one of them"]),
 }
 
 
@@ -347,11 +359,9 @@ def test_refused_before_anything_is_trained(
     name: str, clean: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree(TRAINED)
-    argv, code, fragments = NEVER_TRAINED[name]
-    if "none" in name:
-        replaced("trials = 4", 'trials = 4\nbegin_with = ["mobile/1 x=1"]')()
-    if "no trials" in name:
-        replaced("trials = 4", "trials = 0")()
+    spoil, argv, code, fragments = NEVER_TRAINED[name]
+    if spoil is not None:
+        spoil()
     found = main([*SEARCH, *argv])
     shown = capfd.readouterr()
     assert found == code, shown.err
@@ -366,6 +376,18 @@ WORSE = {
     "no database": (None, ["--storage", "nonsense"], 2, ["no URL of a PostgreSQL database"]),
     "no trials": (replaced("trials = 4", "trials = 0"), [], 3, ["search.trials is 0"]),
     "a bound that none meets": (BOUND, [], 7, ["the nearest is mobile/1", "relax"]),
+    "a bound that none meets, of a supernet from elsewhere": (
+        both(
+            lambda: (shutil.copytree(TRAINED, "elsewhere"), None)[1],
+            replaced(
+                "[search]", '[supernet]\ncheckpoint = "elsewhere/supernet.safetensors"\n\n[search]'
+            ),
+            BOUND,
+        ),
+        [],
+        7,
+        ["the nearest is mobile/1"],
+    ),
     "an unknown device": (
         replaced(INVENTED_DEVICE, "nodev"),
         [],
