@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 
 from edgenas.errors import SpecError, nearest
@@ -44,6 +44,17 @@ def lookup(kind: str, name: str, builtins: Mapping[str, str]) -> object:
                 f"{kind}: {name!r} of the package {_owner(found[0])} does not load: {error}"
             ) from error
     raise SpecError(f"{kind}: no {name!r}; {nearest(name, names(kind, builtins))}")
+
+
+def attributes(package: str, modules: Mapping[str, str]) -> Callable[[str], object]:
+    """The `__getattr__` of `package`: each name is loaded from its module when it is asked for."""
+
+    def found(name: str) -> object:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
+
+    return found
 
 
 @functools.cache  # reading what is installed takes a tenth of a second

@@ -8,8 +8,9 @@ Each is loaded when it is asked for: a plan needs neither exporters nor reports.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from edgenas.plugins import attributes
 
 if TYPE_CHECKING:
     from edgenas.ci.checking import Checked, Finding, check
@@ -74,8 +75,4 @@ _MODULES = {
 }
 
 if not TYPE_CHECKING:  # else any name would pass
-
-    def __getattr__(name: str) -> object:
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    __getattr__ = attributes(__name__, _MODULES)

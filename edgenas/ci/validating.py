@@ -21,9 +21,7 @@ from edgenas.pipeline.opening import devices_of, targets_of
 SCHEMA = "edgenas.ci-validate/1"
 
 
-def validate(
-    targets: Path = TARGETS, *, lock: Path = LOCK, runs: Path = RUNS
-) -> tuple[dict[str, Any], str]:
+def validate(targets: Path = TARGETS, *, lock: Path = LOCK) -> tuple[dict[str, Any], str]:
     """What the files hold, as `edgenas.ci-validate/1` and as text; `passed` says of the tables.
 
     Raises:
@@ -42,7 +40,7 @@ def validate(
     checked, text = check_tables(sorted(tables))
     if checked["passed"]:
         for target in wanted:
-            _check_units(target, Reader(runs))
+            _check_units(target, Reader(lock.parent / RUNS))
     document = {
         "schema": SCHEMA,
         "passed": checked["passed"],

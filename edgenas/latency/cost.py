@@ -164,8 +164,8 @@ def _covers(ranges: Mapping[str, tuple[float, float]], op: OpSpec) -> bool:
 def held_out(units: Mapping[OpSpec, float]) -> dict[OpSpec, float]:
     """What each unit would take (ms) by a fit to all others, or to the other folds of very many.
 
-    A unit that lies outside of the shapes of those is left out; so are all where they are fewer
-    than 12, as in `fit_cost`.
+    A unit that lies outside of the shapes of those is left out, as is one that would take no time
+    by them: they do not tell. So are all where they are fewer than 12, as in `fit_cost`.
     """
     if len(units) < MIN_UNITS:
         return {}
@@ -174,7 +174,7 @@ def held_out(units: Mapping[OpSpec, float]) -> dict[OpSpec, float]:
     rows = {op: _fitted_features(op, spoken_for) for op in ops}
     count = min(len(ops), MAX_HELD_OUT)
     found = _predicted(rows, units, [ops[i::count] for i in range(count)], inside=True)
-    return {op: max(ms, LEAST_MS) for op, ms in found.items()}
+    return {op: ms for op, ms in found.items() if ms > LEAST_MS}
 
 
 def shape_ranges(ops: Iterable[OpSpec]) -> dict[str, tuple[float, float]]:

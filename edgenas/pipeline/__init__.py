@@ -20,8 +20,9 @@ torch when the stage needs it.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from edgenas.plugins import attributes
 
 if TYPE_CHECKING:
     from edgenas.pipeline.benchmarking import bench_few_shot, bench_search
@@ -140,8 +141,4 @@ _MODULES = {
 }
 
 if not TYPE_CHECKING:  # else any name would pass
-
-    def __getattr__(name: str) -> object:
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    __getattr__ = attributes(__name__, _MODULES)

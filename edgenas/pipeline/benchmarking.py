@@ -61,12 +61,12 @@ def bench_search(
             are not named.
         SpecError: the table, the run file or the model is wrong.
     """
-    from edgenas.report import require_plots
+    from edgenas.report import prepare_plots
     from edgenas.search.bench import table_problem
     from edgenas.search.strategies import strategy_names
 
     if plots:
-        require_plots(plots)
+        prepare_plots(plots)
     for name in strategies:
         if name not in (known := strategy_names()):
             raise UsageError(f"--strategies: no {name!r}; {nearest(name, known)}")

@@ -48,8 +48,8 @@ PACE_FACTOR = 30.0
 UNIT_FACTOR = 10.0
 """A unit may be so far off its table's cost model; shipped tables stay below 2.5."""
 HELD_OUT_FACTOR = 25.0
-"""Or, where its table has no cost model, off what a fit to its other units says of it: 12 to 25
-units drawn from a shipped table reached 24.4."""
+"""Or, where its table has no cost model, off what a fit to its other units says of it, which is
+rough where they are few."""
 MODEL_FACTOR = 2.0
 """So far off may the cost model be from the units in the middle."""
 _SHOWN = 5

@@ -1,6 +1,6 @@
 """Reports of a run: one HTML page, Markdown, JSON, and the front as a picture."""
 
-from edgenas.report.bench import require_plots, write_bench_plots
+from edgenas.report.bench import prepare_plots, write_bench_plots
 from edgenas.report.compared import (
     comparison_document,
     comparison_html,
@@ -29,8 +29,8 @@ __all__ = [
     "load_run",
     "markdown",
     "prediction_html",
+    "prepare_plots",
     "read_trials",
-    "require_plots",
     "write_bench_plots",
     "write_comparison",
     "write_report",

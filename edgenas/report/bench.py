@@ -34,14 +34,14 @@ def write_bench_plots(document: Mapping[str, Any], folder: Path) -> tuple[Path, 
     Raises:
         ResourceError: matplotlib is not installed; the folder cannot be written.
     """
-    require_plots(folder)
+    prepare_plots(folder)
     page, picture = folder / "search.html", folder / "search.png"
     write_atomic(page, _page(document))
     _draw(document, picture)
     return page, picture
 
 
-def require_plots(folder: Path) -> None:
+def prepare_plots(folder: Path) -> None:
     """Makes `folder`; to be asked for before a long benchmark.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 from edgenas.cli.main import main
 from edgenas.hardware import load_device_file
 from edgenas.hardware.folders import shipped_folder
-from edgenas.pipeline.contributing import PACES_MS, pace_ms
+from edgenas.latency import read_table
+from edgenas.latency.cost import held_out
+from edgenas.pipeline.contributing import HELD_OUT_FACTOR, PACES_MS, pace_ms
 from edgenas.testing.fakes import INVENTED_DEVICE, tiny_space, write_invented_device
 
 NAME = "nucleo-h7a3zi-xcubeai-int8-t1"
@@ -221,3 +224,25 @@ def test_the_paces_are_those_of_the_shipped_tables() -> None:
         paces,
     ) in found.items():  # the limits lie a factor of 30 beyond: a rough figure will do
         assert PACES_MS[kind] == pytest.approx((min(paces), max(paces)), rel=0.25), kind
+
+
+@pytest.mark.parametrize("runtime", ["litert", "onnxruntime"])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_few_honest_units_are_not_off_each_other(runtime: str, precision: str) -> None:
+    """A dozen or two of those that a table ships with, as who has no cost model may bring them."""
+    name = f"amd-epyc-f25m1-avx2-{runtime}-{precision}-t1.json"
+    table = read_table(shipped_folder("latency_tables") / name)
+    ops = sorted(table.entries, key=lambda op: op.key)
+    told = 0
+    for seed in range(20):
+        rng = random.Random(seed)
+        units = {op: table.entries[op].latency_ms for op in rng.sample(ops, rng.randint(12, 25))}
+        found = held_out(units)
+        told += len(found)
+        far = [
+            op.key
+            for op, ms in found.items()
+            if not 1 / HELD_OUT_FACTOR < units[op] / ms < HELD_OUT_FACTOR
+        ]
+        assert not far, seed
+    assert told > 20 * 3

@@ -57,6 +57,22 @@ def worker(**settings: Any) -> Any:
     return child
 
 
+def led(**shared: Any) -> SearchResult:
+    """A search on this machine whose leader has two helpers, all of which end well."""
+    crew: list[Any] = []
+
+    def tend() -> None:
+        if not crew:
+            helper = Sharing(role="helper")
+            crew.extend(worker(**shared, resume=True, sharing=helper) for _ in range(2))
+
+    found = search(**shared, sharing=Sharing(role="leader", tend=tend))
+    for child in crew:
+        child.join(30)
+    assert [child.exitcode for child in crew] == [0, 0]
+    return found
+
+
 def trials_in(storage: Path | str, name: str = "edgenas") -> list[optuna.trial.FrozenTrial]:
     address = f"sqlite:///{storage}" if isinstance(storage, Path) else storage
     url = sqlalchemy.make_url(address)
@@ -87,17 +103,7 @@ def check_accounts(trials: list[optuna.trial.FrozenTrial], wanted: int) -> None:
 def test_a_leader_and_its_helpers_make_the_trials_together(tmp_path: Path, strategy: str) -> None:
     path, log = tmp_path / "study.db", tmp_path / "log"
     shared: dict[str, Any] = {"seconds": 0.05, "log": log, "storage": path, "strategy": strategy}
-    crew: list[Any] = []
-
-    def tend() -> None:
-        if not crew:
-            helper = Sharing(role="helper")
-            crew.extend(worker(**shared, resume=True, sharing=helper) for _ in range(2))
-
-    found = search(**shared, sharing=Sharing(role="leader", tend=tend))
-    for child in crew:
-        child.join(30)
-    assert [child.exitcode for child in crew] == [0, 0]
+    found = led(**shared)
     assert found.n_trials == 40
     trials = trials_in(path)
     check_accounts(trials, 40)
@@ -120,17 +126,7 @@ def test_no_network_is_evaluated_by_two_workers_at_once(tmp_path: Path, strategy
         "strategy": strategy,
         "trials": 12,
     }
-    crew: list[Any] = []
-
-    def tend() -> None:
-        if not crew:
-            helper = Sharing(role="helper")
-            crew.extend(worker(**shared, resume=True, sharing=helper) for _ in range(2))
-
-    found = search(**shared, sharing=Sharing(role="leader", tend=tend))
-    for child in crew:
-        child.join(30)
-    assert [child.exitcode for child in crew] == [0, 0]
+    found = led(**shared)
     evaluated = [line.split(" ", 1)[1] for line in log.read_text("utf-8").splitlines()]
     assert len(evaluated) == len(set(evaluated)) == found.n_evaluated
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgenas.artifacts import replacing, write_atomic
-from edgenas.report.bench import COLOURS, require_plots
+from edgenas.report.bench import COLOURS, prepare_plots
 from tools.comparison.measuring import EDGENAS
 
 
@@ -17,7 +17,7 @@ def write_plots(document: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     Raises:
         ResourceError: matplotlib is not installed; the folder cannot be written.
     """
-    require_plots(folder)
+    prepare_plots(folder)
     page, picture = folder / "frontier.html", folder / "frontier.png"
     panels = _panels(document)
     write_atomic(page, _page(panels, _title(document)))
