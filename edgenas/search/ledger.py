@@ -99,16 +99,22 @@ class Ledger:
 
         self.read_measured()
         self.n_running = 0
-        for trial in self.study.get_trials(deepcopy=False):
+        trials = self.study.get_trials(deepcopy=False)
+        waiting = [
+            t.system_attrs.get("fixed_params") for t in trials if t.state == TrialState.WAITING
+        ]
+        for trial in trials:
             if trial.number in self.read or trial.state == TrialState.WAITING:
                 continue
             if trial.state == TrialState.RUNNING:
                 if not self._orphaned(trial):
                     self.n_running += 1
                     continue
-                self.study.tell(trial.number, state=TrialState.FAIL)
-                if not self.alone and len(trial.params) == len(self.problem.space.genes):
+                whole = len(trial.params) == len(self.problem.space.genes)
+                # Queued first, and once: whoever reaps may be killed between the two, too.
+                if not self.alone and whole and dict(trial.params) not in waiting:
                     self.study.enqueue_trial(trial.params)
+                self.study.tell(trial.number, state=TrialState.FAIL)
                 logger.info("trial %d: its worker is gone; it is tried again", trial.number)
             self.read.add(trial.number)
             if "metrics" in trial.user_attrs:  # evaluated, even if killed before it was told
