@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import random
 import time
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from optuna.trial import TrialState
 from edgenas.errors import ResourceError, SpecError, UsageError
 from edgenas.objectives import parse_objectives
 from edgenas.search import SearchResult, Sharing, run_search, workers
+from edgenas.search.ledger import Ledger
+from edgenas.search.problem import Problem
+from edgenas.search.storage import OpenStudy
+from edgenas.search.strategies import distributions
 from edgenas.search.tabulated import TabulatedSpace
 from edgenas.search.workers import Watch, beat_name, my_mark
 from edgenas.spaces import Architecture
@@ -237,6 +242,40 @@ def test_a_server_that_goes_away_is_told(tmp_path: Path, capfd: pytest.CaptureFi
     assert child.exitcode == 1  # the error that the parent would have told
     told = capfd.readouterr().err
     assert "ResourceError: cannot store the search in postgresql://" in told
+
+
+def test_who_is_killed_while_he_reaps_loses_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dead worker's trial is queued, though its first reaper dies too, and it is queued once."""
+    problem = Problem(SPACE, OBJECTIVES, lambda arch: {})
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    lost = study.ask(distributions(SPACE))
+    lost.set_user_attr("worker", {**my_mark(), "started": "long ago"})
+    lost.set_user_attr("architecture", str(SPACE.architecture(lost.params)))
+    opened = OpenStudy(study, alone=False, turn=contextlib.nullcontext)
+
+    steps: list[str] = []
+
+    def until_killed(name: str) -> Callable[..., object]:
+        """The step, if it is the first of the two."""
+        step = getattr(study, name)
+
+        def made(*args: object, **kwargs: object) -> object:
+            if steps:
+                raise KeyboardInterrupt
+            steps.append(name)
+            return step(*args, **kwargs)
+
+        return made
+
+    with monkeypatch.context() as patched:
+        for name in ("tell", "enqueue_trial"):
+            patched.setattr(study, name, until_killed(name))
+        with pytest.raises(KeyboardInterrupt):
+            Ledger(problem, lambda arch: {}, opened, alone=False, known={}).sync()
+    Ledger(problem, lambda arch: {}, opened, alone=False, known={}).sync()
+    told = study.get_trials()
+    assert [trial.state for trial in told] == [TrialState.FAIL, TrialState.WAITING]
+    assert study.ask(distributions(SPACE)).params == lost.params
 
 
 def test_a_worker_elsewhere_is_gone_when_its_beat_stands_still(
