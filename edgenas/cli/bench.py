@@ -147,7 +147,7 @@ def _search_text(facts: Mapping[str, Any]) -> str:
     ]
     heads = (
         *("strategy", "trials", "mean", "95 %", "least", "regret", "IGD", "beats random"),
-        *("own time a trial", "share", "at equal time"),
+        *("own CPU time a trial", "share", "at equal time"),
     )
     needed: dict[str, list[str]] = {}
     for row in facts["reached"]:

@@ -32,7 +32,7 @@ from edgenas.search.tabulated import read_table
 from edgenas.spaces import Architecture, Choices
 
 BENCH_SCHEMA = "edgenas.bench-search/1"
-RUN_SCHEMA = "edgenas.bench-search-run/1"
+RUN_SCHEMA = "edgenas.bench-search-run/2"
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 """Shares of the best hypervolume of which it is told how many evaluations they need."""
@@ -124,7 +124,7 @@ class BenchSummary:
     over_random: Interval | None
     """By how much it has more, seed by seed; more with confidence where `low` is above 0."""
     trial_s: float
-    """Time of a trial, mean, without the costly metrics: the strategy's own and storage."""
+    """CPU seconds of a trial, mean, without the costly metrics: the strategy's own and storage."""
     trial_share: float
     """That time as a share of the whole trial, costly metrics included."""
     at_equal_time: Interval | None
@@ -271,8 +271,9 @@ def run_bench(
     """Every strategy with every seed, up to the largest budget, read off at each budget (trials).
 
     Costly metrics are shared between the runs, so an architecture is evaluated once; its time is
-    counted in every run that asks for it. Finished runs are kept in the folder `work`, and read
-    from there, so that a comparison that was killed goes on.
+    counted in every run that asks for it. Times are CPU time of this process: with one thread what
+    an idle machine takes, whatever else this one does. Finished runs are kept in the folder `work`,
+    and read from there, so that a comparison that was killed goes on.
 
     Raises:
         UsageError: no strategy, budget or seed, or one twice.
@@ -290,9 +291,9 @@ def run_bench(
 
     def costly(arch: Architecture) -> Mapping[str, float]:
         if arch not in shared:
-            started = time.perf_counter()
+            started = time.process_time()
             shared[arch] = dict(problem.costly(arch))
-            spent_s[arch] = time.perf_counter() - started
+            spent_s[arch] = time.process_time() - started
         return shared[arch]
 
     runs: list[_Run] = []
@@ -304,6 +305,7 @@ def run_bench(
             runs.append(_Run.read(kept))
             continue
         before = set(spent_s)
+        clock = _Clock()
         result = run_search(
             problem.space,
             problem.objectives,
@@ -314,17 +316,32 @@ def run_bench(
             seed=seed,
             reference=problem.reference,
             gradients=problem.gradients,
+            report=clock.lap,
         )
-        runs.append(_Run.of(strategy, seed, result, problem, before, spent_s))
+        runs.append(_Run.of(strategy, seed, result, problem, clock.laps_s, before, spent_s))
         if kept:
             write_json(kept, {"schema": RUN_SCHEMA, **asdict(runs[-1])})
     report(Event("bench", len(todo), len(todo)))
     return _Comparison(problem, runs, sorted(budgets)).result(strategies, command)
 
 
+@dataclass(slots=True)
+class _Clock:
+    """CPU time of a search, trial by trial; a search tells of each trial once."""
+
+    last_s: float = field(default_factory=time.process_time)
+    laps_s: list[float] = field(default_factory=list)
+
+    def lap(self, _: Event) -> None:
+        """A trial ended."""
+        now = time.process_time()
+        self.laps_s.append(now - self.last_s)
+        self.last_s = now
+
+
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """A search, trial by trial: hypervolume, points found, seconds, evaluations so far."""
+    """A search, trial by trial: hypervolume, points found, CPU seconds, evaluations so far."""
 
     strategy: str
     seed: int
@@ -342,6 +359,7 @@ class _Run:
         seed: int,
         result: SearchResult,
         problem: BenchProblem,
+        laps_s: Sequence[float],
         known: set[Architecture],
         spent_s: Mapping[Architecture, float],
     ) -> _Run:
@@ -350,11 +368,11 @@ class _Run:
         seen: set[Architecture] = set()
         points: list[tuple[float, ...] | None] = []
         overhead, costly, evaluations = [], [], []
-        for trial in result.trials:
+        for trial, lap_s in zip(result.trials, laps_s, strict=True):
             new = trial.evaluated and trial.architecture not in seen
             cost = spent_s.get(trial.architecture, 0.0) if new else 0.0
             waited = 0.0 if trial.architecture in known else cost
-            overhead.append(max(0.0, trial.seconds - waited))
+            overhead.append(max(0.0, lap_s - waited))
             costly.append(cost)
             if new:
                 seen.add(trial.architecture)
@@ -529,7 +547,10 @@ def _run_key(problem: BenchProblem, trials: int) -> str:
     reference = sorted(problem.reference.items())
     rests_on = sorted(problem.rests_on.items())
     return digest(
-        [edgenas.__version__, problem.space.digest, objectives, reference, rests_on, trials]
+        [
+            *(RUN_SCHEMA, edgenas.__version__, problem.space.digest),
+            *(objectives, reference, rests_on, trials),
+        ]
     )
 
 

@@ -93,7 +93,10 @@ class Problem:
 
     def violation(self, params: Mapping[str, Choice]) -> float:
         """By how much the cheap bounds are exceeded (see `total_violation`); 0 is feasible."""
-        return total_violation(self.objectives, self.cheap(self.space.architecture(params)))
+        bounds = [objective for objective in self.objectives if objective.bound is not None]
+        if not bounds:
+            return 0.0
+        return total_violation(bounds, self.cheap(self.space.architecture(params)))
 
 
 Propose = Callable[[Problem, History, random.Random], Mapping[str, Choice]]

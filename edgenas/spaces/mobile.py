@@ -283,7 +283,13 @@ def _places(space: MobileSpace) -> tuple[Place, ...]:
     ) -> Place:
         first = {gene: values[0] for gene, values in choices.items()}
         elastic = tuple(gene for gene, values in choices.items() if len(values) > 1)
-        return Place(name, elastic, lambda params: build({**first, **params}))
+
+        @functools.cache
+        def built(values: tuple[Choice | None, ...]) -> OpSpec | None:
+            told = {n: v for n, v in zip(elastic, values, strict=True) if v is not None}
+            return build({**first, **told})
+
+        return Place(name, elastic, lambda params: built(tuple(map(params.get, elastic))))
 
     def block(i: int, j: int, strides: tuple[int, ...]) -> Place:
         stage, own, before = space.stages[i - 1], f"s{i}.{j}", f"s{i - 1}.width"

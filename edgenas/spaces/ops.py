@@ -117,7 +117,7 @@ class OpSpec:
     @property
     def integers(self) -> Mapping[str, int]:
         """The named integers, in the order of the key."""
-        return MappingProxyType(dict(zip(_kind(self.kind).integers, self.values, strict=True)))
+        return _integers(self)
 
     @property
     def key(self) -> str:
@@ -140,12 +140,12 @@ class OpSpec:
     @property
     def in_chw(self) -> Shape:
         """Shape of (each) input."""
-        return _kind(self.kind).in_chw(self.integers)
+        return _in_chw(self)
 
     @property
     def out_chw(self) -> Shape:
         """Shape of the output; a vector of n features is (n, 1, 1)."""
-        return _kind(self.kind).out_chw(self.integers)
+        return _out_chw(self)
 
     def primitives(self) -> tuple[Node, ...]:
         """The primitives inside, in execution order; input -1 is the unit's own input."""
@@ -159,17 +159,17 @@ class OpSpec:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of convolutions and matrix products for one image."""
-        return sum(_kind(n.op.kind).macs(n.op.integers) for n in self.primitives())
+        return _macs(self)
 
     @property
     def weights(self) -> int:
         """Multiplying parameters, as deployed (normalisation folded in)."""
-        return sum(_kind(n.op.kind).weights(n.op.integers) for n in self.primitives())
+        return _weights(self)
 
     @property
     def biases(self) -> int:
         """Additive parameters, as deployed; one per output channel."""
-        return sum(_kind(n.op.kind).biases(n.op.integers) for n in self.primitives())
+        return _biases(self)
 
     @property
     def params(self) -> int:
@@ -290,10 +290,44 @@ def _kind(name: str) -> _Kind:
         raise SpecError(f"unknown operator kind {name!r}; {nearest(name, _KINDS)}") from None
 
 
-@functools.lru_cache(maxsize=65536)
+# A search asks for the same few hundred units hundreds of thousands of times.
+_remembered = functools.lru_cache(maxsize=65536)
+
+
+@_remembered
+def _integers(op: OpSpec) -> Mapping[str, int]:
+    return MappingProxyType(dict(zip(_kind(op.kind).integers, op.values, strict=True)))
+
+
+@_remembered
+def _in_chw(op: OpSpec) -> Shape:
+    return _kind(op.kind).in_chw(op.integers)
+
+
+@_remembered
+def _out_chw(op: OpSpec) -> Shape:
+    return _kind(op.kind).out_chw(op.integers)
+
+
+@_remembered
 def _primitives(op: OpSpec) -> tuple[Node, ...]:
     expand = _kind(op.kind).primitives
     return expand(op) if expand else (Node(op, tuple(range(-1, op.n_inputs - 1))),)
+
+
+@_remembered
+def _macs(op: OpSpec) -> int:
+    return sum(_kind(n.op.kind).macs(n.op.integers) for n in op.primitives())
+
+
+@_remembered
+def _weights(op: OpSpec) -> int:
+    return sum(_kind(n.op.kind).weights(n.op.integers) for n in op.primitives())
+
+
+@_remembered
+def _biases(op: OpSpec) -> int:
+    return sum(_kind(n.op.kind).biases(n.op.integers) for n in op.primitives())
 
 
 def _same(v: Mapping[str, int]) -> Shape:

@@ -139,13 +139,16 @@ def test_time_and_distance_are_those_of_the_search(cells: Path) -> None:
     known = table_problem(cells, architecture=["arch_str"], accuracy="top1", latency="ms")
 
     def slow(arch):  # type: ignore[no-untyped-def]
-        time.sleep(0.004)
+        time.sleep(0.02)  # of another program: no part of what a strategy takes
+        until = time.process_time() + 0.004
+        while time.process_time() < until:
+            pass
         return known.costly(arch)
 
     result = run_bench(dataclasses.replace(known, costly=slow), ["random", "nsga2"], [40], [0, 1])
     for row in result.summary:
         assert 0 < row.trial_share < 0.75
-        assert row.trial_s < 0.012
+        assert 0.001 < row.trial_s / row.trial_share < 0.02
         assert row.igd.mean > 0
         assert row.at_equal_time
         assert 0 < row.at_equal_time.mean <= row.mean + 1e-12
