@@ -52,7 +52,7 @@ from edgenas.ci.planning import RUNS, TargetPlan, plan, table_metrics
 from edgenas.ci.targets import TARGETS, Target
 from edgenas.errors import EdgenasError, UsageError, nearest
 from edgenas.export.certificate import Certificate, ExportedModel, read_certificate
-from edgenas.export.verify import MIN_IMAGES, Verdict, drop_gate, judged, wilson
+from edgenas.export.verify import MIN_IMAGES, ROUNDING, Verdict, drop_gate, judged, wilson
 from edgenas.hardware import load_device
 from edgenas.objectives import Objective
 from edgenas.pareto import Metric
@@ -63,8 +63,6 @@ GATES = (
     "lock", "files", "certificate", "bound", "latency", "accuracy", "drop", "size", "arena",
 )  # fmt: skip
 _Z = 1.959964
-_ROUNDING = 0.01
-"""Share of the images on which one file may answer otherwise on another machine."""
 _ASKED = ("bound", "objective", "device", "data", "seed", "select")
 """Facts of which another one asks for other networks: their accuracies are not compared."""
 
@@ -304,7 +302,7 @@ class _Check:
                 continue
             for name in ("format", "size_bytes", "n_images", "top1", "top1_drop"):
                 said, kept = getattr(stated, name), getattr(locked, name)
-                rounded = isinstance(said, float) and abs(said - kept) <= _ROUNDING + 1e-9
+                rounded = isinstance(said, float) and abs(said - kept) <= ROUNDING + 1e-9
                 if said != kept and not rounded:
                     yield f"{path}: {name} {said} by its certificate, locked {kept}"
             if file.is_file() and (size := file.stat().st_size) != model.size_bytes:

@@ -14,20 +14,31 @@ def verify(
     path: Annotated[
         Path, typer.Argument(help="A run's folder, a model's folder, or one exported file.")
     ],
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Images to verify over, where there is no run: a known set, a folder, .npz.",
+        ),
+    ] = "",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Repeats the certificates below PATH: digests first, then each file over the test split.
 
-    A changed or truncated file ends with 3, a file that misses its gate with 5. Writes nothing.
+    In a run, files are compared with its network in torch. With --data they may lie anywhere: they
+    are run over the test split of these images, and where those are the ones they were verified on,
+    held to what their certificate (export.json beside them) states.
 
-    Example: edgenas verify runs/quickstart
+    A changed or truncated file, or one of other images, ends with 3, one that misses its gate with
+    5. Writes nothing.
+
+    Example: edgenas verify runs/quickstart; edgenas verify model.int8.tflite --data photos
     """
     from edgenas import pipeline
     from edgenas.cli.results import exports_text
 
     with output(json=json, quiet=quiet) as out:
-        result = pipeline.verify(path, report=out.report)
-        out.result(result.document, exports_text(result))
+        result = pipeline.verify(path, data=data, report=out.report)
+        out.result(result.document, "\n\n".join([*result.notes, exports_text(result)]))
     if result.exit_code:
         raise typer.Exit(result.exit_code)

@@ -5,7 +5,7 @@ from edgenas.data.folder import unlabelled_files, unlabelled_images
 from edgenas.data.images import DataSet, Images, Unlabelled, class_weights, data_set, imbalance
 from edgenas.data.load import SOURCES, assemble, estimate, load_data
 from edgenas.data.memory import Estimate
-from edgenas.data.sources import Parts, Request, Source
+from edgenas.data.sources import Parts, Request, Source, licence_of
 from edgenas.data.transforms import (
     POLICIES,
     RESIZE,
@@ -35,6 +35,7 @@ __all__ = [
     "device",
     "estimate",
     "imbalance",
+    "licence_of",
     "load_data",
     "policy_for",
     "prepare",

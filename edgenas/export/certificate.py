@@ -14,7 +14,7 @@ from edgenas.errors import ArtifactError
 from edgenas.export.contract import InputContract, contract_from, contract_table
 from edgenas.export.formats import Precision
 from edgenas.export.units import Alone, MixedUnit, Precisions, UnitPrecision
-from edgenas.export.verify import Gate, Verdict, Verification, worst
+from edgenas.export.verify import ClassEvidence, Gate, Verdict, Verification, worst
 
 FILE_NAME = "export.json"
 SCHEMA = "edgenas.export/1"
@@ -56,7 +56,8 @@ class MixedPoint:
 class ExportedModel:
     """One exported file. `path` is relative to the folder of its `export.json`.
 
-    One in mixed precision states that of each of its `units`, and what it was chosen from.
+    `operators` counts the file's operators by name and by the type that they compute in. A file in
+    mixed precision states that of each of its `units`, and what it was chosen from.
     """
 
     path: str
@@ -72,6 +73,7 @@ class ExportedModel:
     measured_ms: Latency | None = None
     units: tuple[MixedUnit, ...] = ()
     curve: tuple[MixedPoint, ...] = ()
+    operators: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
@@ -127,6 +129,23 @@ class TargetEvidence:
 
 
 @dataclass(frozen=True, slots=True)
+class DataStatement:
+    """The images that a network was trained, chosen and verified on: what finds them again.
+
+    `images` counts them by split. `licence` is what the run file or the known set states; empty:
+    nothing.
+    """
+
+    name: str
+    digest: str
+    seed: int
+    image_size: int
+    channels: int
+    images: Mapping[str, int]
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Certificate:
     """The exported files of one network. `parents` are digests by what they stand for."""
 
@@ -144,6 +163,9 @@ class Certificate:
     """What came of its final training, if there was one."""
     max_mixed_drop: float | None = None
     """What mixtures were allowed to lose when they were chosen; None where there are none."""
+    data: DataStatement | None = None
+    licence: str = ""
+    """Of the network's files, as the run file states it; empty: nothing is stated."""
 
     def problems(self) -> tuple[str, ...]:
         """What went wrong, one line a file or format: failed gates and formats not written."""
@@ -158,10 +180,11 @@ class Certificate:
 
     @property
     def exit_code(self) -> int:
-        """0; 5 if a file failed a gate or a target; else that of the first format not written."""
+        """0; 5 if a file failed a gate, a target or a run; else that of the first not written."""
+        codes = [failure.exit_code for failure in self.failures]
         if "failed" in [m.verdict for m in self.models] + [t.verdict for t in self.targets]:
             return 5
-        return self.failures[0].exit_code if self.failures else 0
+        return 5 if 5 in codes else next(iter(codes), 0)
 
 
 def write_certificate(folder: Path, certificate: Certificate) -> None:
@@ -176,8 +199,9 @@ def write_certificate(folder: Path, certificate: Certificate) -> None:
     table["tools"] = dict(certificate.tools)
     if not certificate.targets:
         del table["targets"]
-    if certificate.max_mixed_drop is None:
-        del table["max_mixed_drop"]
+    for name in ("max_mixed_drop", "data"):
+        if table[name] is None:
+            del table[name]
     write_json(folder / FILE_NAME, {"schema": SCHEMA, **table})
 
 
@@ -205,13 +229,14 @@ def read_certificate(folder: Path) -> Certificate:
             sha256=row.sha256,
             size_bytes=row.size_bytes,
             input=contract_from(row.input, origin=str(path)),
-            verification=Verification(**row.verification.model_dump()),
+            verification=_verification(row.verification),
             gates=tuple(Gate(**gate.model_dump()) for gate in row.gates),
             device=row.device,
             predicted_ms=_latency(row.predicted_ms),
             measured_ms=_latency(row.measured_ms),
             units=tuple(map(_unit, row.units)),
             curve=tuple(map(_point, row.curve)),
+            operators=row.operators,
         )
         if model.verified != row.verified:
             raise ArtifactError(f"{path}: {row.path}: 'verified' contradicts the gates")
@@ -231,17 +256,23 @@ def read_certificate(folder: Path) -> Certificate:
         ),
         weights=file.weights,
         max_mixed_drop=file.max_mixed_drop,
+        data=None if file.data is None else DataStatement(**file.data.model_dump()),
+        licence=file.licence,
     )
 
 
-def recheck(folder: Path) -> Certificate:
-    """The certificate in `folder`, after comparing each file with its SHA-256.
+def recheck(folder: Path, only: str | None = None) -> Certificate:
+    """The certificate in `folder`, after comparing each file (or `only` one) with its SHA-256.
 
     Raises:
-        ArtifactError: a file is missing or was changed.
+        ArtifactError: a file is missing or was changed; the certificate is of no file at all.
     """
     certificate = read_certificate(folder)
+    if not certificate.models and not certificate.failures:
+        raise ArtifactError(f"{folder / FILE_NAME} lists no file")
     for model in certificate.models:
+        if only is not None and model.path != only:
+            continue
         path = folder / model.path
         if not path.is_file():
             raise ArtifactError(f"{path} is missing, but {FILE_NAME} lists it")
@@ -254,6 +285,11 @@ def recheck(folder: Path) -> Certificate:
 
 def _latency(row: _Latency | None) -> Latency | None:
     return None if row is None else Latency(**row.model_dump())
+
+
+def _verification(row: _Verification) -> Verification:
+    classes = tuple(ClassEvidence(**c.model_dump()) for c in row.classes)
+    return Verification(**{**row.model_dump(), "classes": classes})
 
 
 def _unit(row: _Unit) -> MixedUnit:
@@ -279,6 +315,12 @@ class _Latency(_Row):
     rough: bool = False
 
 
+class _Class(_Row):
+    n: int = Field(ge=0)
+    top1: float | None = Field(ge=0, le=1)
+    top1_drop: float | None = Field(ge=-1, le=1)
+
+
 class _Verification(_Row):
     n: int = Field(gt=0)
     top1: float = Field(ge=0, le=1)
@@ -293,6 +335,7 @@ class _Verification(_Row):
     logit_rms: float = Field(ge=0)
     logit_scale: float
     split: str
+    classes: list[_Class] = []
 
 
 class _Gate(_Row):
@@ -343,6 +386,7 @@ class _Model(_Row):
     measured_ms: _Latency | None
     units: list[_Unit] = []
     curve: list[_Point] = []
+    operators: dict[str, dict[str, int]] = {}
 
 
 class _Failure(_Row):
@@ -367,17 +411,29 @@ class _Target(_Row):
     reasons: list[str]
 
 
+class _Data(_Row):
+    name: str
+    digest: str
+    seed: int
+    image_size: int = Field(ge=1)
+    channels: int = Field(ge=1)
+    images: dict[str, int]
+    licence: str
+
+
 class _File(_Row):
     schema_: str = Field(alias="schema")
     architecture: str
     digest: str
-    macs: int
-    params: int
+    macs: int = Field(ge=0)
+    params: int = Field(ge=0)
     models: list[_Model]
     failures: list[_Failure]
     parents: dict[str, str]
     tools: dict[str, str]
-    max_top1_drop: float
+    max_top1_drop: float = Field(ge=0, le=1)
     targets: list[_Target] = []
     weights: str = ""
     max_mixed_drop: float | None = Field(None, ge=0, le=1)
+    data: _Data | None = None
+    licence: str = ""

@@ -6,25 +6,34 @@ import contextlib
 import functools
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import edgenas
 from edgenas import networks
 from edgenas.artifacts import io_errors, sha256_file
-from edgenas.errors import EdgenasError, ExportError, SpecError, VerificationError
+from edgenas.errors import (
+    ArtifactError,
+    EdgenasError,
+    ExportError,
+    SpecError,
+    VerificationError,
+)
 from edgenas.events import Event, Report, silent
 from edgenas.export.certificate import (
     FILE_NAME,
     REJECTED,
     Certificate,
+    DataStatement,
     ExportedModel,
     Failure,
     recheck,
     write_certificate,
 )
-from edgenas.export.contract import InputContract, read_document
+from edgenas.export.contract import InputContract, differing_fields, read_document
 from edgenas.export.formats import BUILT_IN, FILE_NAMES, FORMATS, MIXED, Format, Precision, exporter
 from edgenas.export.jobs import run_tflite, tool_versions
 from edgenas.export.mixed import Mixing, Mixture, mix, onnx_writer, tflite_writer
@@ -43,6 +52,8 @@ from edgenas.export.verify import (
     IntArray,
     Verification,
     gates,
+    operators,
+    same_gate,
     verify_model,
 )
 from edgenas.networks import Network
@@ -70,6 +81,9 @@ class ExportRequest:
     """What the certificate says of the network's final training."""
     mixing: Mixing | None = None
     """How precisions are chosen in the mixed formats, which need it."""
+    data: DataStatement | None = None
+    licence: str = ""
+    """Of the files; empty: nothing is stated."""
 
     def __post_init__(self) -> None:
         check_fit(self.network, self.contract, self.calibration)
@@ -152,25 +166,30 @@ def export_networks(
 def verify_again(
     folder: Path,
     *,
+    contract: InputContract,
     images: FloatArray,
     labels: IntArray,
     reference_logits: FloatArray,
+    only: str | None = None,
     threads: int = 1,
     report: Report = silent,
 ) -> tuple[tuple[ExportedModel, Verification, tuple[Gate, ...]], ...]:
-    """Each model of the certificate in `folder`, with evidence and verdicts gathered anew.
+    """Each model of the certificate in `folder` (or `only` one), with new evidence and verdicts.
 
-    Digests are compared first; nothing is written. Rejected files are left out.
+    Digests are compared first, then what file, certificate and `contract` (that of the float files)
+    say of inputs and classes. Nothing is written. Rejected files are left out.
 
     Raises:
-        ArtifactError: a file is missing or was changed.
+        ArtifactError: a file is missing or was changed, or the certificate is not of this file.
+        VerificationError: a file answers in another number of classes, or not with numbers.
     """
-    certificate = recheck(folder)
+    certificate = recheck(folder, only)
     found = []
     for model in certificate.models:
-        if model.path.endswith(REJECTED):
+        if model.path.endswith(REJECTED) or (only is not None and model.path != only):
             continue
         path = folder / model.path
+        check_stated(path, model, contract)
         evidence = verify_model(
             path,
             images=images,
@@ -187,8 +206,29 @@ def verify_again(
             max_top1_drop=certificate.max_top1_drop,
             units=model.units,
         )
-        found.append((model, evidence, verdicts))
+        found.append((model, evidence, (*verdicts, same_gate(model.verification, evidence))))
     return tuple(found)
+
+
+def check_stated(path: Path, model: ExportedModel, contract: InputContract | None = None) -> None:
+    """Checks that a file is what its certificate says, and takes images as `contract` says.
+
+    Raises:
+        ArtifactError: another format or precision than the file's name has; other inputs or
+            classes in the certificate, in the file, or in `contract`.
+    """
+    if (path.name, model.precision) != _file_of(model.format):
+        raise ArtifactError(
+            f"{path}: {FILE_NAME} calls it {model.format} in {model.precision}; a file of this "
+            f"format is {' in '.join(_file_of(model.format))}"
+        )
+    stated, _ = read_document(path)
+    if differ := differing_fields(stated, model.input):
+        raise ArtifactError(f"{path} does not take what {FILE_NAME} says it takes: {differ}")
+    if contract is not None:
+        of_type = {n: getattr(stated, n) for n in ("dtype", "scale", "zero_point")}
+        if differ := differing_fields(stated, replace(contract, **of_type)):
+            raise ArtifactError(f"{path} is not of these images: {differ}")
 
 
 def _write_tflite(
@@ -336,6 +376,7 @@ def _certify(
                 gates=found,
                 units=mixture.units,
                 curve=mixture.curve,
+                operators=_counted(path),
             )
         )
         _place(path, request.folder, final)
@@ -353,6 +394,8 @@ def _certify(
         max_top1_drop=max_top1_drop,
         weights=request.weights,
         max_mixed_drop=request.mixing.max_drop if request.mixing and mixtures else None,
+        data=request.data,
+        licence=request.licence,
     )
     write_certificate(request.folder, certificate)
     return certificate
@@ -366,6 +409,14 @@ def _file_of(name: str) -> tuple[str, Precision]:
     return spec.file_name, spec.precision
 
 
+def _counted(path: Path) -> dict[str, dict[str, int]]:
+    """How many operators of each name compute in each type."""
+    found: dict[str, dict[str, int]] = {}
+    for (name, kind), n in sorted(Counter(operators(path)).items()):
+        found.setdefault(name, {})[kind] = n
+    return found
+
+
 def _place(source: Path, folder: Path, name: str) -> None:
     from edgenas.artifacts import replacing
 
@@ -377,7 +428,7 @@ def _place(source: Path, folder: Path, name: str) -> None:
 
 
 def _tools(formats: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    found = {"edgenas": edgenas.__version__}
     for name in formats:
         if name in BUILT_IN or name in MIXED:
             found |= tool_versions(name)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgenas.artifacts import check_schema, parse_json, to_json
@@ -26,7 +27,7 @@ class InputContract:
 
     Raises:
         SpecError: numbers of channels that differ, a standard deviation that is not positive, fewer
-            than two classes, an integer type without a scale.
+            than two classes, an empty range of values, an integer type without a scale.
     """
 
     shape: tuple[int, int, int, int]
@@ -53,6 +54,8 @@ class InputContract:
             raise SpecError(f"input contract: deviations {self.std} must be positive")
         if self.shape[0] != 1 or min(self.shape) < 1:
             raise SpecError(f"input contract: shape {self.shape} must be (1, h, w, c)")
+        if self.value_range[0] >= self.value_range[1]:
+            raise SpecError(f"input contract: value range {self.value_range} is empty")
         if len(self.classes) < 2:
             raise SpecError(f"input contract: {len(self.classes)} classes; at least 2 are needed")
         if self.dtype != "float32" and (self.scale is None or self.zero_point is None):
@@ -128,6 +131,28 @@ def read_document(path: Path) -> tuple[InputContract, dict[str, str]]:
     if path.suffix == ".tflite":
         fields |= tflite.input_quantisation(path)
     return contract_from(fields, origin=str(path)), document.about
+
+
+def differing_fields(one: InputContract, other: InputContract) -> str:
+    """What two contracts say of the same thing, where it differs by more than rounding.
+
+    `"mean (0.5,), not (0.286,); 10 classes, not 3"`; empty where they agree.
+    """
+    told = []
+    for name, value in contract_table(one).items():
+        against = contract_table(other)[name]
+        if value == against or (name in ("mean", "std") and np.allclose(value, against, rtol=1e-5)):
+            continue
+        if name == "classes":
+            told.append(f"classes {_named(value)}, not {_named(against)}")
+        else:
+            told.append(f"{name} {value}, not {against}")
+    return "; ".join(told)
+
+
+def _named(classes: tuple[str, ...]) -> str:
+    few = ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
+    return f"{len(classes)} ({few})"
 
 
 def _problems(error: ValidationError | SpecError) -> str:

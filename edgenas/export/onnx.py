@@ -200,7 +200,10 @@ def add_metadata(path: Path, metadata: Mapping[str, str]) -> None:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The file's properties."""
-    return {entry.key: entry.value for entry in _load(path).metadata_props}
+    found = {entry.key: entry.value for entry in _load(path).metadata_props}
+    if not all(isinstance(word, str) for words in found.items() for word in words):
+        raise SpecError(f"{path}: damaged ONNX file: metadata that is no text")
+    return found
 
 
 def operators(path: Path) -> list[tuple[str, str]]:
@@ -238,10 +241,10 @@ def _load(path: Path) -> Any:
     import onnx
     from google.protobuf.message import DecodeError
 
-    try:
-        model = onnx.load(str(path), load_external_data=False)
+    try:  # from its bytes: by the name of a file, onnx chooses among several syntaxes
+        model = onnx.load_model_from_string(path.read_bytes())
         onnx.checker.check_model(model)
-    except (DecodeError, onnx.checker.ValidationError) as error:
+    except (DecodeError, onnx.checker.ValidationError, UnicodeDecodeError, TypeError) as error:
         raise SpecError(f"{path}: damaged ONNX file: {error}") from error
     return model
 

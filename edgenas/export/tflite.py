@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from edgenas.artifacts import write_atomic
+from edgenas.errors import SpecError
 from edgenas.models.tflite import operator_names, text, type_names, unpack
+
+T = TypeVar("T")
 
 LABELS_FILE = "labels.txt"
 """The associated file, in a zip archive appended to the model, that TFLite tools read."""
@@ -84,6 +88,22 @@ def canonicalise(
         _append_labels(path, labels)
 
 
+def _reader(read: Callable[[Path], T]) -> Callable[[Path], T]:
+    """Turns what a broken file makes `read` raise into a SpecError that names the file."""
+
+    @functools.wraps(read)
+    def read_whole(path: Path) -> T:
+        try:
+            return read(path)
+        except SpecError:
+            raise
+        except (IndexError, KeyError, TypeError, AttributeError, ValueError) as error:
+            raise SpecError(f"{path}: damaged TFLite file: {error!r}") from error
+
+    return read_whole
+
+
+@_reader
 def read_metadata(path: Path) -> dict[str, str]:
     """The named buffers of the file at `path` that hold UTF-8 text."""
     data = path.read_bytes()
@@ -109,6 +129,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
         return ()
 
 
+@_reader
 def input_quantisation(path: Path) -> dict[str, Any]:
     """`dtype`, `scale` and `zero_point` of the file's one input; a float has no scale."""
     model = unpack(path.read_bytes(), path)
@@ -125,6 +146,7 @@ def input_quantisation(path: Path) -> dict[str, Any]:
     }
 
 
+@_reader
 def operators(path: Path) -> list[tuple[str, str]]:
     """Each operator of the file with the type of its (first) output: `("CONV_2D", "INT8")`."""
     model = unpack(path.read_bytes(), path)
@@ -137,6 +159,7 @@ def operators(path: Path) -> list[tuple[str, str]]:
     return found
 
 
+@_reader
 def weighted_operators(path: Path) -> list[tuple[str, str]]:
     """Each operator with weights and the type that it computes in; INT4 where its weights are."""
     model = unpack(path.read_bytes(), path)
@@ -152,6 +175,7 @@ def weighted_operators(path: Path) -> list[tuple[str, str]]:
     return found
 
 
+@_reader
 def operator_outputs(path: Path) -> list[tuple[str, str]]:
     """The name of each operator's (first) output, and the operator's kind, in execution order."""
     model = unpack(path.read_bytes(), path)
@@ -162,6 +186,7 @@ def operator_outputs(path: Path) -> list[tuple[str, str]]:
     ]
 
 
+@_reader
 def port_types(path: Path) -> list[str]:
     """The type of each input, then of each output."""
     model = unpack(path.read_bytes(), path)
@@ -170,6 +195,7 @@ def port_types(path: Path) -> list[str]:
     return [types[graph.tensors[int(i)].type] for i in (*graph.inputs, *graph.outputs)]
 
 
+@_reader
 def tensor_types(path: Path) -> dict[str, str]:
     """The type of each tensor of the file, by the tensor's name."""
     model = unpack(path.read_bytes(), path)

@@ -16,10 +16,11 @@ from edgenas.errors import SpecError, VerificationError
 from edgenas.events import Event, Report, silent
 from edgenas.export import onnx, tflite
 from edgenas.export.formats import Precision
-from edgenas.export.runners import FloatArray, Runner, open_model
+from edgenas.export.runners import FloatArray, open_model
 from edgenas.export.units import UNIT_PRECISIONS, MixedUnit, differing
 
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 MIN_IMAGES = 500
 """With fewer, no gate on accuracy or agreement is ever *passed*."""
@@ -36,10 +37,28 @@ Four networks of the shipped supernet: 0.999 to 1.000 as exported, 0.925 to 0.94
 moving averages of what calibration saw, though top-1 fell by 0.003 at most.
 """
 
+ROUNDING = 0.01
+"""Share of the images on which one file may answer otherwise on another machine."""
+
+HEAVY = ("Conv", "Gemm", "MatMul")
+"""Operators of ONNX that an int8 file must compute in integers."""
+
 _Z = 1.959964
 """Two-sided 95 % point of the normal distribution."""
 
 Verdict = Literal["passed", "failed", "inconclusive"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassEvidence:
+    """A file on the `n` images of one class: top-1 among them, and by how much less than torch's.
+
+    Both are None where there is no such image.
+    """
+
+    n: int
+    top1: float | None
+    top1_drop: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +84,8 @@ class Verification:
     logit_rms: float
     logit_scale: float
     split: str = "test"
+    classes: tuple[ClassEvidence, ...] = ()
+    """In the order of the logits; none in certificates of earlier versions."""
 
     def __str__(self) -> str:
         return (
@@ -105,7 +126,7 @@ def verify_model(
             f"{path}: {len(images)} images, {len(labels)} labels, "
             f"{len(reference_logits)} reference answers"
         )
-    logits = _run(open_model(path, threads=threads), images, path.name, report)
+    logits = run_model(path, images, threads=threads, report=report)
     return compare(
         logits, reference_logits=reference_logits, labels=labels, split=split, name=str(path)
     )
@@ -124,13 +145,7 @@ def compare(
     Raises:
         VerificationError: another number of classes; a NaN or an infinity.
     """
-    if logits.shape != reference_logits.shape:
-        raise VerificationError(
-            f"{name} answers {logits.shape[0]} images in {logits.shape[-1]} classes, the network "
-            f"{reference_logits.shape[0]} in {reference_logits.shape[-1]}: it is another network's"
-        )
-    if not np.isfinite(logits).all():
-        raise VerificationError(f"{name} answers with NaN or infinity")
+    _check_answers(logits, reference_logits.shape, name)
     answers, reference = logits.argmax(1), reference_logits.argmax(1)
     right, reference_right = answers == labels, reference == labels
     n = len(labels)
@@ -154,7 +169,38 @@ def compare(
         logit_rms=math.sqrt(power),
         logit_scale=float(np.mean(logits * reference_logits)) / power if power else 1.0,
         split=split,
+        classes=tuple(
+            _of_class(right[labels == i], reference_right[labels == i])
+            for i in range(logits.shape[1])
+        ),
     )
+
+
+def top1_of(logits: FloatArray, labels: IntArray, *, n_classes: int, name: str) -> float:
+    """Share of the images whose class the (n, classes) logits name.
+
+    Raises:
+        VerificationError: another number of classes; a NaN or an infinity.
+    """
+    _check_answers(logits, (len(labels), n_classes), name)
+    return float((logits.argmax(1) == labels).mean())
+
+
+def _check_answers(logits: FloatArray, wanted: tuple[int, ...], name: str) -> None:
+    if logits.shape != wanted:
+        raise VerificationError(
+            f"{name} answers {logits.shape[0]} images in {logits.shape[-1]} classes, the network "
+            f"{wanted[0]} in {wanted[-1]}: it is another network's"
+        )
+    if not np.isfinite(logits).all():
+        raise VerificationError(f"{name} answers with NaN or infinity")
+
+
+def _of_class(right: BoolArray, reference_right: BoolArray) -> ClassEvidence:
+    if not len(right):
+        return ClassEvidence(0, None, None)
+    top1 = float(right.mean())
+    return ClassEvidence(len(right), top1, float(reference_right.mean()) - top1)
 
 
 def gates(
@@ -212,12 +258,27 @@ def scale_gate(evidence: Verification) -> Gate:
 
 
 def integer_gate(path: Path) -> Gate:
-    """Whether an int8 file computes in integers alone."""
+    """Whether an int8 file computes in integers, as `check_int8` asks it of its kind."""
     try:
         check_int8(path)
     except VerificationError as error:
         return Gate("int8", "failed", str(error))
-    return Gate("int8", "passed", f"{len(operators(path))} operators, all in integers")
+    kinds = operators(path)
+    if path.suffix == ".tflite":
+        return Gate("int8", "passed", f"{len(kinds)} operators, all in integers")
+    heavy = sum(name in HEAVY for name, _ in kinds)
+    told = f"{heavy} convolutions and matrix products, all in integers"
+    return Gate("int8", "passed", f"{told}; {len(kinds)} operators")
+
+
+def same_gate(recorded: Verification, evidence: Verification) -> Gate:
+    """Whether a file answers on the same images as its certificate says it did."""
+    off = abs(recorded.top1 - evidence.top1)
+    facts = f"top-1 {evidence.top1:.4f}, {recorded.top1:.4f} by its certificate, limit {ROUNDING:g}"
+    met = recorded.n == evidence.n and off <= ROUNDING
+    if recorded.n != evidence.n:
+        facts += f"; {evidence.n} images, {recorded.n} by its certificate"
+    return Gate("same", "passed" if met else "failed", facts)
 
 
 def units_gate(path: Path, units: Sequence[MixedUnit]) -> Gate:
@@ -248,7 +309,7 @@ def check_int8(path: Path) -> None:
         if set(ports) != {"INT8"}:
             raise VerificationError(f"{path.name}: inputs and outputs are {', '.join(ports)}")
         return
-    heavy = [(name, kind) for name, kind in operators(path) if name in ("Conv", "Gemm", "MatMul")]
+    heavy = [(name, kind) for name, kind in operators(path) if name in HEAVY]
     floats = [name for name, kind in heavy if kind != "INT8"]
     if floats or not heavy:
         raise VerificationError(
@@ -262,8 +323,16 @@ def operators(path: Path) -> list[tuple[str, str]]:
     return tflite.operators(path) if path.suffix == ".tflite" else onnx.operators(path)
 
 
-def _run(runner: Runner, images: FloatArray, name: str, report: Report) -> FloatArray:
-    stage, step = f"verify {name}", 250
+def run_model(
+    path: Path, images: FloatArray, *, threads: int = 1, report: Report = silent
+) -> FloatArray:
+    """The file's logits (n, classes) for normalised (n, h, w, c) `images`, in its runtime.
+
+    Raises:
+        SpecError: a file that cannot be read.
+    """
+    runner = open_model(path, threads=threads)
+    stage, step = f"verify {path.name}", 250
     rows = []
     for start in range(0, len(images), step):
         report(Event(stage, start, len(images)))

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         show_table,
     )
     from edgenas.pipeline.examining import Check, examine
-    from edgenas.pipeline.exporting import export, verify
+    from edgenas.pipeline.exporting import export
     from edgenas.pipeline.predicting import predict
     from edgenas.pipeline.profiling import bench_latency, profile, profile_kit, validate_table
     from edgenas.pipeline.quickstart import run_quickstart
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from edgenas.pipeline.searching import dashboard, join_search, search
     from edgenas.pipeline.starting import write_run_file
     from edgenas.pipeline.training import train
+    from edgenas.pipeline.verifying import verify
 
 __all__ = [
     "Check",
@@ -135,7 +136,7 @@ _MODULES = {
     "show_table": "devices",
     "train": "training",
     "validate_table": "profiling",
-    "verify": "exporting",
+    "verify": "verifying",
     "write_config": "config",
     "write_run_file": "starting",
 }

@@ -47,6 +47,8 @@ class DataConfig:
     """Height and width in pixels that images of differing size are brought to; default: theirs."""
     download: bool = False
     """Whether a known set may be fetched from the network where its files are missing."""
+    licence: str = ""
+    """Of the images, for the certificates; that of a known set is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,8 @@ class ExportConfig:
     max_mixed_drop: float = 0.002
     """Largest loss of top-1 of a file in mixed precision against the float one, on the search
     split, that its units' precisions are chosen by."""
+    licence: str = ""
+    """Of the exported files, for their certificates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +223,7 @@ class _Data(_Strict):
     source: str = Field(min_length=1)
     image_size: int | None = Field(None, ge=8, le=1024)
     download: bool = False
+    licence: str = ""
 
 
 class _Supernet(_Strict):
@@ -290,6 +295,7 @@ class _Export(_Strict):
     targets: list[str] = []
     max_top1_drop: float = Field(0.01, ge=0, le=1)
     max_mixed_drop: float = Field(0.002, ge=0, le=1)
+    licence: str = ""
 
 
 class _Run(_Strict):

@@ -1,4 +1,4 @@
-"""Networks of a run as files: extracted, converted, verified, timed; and each certificate again."""
+"""Networks of a run as files: extracted, converted, verified, timed."""
 
 from __future__ import annotations
 
@@ -17,15 +17,22 @@ from edgenas.pipeline.evaluating import calibration_images, evaluator
 from edgenas.pipeline.finishing import final_network, final_weights
 from edgenas.pipeline.measuring import can_be_measured
 from edgenas.pipeline.mixing import device_of, mixing_of, predicted_mixture
-from edgenas.pipeline.runs import SESSIONS, Outcome, find_run, fleet_of, locked, read_result, seal
+from edgenas.pipeline.runs import SESSIONS, Outcome, fleet_of, locked, read_result, seal
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from edgenas.data import DataSet, Images
-    from edgenas.export.certificate import Certificate, ExportedModel, Latency, TargetEvidence
+    from edgenas.export.certificate import (
+        Certificate,
+        DataStatement,
+        ExportedModel,
+        Latency,
+        TargetEvidence,
+    )
     from edgenas.export.certified import ExportRequest
+    from edgenas.export.contract import InputContract
     from edgenas.hardware import DeviceProfile
     from edgenas.networks import Network
     from edgenas.pipeline.opening import Opened
@@ -48,7 +55,7 @@ class Exported:
     def rows(self, folder: Path) -> list[dict[str, Any]]:
         """Every file as a row of `result.json`; paths relative to the run's `folder`."""
         return [
-            _row(model, (place / model.path).relative_to(folder).as_posix())
+            exported_row(model, (place / model.path).relative_to(folder).as_posix())
             for place, certificate in self.certificates.items()
             for model in certificate.models
         ]
@@ -56,7 +63,7 @@ class Exported:
     def targets(self, folder: Path) -> list[dict[str, Any]]:
         """What each target says of each network's file, as rows of `result.json`."""
         return [
-            _target_row(target, place.relative_to(folder).as_posix())
+            target_row(target, place.relative_to(folder).as_posix())
             for place, certificate in self.certificates.items()
             for target in certificate.targets
         ]
@@ -72,6 +79,8 @@ def export(
 ) -> Outcome:
     """One network of a run again: written, verified and timed in `folder/models/<digest>`.
 
+    Files of other formats that lie there stay, as long as they are of the same network.
+
     Args:
         config: the run's settings.
         folder: the run's folder.
@@ -85,7 +94,7 @@ def export(
     """
     from edgenas.pipeline.opening import open_stages
 
-    wanted = tuple(formats or config.export.formats)
+    wanted = tuple(dict.fromkeys(formats or config.export.formats))
     for name in wanted:
         if name not in KNOWN_FORMATS:
             raise UsageError(f"unknown format {name!r}; {nearest(name, KNOWN_FORMATS)}")
@@ -97,7 +106,7 @@ def export(
             run,
             [("asked for", candidate)],
             formats=wanted,
-            fleet=_fleet_of(folder),
+            fleet=fleet_in(folder),
             again=True,
             report=report,
         )
@@ -114,69 +123,6 @@ def export(
     return Outcome(folder, document, exported.failures, (), exported.exit_code)
 
 
-def verify(path: Path, *, report: Report = silent) -> Outcome:
-    """The certificates at or below `path` again: digests, every file over the test split, targets.
-
-    `path` is a run's folder, a model's folder, or one exported file. Nothing is written.
-
-    Raises:
-        UsageError: nothing exported lies there.
-        ArtifactError: a file is missing, was changed since it was verified, or has no certificate.
-        VerificationError: a file answers in another number of classes, or not with numbers.
-    """
-    from edgenas.artifacts import check_manifest
-    from edgenas.export.certificate import recheck
-    from edgenas.export.certified import verify_again
-    from edgenas.export.models import torch_logits
-    from edgenas.export.targets import check_targets
-    from edgenas.pipeline.opening import open_stages
-
-    folders, only = _certified_folders(path)
-    root = folders[0].parent.parent
-    run_config = find_run(str(root)).config
-    if path.resolve() == root.resolve() and (root / "manifest.json").is_file():
-        check_manifest(root)
-    for folder in folders:  # cheap, and before any data is read
-        recheck(folder)
-    run = open_stages(run_config, root, resume=True, may_train=False, report=report)
-    fleet = _fleet_of(root)
-    rows: list[dict[str, Any]] = []
-    targets: list[dict[str, Any]] = []
-    failures: list[str] = []
-    for folder in folders:
-        certificate, place = recheck(folder), folder.relative_to(root).as_posix()
-        arch = run.supernet.space.parse(certificate.architecture)
-        _check_weights(run, arch, certificate)
-        images, labels = network_images(run.data, run.data.test, _resolution(run, arch))
-        reference = torch_logits(extract(run, arch), images)
-        for model, evidence, gates in verify_again(
-            folder, images=images, labels=labels, reference_logits=reference, report=report
-        ):
-            if only is not None and model.path != only:
-                continue
-            again = replace(model, verification=evidence, gates=gates)
-            row = _row(again, f"{place}/{model.path}")
-            rows.append(row)
-            failures += [
-                f"{row['path']}: {gate.name}: {gate.reason}"
-                for gate in gates
-                if gate.verdict == "failed"
-            ]
-        devices = _asked(run, fleet, certificate.digest)
-        for target in check_targets(folder, certificate, devices, images=images, report=report):
-            if only is None or target.path == only:
-                targets.append(_target_row(target, place))
-                failures += [f"{place}/{target.problem}"] if target.problem else []
-    document = {
-        "schema": EXPORTS_SCHEMA,
-        "run": str(root),
-        "exports": rows,
-        "targets": targets,
-        "failures": failures,
-    }
-    return Outcome(root, document, tuple(failures), (), 5 if failures else 0)
-
-
 def export_candidates(
     run: Opened,
     chosen: Sequence[tuple[str, Candidate]],
@@ -189,8 +135,9 @@ def export_candidates(
     """Exports and verifies the chosen networks; files that a certificate holds for are kept.
 
     `fleet` has by device the network (digest) that it runs: it is not asked about another of them.
-    Only formats that lack are written; of those, only mixtures rest on what tables say. Beside
-    the models lie `latency.json` and what runs them (`export.ready`). A gate that is missed does
+    Only formats that lack are written (`again`: all of `formats`, while files of further formats
+    stay); of those that are kept, only mixtures rest on what tables say. Beside the models lie
+    `latency.json` and what runs them (`export.ready`). A gate that is missed does
     not raise, nor does a target that takes no file: they are among the failures.
     """
     from edgenas.export.certified import export_networks
@@ -201,7 +148,8 @@ def export_candidates(
     requests: dict[tuple[str, ...], list[ExportRequest]] = {}
     for why, candidate in chosen:
         folder = folders[candidate.architecture]
-        kept = None if again else _kept(run, candidate.architecture, folder, wanted)
+        others = [name for name in KNOWN_FORMATS if name not in wanted]
+        kept = _kept(run, candidate.architecture, folder, others if again else wanted, again=again)
         written = set()
         if kept is not None:
             done[folder] = kept
@@ -221,7 +169,7 @@ def export_candidates(
         )
         for request, certificate in zip(group, certificates, strict=True):
             kept = done.get(request.folder)
-            joined = certificate if kept is None else _joined(kept, certificate, wanted)
+            joined = certificate if kept is None else _joined(kept, certificate)
             done[request.folder] = joined
     for _, candidate in chosen:
         _write_latency(run, candidate.architecture, folders[candidate.architecture])
@@ -249,23 +197,23 @@ def _on_targets(
     for folder, certificate in certificates.items():
         arch = run.supernet.space.parse(certificate.architecture)
         images, _ = network_images(run.data, few, _resolution(run, arch))
-        devices = _asked(run, fleet, arch.digest)
+        devices = asked_targets(run, fleet, arch.digest)
         told = check_targets(folder, certificate, devices, images=images, report=report)
-        parents = {**run.parents, **_parents(run, arch)}
+        parents = {**run.parents, **parents_of(run, arch)}
         found[folder] = replace(certificate, targets=told, parents=parents)
         write_certificate(folder, found[folder])
         write_ready(folder, found[folder], image_size=run.data.image_size)
     return found
 
 
-def _asked(run: Opened, fleet: Mapping[str, str], digest: str) -> tuple[DeviceProfile, ...]:
+def asked_targets(run: Opened, fleet: Mapping[str, str], digest: str) -> tuple[DeviceProfile, ...]:
     """The targets whose word on a network counts: of a fleet not those that run another one."""
     if digest not in fleet.values():
         return run.targets
     return tuple(device for device in run.targets if fleet.get(device.name, digest) == digest)
 
 
-def _fleet_of(folder: Path) -> dict[str, str]:
+def fleet_in(folder: Path) -> dict[str, str]:
     """What each device of a run runs, where its search was for a fleet and is finished."""
     return fleet_of(read_result(folder)) if (folder / "result.json").is_file() else {}
 
@@ -283,12 +231,22 @@ def measure_exports(
     from edgenas.profiling.session import QUICK, measure
 
     certificates = dict(exported.certificates)
+
+    def reached(device: DeviceProfile) -> bool:
+        return device.is_local or (reach and can_be_measured(device))
+
+    def told_of(model: ExportedModel) -> DeviceProfile | None:
+        """The device whose latency the certificate tells: one that can be timed goes first."""
+        if model.path.endswith(REJECTED):
+            return None
+        mixed = device_of(run, model.format)
+        its = [d for d in run.devices if model.format == d.format or mixed == d]
+        return next(filter(reached, its), next(iter(its), None))
+
     for device in run.devices:
 
         def runs(model: ExportedModel, device: DeviceProfile = device) -> bool:
-            """Whether the model's file is one that the device runs."""
-            its = model.format == device.format or device_of(run, model.format) == device
-            return its and not model.path.endswith(REJECTED)
+            return told_of(model) == device
 
         files = {
             f"{folder.name}/{model.path}": folder / model.path
@@ -297,7 +255,7 @@ def measure_exports(
             if runs(model) and not (model.measured_ms is not None and model.device == device.name)
         }
         timings: Mapping[str, Any] = {}
-        if files and (device.is_local or (reach and can_be_measured(device))):
+        if files and reached(device):
             report(Event("measure", message=f"{len(files)} exported files on {device.name}"))
             try:
                 timings = measure(
@@ -316,16 +274,17 @@ def measure_exports(
             models = []
             for model in certificate.models:
                 if runs(model):
-                    timing = timings.get(f"{folder.name}/{model.path}")
+                    measured = model.measured_ms if model.device == device.name else None
+                    if timing := timings.get(f"{folder.name}/{model.path}"):
+                        low = min(timing.latency_ms, timing.p10_ms)  # it is the best round's
+                        measured = Latency(
+                            timing.latency_ms, "measured", low, timing.p90_ms, timing.n
+                        )
                     model = replace(
                         model,
                         device=device.name,
                         predicted_ms=_predicted(run, device, lowering, model),
-                        measured_ms=model.measured_ms
-                        if timing is None
-                        else Latency(
-                            timing.latency_ms, "measured", timing.p10_ms, timing.p90_ms, timing.n
-                        ),
+                        measured_ms=measured,
                     )
                 models.append(model)
             certificates[folder] = replace(certificate, models=tuple(models))
@@ -409,9 +368,7 @@ def find_architecture(run: Opened, text: str) -> Architecture:
 def _request(
     run: Opened, candidate: Candidate, folder: Path, formats: Sequence[str], report: Report
 ) -> ExportRequest:
-    from edgenas.data import RESIZE
     from edgenas.export.certified import ExportRequest
-    from edgenas.export.contract import InputContract
     from edgenas.export.formats import MIXED
 
     arch = candidate.architecture
@@ -424,23 +381,50 @@ def _request(
         folder=folder,
         architecture=str(arch),
         digest=arch.digest,
-        contract=InputContract(
-            shape=(1, resolution, resolution, run.data.channels),
-            mean=run.data.mean,
-            std=run.data.std,
-            classes=run.data.classes,
-            resize=RESIZE,
-        ),
+        contract=contract_of(run, arch),
         calibration=calibration,
         images=images,
         labels=labels,
-        parents=_parents(run, arch),
+        parents=parents_of(run, arch),
         weights=_told(run, arch),
         mixing=None if MIXED.keys().isdisjoint(formats) else mixing_of(run, arch, report=report),
+        data=_statement(run),
+        licence=run.config.export.licence,
     )
 
 
-def _parents(run: Opened, arch: Architecture) -> dict[str, str]:
+def contract_of(run: Opened, arch: Architecture) -> InputContract:
+    """What a float file of the network takes and answers."""
+    from edgenas.data import RESIZE
+    from edgenas.export.contract import InputContract
+
+    resolution = _resolution(run, arch)
+    return InputContract(
+        shape=(1, resolution, resolution, run.data.channels),
+        mean=run.data.mean,
+        std=run.data.std,
+        classes=run.data.classes,
+        resize=RESIZE,
+    )
+
+
+def _statement(run: Opened) -> DataStatement:
+    from edgenas.data import licence_of
+    from edgenas.export.certificate import DataStatement
+
+    data, source = run.data, run.config.data
+    return DataStatement(
+        name=data.name,
+        digest=data.digest,
+        seed=run.config.seed,
+        image_size=data.image_size,
+        channels=data.channels,
+        images={split: len(part) for split, part in data.splits.items()},
+        licence=source.licence or licence_of(source.source),
+    )
+
+
+def parents_of(run: Opened, arch: Architecture) -> dict[str, str]:
     """The digests that the files of a network rest on. Tables only say which network is chosen."""
     found = final_weights(run, arch)
     name = None if found is None else found.digest
@@ -453,32 +437,17 @@ def _told(run: Opened, arch: Architecture) -> str:
     return "" if found is None else found.told
 
 
-def _check_weights(run: Opened, arch: Architecture, certificate: Certificate) -> None:
-    """Refuses a certificate of other weights than the run has now.
-
-    Raises:
-        ArtifactError: they were changed, or lost.
-    """
-    then = certificate.parents.get("weights", "inherited")
-    now = _parents(run, arch).get("weights", "inherited")
-    if then != now:
-        raise ArtifactError(
-            f"models/{arch.digest}: exported with the weights {then}, the run now has {now}",
-            hint=f"edgenas export {run.folder} {arch.digest}",
-        )
-
-
 def _resolution(run: Opened, arch: Architecture) -> int:
     return run.supernet.space.resolution(arch)
 
 
 def _kept(
-    run: Opened, arch: Architecture, folder: Path, formats: Sequence[str]
+    run: Opened, arch: Architecture, folder: Path, formats: Sequence[str], *, again: bool
 ) -> Certificate | None:
-    """The certificate in `folder` of what it need not write again of `formats`; None: nothing.
+    """The certificate in `folder` of what need not be written again of `formats`; None: nothing.
 
     Its files are whole and of these parents, its tools are those that would write the others. Files
-    of further formats are deleted.
+    of further formats are deleted, unless those are written `again`.
     """
     from edgenas.export.certificate import recheck, write_certificate
     from edgenas.export.jobs import tool_versions
@@ -488,7 +457,7 @@ def _kept(
     except (ArtifactError, SpecError):
         return None
     parents = {n: value for n, value in found.parents.items() if not n.startswith("table ")}
-    same = parents == _parents(run, arch) and found.weights == _told(run, arch)
+    same = parents == parents_of(run, arch) and found.weights == _told(run, arch)
     if not same or found.max_top1_drop != run.config.export.max_top1_drop:
         return None
     mixed_drop = run.config.export.max_mixed_drop
@@ -501,11 +470,14 @@ def _kept(
         if model.format in formats and (tables or model.precision != "mixed")
     )
     kept = {model.format for model in models}
-    now = {k: v for name in set(formats) - kept for k, v in tool_versions(name).items()}
+    missing = set(KNOWN_FORMATS if again else formats) - kept
+    now = {k: v for name in missing for k, v in tool_versions(name).items()}
     if any(found.tools.get(name, version) != version for name, version in now.items()):
         return None  # a certificate has one version of a tool
+    if again:
+        return replace(found, models=models, failures=()) if models else None
     if others := [model.path for model in found.models if model not in models]:
-        used = {name for format_ in kept for name in tool_versions(format_)}
+        used = {"edgenas", *(name for format_ in kept for name in tool_versions(format_))}
         tools = {name: version for name, version in found.tools.items() if name in used}
         found = replace(found, models=models, tools=tools)
         write_certificate(folder, found)  # first: it lists no file that is not there
@@ -518,9 +490,10 @@ def _tables(parents: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in parents.items() if name.startswith("table ")}
 
 
-def _joined(kept: Certificate, written: Certificate, formats: Sequence[str]) -> Certificate:
+def _joined(kept: Certificate, written: Certificate) -> Certificate:
     """One certificate of the files that were kept and those that were written now."""
-    models = sorted((*kept.models, *written.models), key=lambda model: formats.index(model.format))
+    files = (*kept.models, *written.models)
+    models = sorted(files, key=lambda model: KNOWN_FORMATS.index(model.format))
     tools = dict(sorted({**kept.tools, **written.tools}.items()))
     drop = written.max_mixed_drop if written.max_mixed_drop is not None else kept.max_mixed_drop
     return replace(written, models=tuple(models), tools=tools, max_mixed_drop=drop)
@@ -566,7 +539,8 @@ def _exported(folder: Path, certificates: Mapping[Path, Certificate]) -> Exporte
     return Exported(certificates, failures, code)
 
 
-def _row(model: ExportedModel, path: str) -> dict[str, Any]:
+def exported_row(model: ExportedModel, path: str) -> dict[str, Any]:
+    """A file as a row of `result.json`."""
     predicted, measured = model.predicted_ms, model.measured_ms
     return {
         "path": path,
@@ -589,50 +563,6 @@ def _row(model: ExportedModel, path: str) -> dict[str, Any]:
     }
 
 
-def _target_row(target: TargetEvidence, place: str) -> dict[str, Any]:
+def target_row(target: TargetEvidence, place: str) -> dict[str, Any]:
     """Evidence with the path of its file, or of its network's folder, in the run's folder."""
     return {**asdict(target), "path": f"{place}/{target.path}" if target.path else place}
-
-
-def _certified_folders(path: Path) -> tuple[list[Path], str | None]:
-    """Folders with a certificate at or below `path`, and the one file that is meant, if so."""
-    if path.is_file():
-        return [path.parent], _certified_file(path)
-    if (path / "export.json").is_file():
-        return [path], None
-    found = sorted(p.parent for p in path.glob("models/*/export.json"))
-    if not found:
-        raise UsageError(
-            f"{path}: no export.json here or in models/*: nothing exported to verify",
-            hint="edgenas verify runs/NAME",
-        )
-    return found, None
-
-
-def _certified_file(path: Path) -> str | None:
-    """The name under which the certificate beside `path` lists it; None: it is the certificate.
-
-    Raises:
-        ArtifactError: there is no certificate, or it does not list the file.
-    """
-    from edgenas.export.certificate import FILE_NAME, read_certificate
-    from edgenas.export.contract import read_document
-
-    if path.name == FILE_NAME:
-        return None
-    hint = "edgenas verify repeats certificates of models that a run exported: runs/NAME"
-    if not (path.parent / FILE_NAME).is_file():
-        try:
-            origin = f"by its own word it is network {read_document(path)[1].get('digest')}"
-        except SpecError as error:
-            origin = str(error)
-        raise ArtifactError(
-            f"{path} has no certificate: no {FILE_NAME} lies beside it ({origin})", hint=hint
-        )
-    listed = [model.path for model in read_certificate(path.parent).models]
-    if path.name not in listed:
-        raise ArtifactError(
-            f"{path} is not in the certificate beside it, which lists {', '.join(listed)}",
-            hint=hint,
-        )
-    return path.name

@@ -264,6 +264,7 @@ def test_verify_again_reads_digests_first(exported, tmp_path):
     request = exported.request
     again = verify_again(
         exported.folder,
+        contract=request.contract,
         images=request.images,
         labels=request.labels,
         reference_logits=exported.reference,

@@ -171,7 +171,11 @@ def test_a_file_computes_each_unit_as_its_certificate_says(
 
     reference = torch_logits(request.network, request.images)
     for model, _, gates in verify_again(
-        tmp_path, images=request.images, labels=request.labels, reference_logits=reference
+        tmp_path,
+        contract=request.contract,
+        images=request.images,
+        labels=request.labels,
+        reference_logits=reference,
     ):
         assert all(gate.verdict == "passed" for gate in gates), model.path
     lied = [replace(slow, precision="int8") if u is slow else u for u in mixed.units]

@@ -1,0 +1,357 @@
+"""Certificates repeated: beside the run that made the files, or anywhere from a file and images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgenas.errors import ArtifactError, DataError, SpecError, UsageError
+from edgenas.events import Report, silent
+from edgenas.hardware import also_in
+from edgenas.pipeline.exporting import (
+    EXPORTS_SCHEMA,
+    asked_targets,
+    contract_of,
+    exported_row,
+    extract,
+    fleet_in,
+    network_images,
+    parents_of,
+    target_row,
+)
+from edgenas.pipeline.runs import Outcome, find_run
+
+if TYPE_CHECKING:
+    from edgenas.data import DataSet
+    from edgenas.export.certificate import Certificate, ExportedModel
+    from edgenas.export.contract import InputContract
+    from edgenas.export.verify import Gate
+    from edgenas.pipeline.opening import Opened
+    from edgenas.spaces import Architecture
+
+
+def verify(path: Path, *, data: str = "", report: Report = silent) -> Outcome:
+    """The certificates at or below `path` again: digests, every file over the test split, targets.
+
+    `path` is a run's folder, a model's folder, or one exported file. With `data` (a known set, a
+    folder, an `.npz`) no run is needed: the file is run over the test split of these images, and
+    where they are those that it was verified on, compared with its certificate. Nothing is written.
+
+    Raises:
+        UsageError: nothing exported lies there.
+        ArtifactError: a file is missing, was changed since it was verified, has no certificate, or
+            another one than it should have.
+        DataError: the images are of other classes or channels than the file's.
+        VerificationError: a file answers in another number of classes, or not with numbers.
+    """
+    found = _Found()
+    folders, only = _certified_folders(path, needed=not data)
+    if data:
+        root = path
+        for folder in folders:
+            _over_images(folder, only, data, found, report=report)
+    else:
+        root = folders[0].resolve().parent.parent
+        with also_in(root.parent.parent):  # where runs lies, devices of one's own do
+            _in_run(root, path, folders, only, found, report=report)
+    document = {
+        "schema": EXPORTS_SCHEMA,
+        "run": str(root),
+        "exports": found.rows,
+        "targets": found.targets,
+        "failures": found.failures,
+    }
+    return Outcome(root, document, tuple(found.failures), tuple(found.notes), found.exit_code)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a verification tells of."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    targets: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        return 5 if self.failures else 0
+
+    def fail(self, path: str, gates: Sequence[Gate]) -> None:
+        """Lists the gates that failed."""
+        self.failures += [f"{path}: {g.name}: {g.reason}" for g in gates if g.verdict == "failed"]
+
+
+def _in_run(
+    root: Path,
+    path: Path,
+    folders: Sequence[Path],
+    only: str | None,
+    found: _Found,
+    *,
+    report: Report,
+) -> None:
+    """Files against the run's network in torch, its images, its targets."""
+    from edgenas.artifacts import check_manifest
+    from edgenas.export.certificate import REJECTED, recheck
+    from edgenas.export.certified import verify_again
+    from edgenas.export.models import torch_logits
+    from edgenas.export.targets import check_targets
+    from edgenas.pipeline.opening import open_stages
+
+    if not (root / "run.toml").is_file():
+        raise UsageError(
+            f"{path} lies in no run: {root} has no run.toml",
+            hint="--data SOURCE verifies a file anywhere, over the test split of these images",
+        )
+    config = find_run(str(root)).config
+    if path.resolve() == root and (root / "manifest.json").is_file():
+        check_manifest(root)
+    for folder in folders:  # cheap, and before any data is read
+        recheck(folder, only)
+    run = open_stages(config, root, resume=True, may_train=False, report=report)
+    fleet = fleet_in(root)
+    for folder in folders:
+        certificate, place = recheck(folder, only), f"models/{folder.resolve().name}"
+        arch = run.supernet.space.parse(certificate.architecture)
+        _check_network(run, arch, certificate)
+        resolution = run.supernet.space.resolution(arch)
+        images, labels = network_images(run.data, run.data.test, resolution)
+        for model, evidence, gates in verify_again(
+            folder,
+            contract=contract_of(run, arch),
+            images=images,
+            labels=labels,
+            reference_logits=torch_logits(extract(run, arch), images),
+            only=only,
+            report=report,
+        ):
+            again = replace(model, verification=evidence, gates=gates)
+            found.rows.append(exported_row(again, f"{place}/{model.path}"))
+            found.fail(f"{place}/{model.path}", gates)
+        for model in certificate.models:  # they were not run again: as they were found
+            if model.path.endswith(REJECTED) and only in (None, model.path):
+                found.rows.append(exported_row(model, f"{place}/{model.path}"))
+                found.fail(f"{place}/{model.path}", model.gates)
+        if only is None:
+            found.failures += [f"{place}/{f.format}: {f.error}" for f in certificate.failures]
+        devices = asked_targets(run, fleet, certificate.digest)
+        asked = certificate if only is None else _alone(certificate, only)
+        for target in check_targets(folder, asked, devices, images=images, report=report):
+            if only is None or target.path == only:
+                found.targets.append(target_row(target, place))
+                found.failures += [f"{place}/{target.problem}"] if target.problem else []
+
+
+def _alone(certificate: Certificate, path: str) -> Certificate:
+    return replace(certificate, models=tuple(m for m in certificate.models if m.path == path))
+
+
+def _check_network(run: Opened, arch: Architecture, certificate: Certificate) -> None:
+    """Refuses a certificate of another network, other images or other weights than the run's.
+
+    Raises:
+        ArtifactError: naming both.
+    """
+    place = f"models/{arch.digest}"
+    hint = f"edgenas export {run.folder} {arch.digest}"
+    lowering = run.supernet.space.lower(arch)
+    facts = {
+        "digest": (certificate.digest, arch.digest),
+        "macs": (certificate.macs, lowering.macs),
+        "params": (certificate.params, lowering.params),
+    }
+    for name, (said, is_) in facts.items():
+        if said != is_:
+            raise ArtifactError(
+                f"{place}: {name} {said} by its certificate, {is_} by its architecture", hint=hint
+            )
+    then, now = certificate.parents, parents_of(run, arch)
+    for name in ("weights", *sorted(run.rests_on)):
+        said, is_ = (parents.get(name, "inherited") for parents in (then, now))
+        if said != is_:
+            told = "inherited weights" if name == "weights" else name
+            raise ArtifactError(
+                f"{place}: exported with the {told} {said}, the run now has {is_}", hint=hint
+            )
+
+
+def _over_images(
+    folder: Path, only: str | None, source: str, found: _Found, *, report: Report
+) -> None:
+    """Files of a folder over the test split of `source`, wherever they lie."""
+    from edgenas.export.certificate import FILE_NAME, REJECTED, recheck
+    from edgenas.export.certified import check_stated
+    from edgenas.export.contract import read_document
+
+    if not (folder / FILE_NAME).is_file():  # by the file's own word
+        path = folder / str(only)
+        found.notes.append(f"{path} has no certificate: nothing to compare with")
+        contract, _ = read_document(path)
+        images = _images(source, None, contract, path, report=report)
+        top1 = _top1(path, contract, images, report=report)
+        found.rows.append(_row_of(path, None, top1, len(images.test)))
+        return
+    certificate = recheck(folder, only)
+    data: DataSet | None = None
+    for model in certificate.models:
+        path = folder / model.path
+        if only not in (None, model.path):
+            continue
+        if model.path.endswith(REJECTED):
+            found.fail(str(path), model.gates)
+            continue
+        check_stated(path, model)
+        if data is None:
+            data = _images(source, certificate, model.input, path, report=report)
+            if data.digest != certificate.parents.get("data"):
+                found.notes.append(
+                    f"{source} is not what the files were verified on (digest {data.digest}, "
+                    f"then {certificate.parents.get('data')}): only accuracies are told"
+                )
+        top1 = _top1(path, model.input, data, report=report)
+        row = _row_of(path, model, top1, len(data.test))
+        if data.digest == certificate.parents.get("data"):
+            gates = _repeated(path, model, top1, len(data.test), certificate.max_top1_drop)
+            row["verified"] = replace(model, gates=gates).verified
+            row["top1_drop"] = model.verification.reference_top1 - top1
+            found.fail(str(path), gates)
+        found.rows.append(row)
+
+
+def _repeated(
+    path: Path, model: ExportedModel, top1: float, n: int, max_top1_drop: float
+) -> tuple[Gate, ...]:
+    """What a certificate demands, as far as it can be asked without the network in torch."""
+    from edgenas.export.verify import Gate, integer_gate, judged, same_gate, units_gate
+
+    drop = model.verification.reference_top1 - top1
+    met = drop <= max_top1_drop
+    told = f"drop {drop:+.4f}, limit {max_top1_drop:g}, n = {n}"
+    gates = [
+        same_gate(model.verification, replace(model.verification, top1=top1, n=n)),
+        Gate("top1_drop", judged(met=met, excluded=not met, n=n), told),
+    ]
+    if model.precision == "int8":
+        gates.append(integer_gate(path))
+    elif model.precision == "mixed":
+        gates.append(units_gate(path, model.units))
+    return tuple(gates)
+
+
+def _images(
+    source: str,
+    certificate: Certificate | None,
+    contract: InputContract,
+    path: Path,
+    *,
+    report: Report,
+) -> DataSet:
+    """The images of `source`, cut into splits as they were when the file was made.
+
+    Raises:
+        DataError: of other classes or channels than the file's.
+    """
+    from edgenas.data import load_data
+
+    stated = certificate.data if certificate is not None else None
+    data = load_data(
+        source,
+        seed=stated.seed if stated else 0,
+        image_size=stated.image_size if stated else None,
+        report=report,
+    )
+    if data.classes != contract.classes:
+        raise DataError(
+            f"{path} names {len(contract.classes)} classes ({', '.join(contract.classes[:3])}, "
+            f"...), {source} has {len(data.classes)} ({', '.join(data.classes[:3])}, ...)",
+            hint="take the images that it was trained for, or others of the same classes",
+        )
+    if data.channels != contract.shape[3]:
+        raise DataError(f"{path} takes {contract.shape[3]} channels, {source} has {data.channels}")
+    return data
+
+
+def _top1(path: Path, contract: InputContract, data: DataSet, *, report: Report) -> float:
+    """Share of the test images that the file names rightly, prepared as its contract says."""
+    from edgenas.export.verify import run_model, top1_of
+
+    if contract.value_range != (0.0, 1.0) or contract.shape[1] != contract.shape[2]:
+        raise SpecError(f"{path}: cannot prepare images for {contract.shape}")
+    as_it_asks = replace(data, mean=contract.mean, std=contract.std)
+    images, labels = network_images(as_it_asks, data.test, contract.shape[1])
+    logits = run_model(path, images, report=report)
+    return top1_of(logits, labels, n_classes=len(contract.classes), name=str(path))
+
+
+def _row_of(path: Path, model: ExportedModel | None, top1: float, n: int) -> dict[str, Any]:
+    """A row of `exported_row`'s form, of what is known without the network in torch."""
+    from edgenas.artifacts import sha256_file
+
+    row = {} if model is None else exported_row(model, str(path))
+    return {
+        "format": None,
+        "sha256": sha256_file(path),
+        "size_bytes": path.stat().st_size,
+        **row,
+        "path": str(path),
+        "verified": None,
+        "top1": top1,
+        "top1_drop": None,
+        "agreement": None,
+        "n_images": n,
+    }
+
+
+def _certified_folders(path: Path, *, needed: bool) -> tuple[list[Path], str | None]:
+    """Folders with a certificate at or below `path`, and the one file that is meant, if so.
+
+    Not `needed`: one file may be without.
+    """
+    if path.is_file():
+        return [path.parent], _certified_file(path, needed=needed)
+    if (path / "export.json").is_file():
+        return [path], None
+    found = sorted(p.parent for p in path.glob("models/*/export.json"))
+    if not found:
+        raise UsageError(
+            f"{path}: no export.json here or in models/*: nothing exported to verify",
+            hint="edgenas verify runs/NAME",
+        )
+    return found, None
+
+
+def _certified_file(path: Path, *, needed: bool) -> str | None:
+    """The name under which the certificate beside `path` lists it; None: it is the certificate.
+
+    Raises:
+        ArtifactError: there is no certificate, though `needed`, or it does not list the file.
+    """
+    from edgenas.export.certificate import FILE_NAME, read_certificate
+    from edgenas.export.contract import read_document
+
+    if path.name == FILE_NAME:
+        return None
+    hint = (
+        "edgenas verify repeats certificates of models that a run exported: runs/NAME; with "
+        "--data SOURCE it runs any model file of edgenas's over these images"
+    )
+    if not (path.parent / FILE_NAME).is_file():
+        if not needed:
+            return path.name
+        try:
+            origin = f"by its own word it is network {read_document(path)[1].get('digest')}"
+        except SpecError as error:
+            origin = str(error)
+        raise ArtifactError(
+            f"{path} has no certificate: no {FILE_NAME} lies beside it ({origin})", hint=hint
+        )
+    listed = [model.path for model in read_certificate(path.parent).models]
+    if path.name not in listed:
+        raise ArtifactError(
+            f"{path} is not in the certificate beside it, which lists {', '.join(listed)}",
+            hint=hint,
+        )
+    return path.name

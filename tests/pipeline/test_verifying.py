@@ -1,0 +1,233 @@
+"""Certificates repeated in their run and away from it, and what a lie in them comes to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from edgenas.artifacts import sha256_file
+from edgenas.cli.main import main
+from edgenas.export.certificate import read_certificate
+from edgenas.testing.fakes import tiny_space, write_invented_device, write_tiny_run
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with a finished run on the digits, two formats."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_invented_device(folder, tiny_space())
+        path = write_tiny_run(folder, trials=3, formats='"onnx", "onnx-int8"')
+        text = path.read_text("utf-8").replace("epochs = 1", "epochs = 4")
+        text = text.replace("[search]", 'licence = "as found"\n\n[search]')
+        path.write_text(text.replace("top = 1", 'top = 1\nlicence = "Apache-2.0"'), "utf-8")
+        assert main(["search", "run.toml", "--quiet"]) == 0
+    return folder
+
+
+@pytest.fixture
+def model(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The exported network's folder in a copy; the working folder is the run's."""
+    shutil.copytree(finished, tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    (certificate,) = Path("runs/tiny").glob("models/*/export.json")
+    return certificate.parent
+
+
+def verify(*argv: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], str]:
+    """Exit code, document and what was said of `edgenas verify`."""
+    capfd.readouterr()
+    code = main(["verify", *argv, "--json", "--quiet"])
+    out, err = capfd.readouterr()
+    document = json.loads(out) if out else {}
+    return code, document, "\n".join([err, *document.get("failures", ())])
+
+
+def edited(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    table = json.loads(path.read_text("utf-8"))
+    change(table)
+    path.write_text(json.dumps(table), "utf-8")
+
+
+def test_a_certificate_says_what_is_in_a_file_and_of_which_images(model: Path) -> None:
+    certificate = read_certificate(model)
+    float32, int8 = certificate.models
+    assert float32.operators["Conv"].keys() == {"FLOAT32"}
+    assert int8.operators["Conv"] == {"INT8": float32.operators["Conv"]["FLOAT32"]}
+    assert certificate.tools["edgenas"]
+    assert certificate.licence == "Apache-2.0"
+    data = certificate.data
+    assert data is not None
+    assert (data.name, data.licence, data.channels) == ("digits", "as found", 1)
+    assert data.digest == certificate.parents["data"]
+    for file in certificate.models:
+        found = file.verification
+        assert sum(c.n for c in found.classes) == found.n == data.images["test"]
+        assert len(found.classes) == len(file.input.classes)
+        mean = sum(c.n * (c.top1_drop or 0) for c in found.classes) / found.n
+        assert mean == pytest.approx(found.top1_drop, abs=1e-9)
+
+
+@pytest.mark.parametrize("path", ["model.onnx", ".", "../../models/{digest}/model.int8.onnx"])
+def test_paths_from_within_the_run(
+    path: str, model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(model)
+    code, document, _ = verify(path.format(digest=model.name), capfd=capfd)
+    assert code == 0
+    assert len(document["exports"]) == (2 if path == "." else 1)
+
+
+def test_a_file_is_verified_without_those_beside_it(
+    model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (model / "model.int8.onnx").unlink()
+    code, document, _ = verify(str(model / "model.onnx"), capfd=capfd)
+    assert code == 0
+    assert [Path(row["path"]).name for row in document["exports"]] == ["model.onnx"]
+    assert verify(str(model), capfd=capfd)[0] == 3
+
+
+def first(change: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    return lambda table: change(table["models"][0])
+
+
+LIES: dict[str, tuple[Callable[[dict[str, Any]], None], int, str]] = {
+    "mean": (first(lambda m: m["input"].update(mean=[0.9])), 3, "mean"),
+    "std": (first(lambda m: m["input"].update(std=[7.0])), 3, "std"),
+    "resize": (first(lambda m: m["input"].update(resize="nearest")), 3, "resize"),
+    "classes": (first(lambda m: m["input"].update(classes=["a", "b", "c"])), 3, "classes 10"),
+    "shape": (first(lambda m: m["input"].update(shape=[1, 9, 9, 1])), 3, "shape"),
+    "range": (first(lambda m: m["input"].update(value_range=[0, 0])), 3, "value range"),
+    "precision": (first(lambda m: m.update(precision="fp16")), 3, "onnx in fp16"),
+    "top-1": (first(lambda m: m["verification"].update(top1=0.01)), 5, "0.0100 by its certificate"),
+    "macs": (lambda t: t.update(macs=t["macs"] + 1), 3, "macs"),
+    "less than nothing": (lambda t: t.update(macs=-5), 3, "macs"),
+    "digest": (lambda t: t.update(digest="000000000000"), 3, "digest"),
+    "images": (lambda t: t["parents"].update(data="x"), 3, "exported with the data x"),
+    "supernet": (lambda t: t["parents"].update(supernet="ffff"), 3, "exported with the supernet"),
+    "no file": (lambda t: t.update(models=[]), 3, "lists no file"),
+}
+
+
+@pytest.mark.parametrize("name", LIES)
+def test_a_lie_is_found(name: str, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    change, code, told = LIES[name]
+    edited(model / "export.json", change)
+    found, _, said = verify(str(model), capfd=capfd)
+    assert (found, told in said) == (code, True), said
+
+
+def test_a_lie_in_the_file_itself_is_found(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Another normalisation in file and certificate alike: neither is of the run's images."""
+    path = model / "model.onnx"
+    loaded = onnx.load(path)
+    (entry,) = (e for e in loaded.metadata_props if e.key == "edgenas")
+    document = json.loads(entry.value)
+    document["input"]["std"] = [9.0]
+    entry.value = json.dumps(document)
+    onnx.save(loaded, path)
+
+    def agree(row: dict[str, Any]) -> None:
+        row.update(sha256=sha256_file(path), size_bytes=path.stat().st_size)
+        row["input"]["std"] = [9.0]
+
+    edited(model / "export.json", first(agree))
+    code, _, said = verify(str(path), capfd=capfd)
+    assert code == 3
+    assert "is not of these images: std" in said
+    code, _, said = verify(str(path), "--data", "digits", capfd=capfd)
+    assert code == 5
+    assert "by its certificate" in said
+
+
+def test_a_rejected_file_is_no_success(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def reject(row: dict[str, Any]) -> None:
+        row["path"] += ".rejected"
+        row["verified"] = False
+        row["gates"][0].update(verdict="failed", reason="it lost too much")
+
+    (model / "model.onnx").rename(model / "model.onnx.rejected")
+    edited(model / "export.json", first(reject))
+    for path in (model, model / "model.onnx.rejected"):
+        code, document, said = verify(str(path), capfd=capfd)
+        assert code == 5
+        assert "it lost too much" in said
+        assert document["exports"]
+
+
+def test_away_from_its_run(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = tmp_path / "elsewhere" / "model"
+    elsewhere.mkdir(parents=True)
+    for name in ("model.onnx", "export.json"):
+        shutil.copy(model / name, elsewhere / name)
+    monkeypatch.chdir(tmp_path)
+    recorded = read_certificate(elsewhere).models[0].verification
+    path = "elsewhere/model/model.onnx"
+    code, _, said = verify(path, capfd=capfd)
+    assert code == 2
+    assert "--data" in said
+    code, document, _ = verify(path, "--data", "digits", capfd=capfd)
+    assert code == 0
+    (row,) = document["exports"]
+    assert row["top1"] == pytest.approx(recorded.top1, abs=0.01)
+    assert row["n_images"] == recorded.n
+
+    (elsewhere / "export.json").unlink()  # the file alone says how to prepare images
+    code, document, _ = verify(path, "--data", "digits", capfd=capfd)
+    assert code == 0
+    assert document["exports"][0]["top1"] > 0.3
+
+
+def test_over_other_images(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (200, 8, 8), dtype=np.uint8)
+    classes = list(read_certificate(model).models[0].input.classes)
+    labels = np.array(classes)[np.arange(200) % 10]
+    np.savez(tmp_path / "noise.npz", images=pixels, labels=labels)
+    np.savez(
+        tmp_path / "three.npz", images=pixels, labels=np.array(["a", "b", "c"])[np.arange(200) % 3]
+    )
+    path = str(model / "model.onnx")
+    code, document, _ = verify(path, "--data", str(tmp_path / "noise.npz"), capfd=capfd)
+    assert code == 0, "there is nothing that it could be held to"
+    assert document["exports"][0]["verified"] is None
+    code, _, said = verify(path, "--data", str(tmp_path / "three.npz"), capfd=capfd)
+    assert code == 3
+    assert "names 10 classes" in said
+
+
+def test_other_formats_stay_when_one_is_exported_again(
+    model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = read_certificate(model)
+    argv = ["export", "tiny", model.name, "--quiet"]
+    assert main([*argv, "--format", "onnx", "--format", "onnx"]) == 0
+    after = read_certificate(model)
+    assert [m.format for m in after.models] == ["onnx", "onnx-int8"]
+    assert after.models[1].sha256 == before.models[1].sha256
+    assert verify(str(model), capfd=capfd)[0] == 0
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.onnxtxt", "a.textproto", "a.onnx", "a.tflite"])
+def test_what_is_no_model_is_said_to_be_none(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    for content in (b"{}", b"\x08\x07 \xff\xfe", b"    TFL3" + bytes(64)):
+        path.write_bytes(content)
+        for argv in ([], ["--data", "digits"]):
+            code, _, said = verify(str(path), *argv, capfd=capfd)
+            assert code == 3, said
