@@ -31,6 +31,7 @@ space = "mobile/1"
 # $summary
 source = $source
 image_size = $image_size     # height and width in pixels that all images are brought to
+# licence = "CC-BY-4.0"      # of the images, for the certificates
 
 [search]
 # `edgenas devices` lists the names. With several devices write latency_ms@DEVICE below.
@@ -55,6 +56,7 @@ formats = ["onnx", "onnx-int8", "tflite", "tflite-fp16", "tflite-int8"]
 top = 3                      # the most accurate, the knee, the fastest, then spread over the front
 targets = []                 # more devices to hold the files against, as "cortex-m-tflm-int8"
 max_top1_drop = 0.01         # a file that loses more top-1 on the test split fails (exit code 5)
+# licence = "Apache-2.0"     # of the files, for the certificates
 """)
 
 

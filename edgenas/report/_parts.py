@@ -108,6 +108,12 @@ class Stated(Part):
     n: int | None = None
 
 
+class OfClass(Part):
+    n: int
+    top1: float | None
+    top1_drop: float | None
+
+
 class Verification(Part):
     n: int
     top1: float
@@ -115,7 +121,13 @@ class Verification(Part):
     drop_low: float
     drop_high: float
     agreement: float
+    max_abs_difference: float | None = None
     split: str
+    classes: list[OfClass] = []
+
+
+class Input(Part):
+    classes: list[str] = []
 
 
 class Gate(Part):
@@ -153,6 +165,8 @@ class Certified(Part):
     measured_ms: Stated | None = None
     units: list[MixedUnit] = []
     curve: list[Mixture] = []
+    input: Input = Input()
+    operators: dict[str, dict[str, int]] = {}
 
 
 class Failure(Part):
@@ -175,6 +189,16 @@ class Target(Part):
     reasons: list[str] = []
 
 
+class Images(Part):
+    name: str
+    digest: str
+    seed: int
+    image_size: int
+    channels: int
+    images: dict[str, int]
+    licence: str
+
+
 class Certificate(Part):
     architecture: str
     digest: str
@@ -184,6 +208,8 @@ class Certificate(Part):
     parents: dict[str, str] = {}
     tools: dict[str, str] = {}
     weights: str = ""
+    data: Images | None = None
+    licence: str = ""
 
 
 class Gains(Part):

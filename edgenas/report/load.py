@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,6 +29,7 @@ from edgenas.report.model import (
     MeasuredNetwork,
     MixedUnit,
     Mixture,
+    OfClass,
     RunView,
     Table,
     TargetCheck,
@@ -70,6 +71,7 @@ def load_run(run: Path) -> RunView:
     sections = list(_sections(provenance))
     if tools := {n: v for c in certificates.values() for n, v in c.tools.items()}:
         sections.append(("Export tools", tuple(sorted(tools.items()))))
+    sections += _images(certificates.values())
     if front.parents:
         sections.append(("Parents, by digest", tuple(sorted(front.parents.items()))))
     settings = _rows(read_toml(run / "run.toml")) if (run / "run.toml").is_file() else []
@@ -304,6 +306,26 @@ def _models(
     return tuple(models)
 
 
+def _images(
+    certificates: Iterable[parts.Certificate],
+) -> list[tuple[str, tuple[tuple[str, str], ...]]]:
+    """What the certificates state of images and licences, once where they agree."""
+    found = []
+    for certificate in certificates:
+        if (data := certificate.data) is None:
+            continue
+        rows = (
+            ("images", f"{data.name}, digest {data.digest}, cut by seed {data.seed}"),
+            ("size", f"{data.image_size}x{data.image_size}, {data.channels} channels"),
+            *((f"{split} split", f"{n:,} images") for split, n in data.images.items()),
+            ("licence of the images", data.licence or "not stated"),
+            ("licence of the files", certificate.licence or "not stated"),
+        )
+        if ("Images and licences", rows) not in found:
+            found.append(("Images and licences", rows))
+    return found
+
+
 def _target(place: str, row: parts.Target) -> TargetCheck:
     path = f"{place}/{row.path}" if row.path else place
     return TargetCheck(**{**row.model_dump(), "path": path, "reasons": tuple(row.reasons)})
@@ -344,6 +366,12 @@ def _certified(path: str, row: parts.Certified, told: ExportedFile | None) -> Ex
             )
             for m in row.curve
         ),
+        max_difference=found.max_abs_difference,
+        classes=tuple(
+            OfClass(name, **of.model_dump())
+            for name, of in zip(row.input.classes, found.classes, strict=False)
+        ),
+        operators=row.operators,
     )
 
 

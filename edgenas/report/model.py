@@ -70,11 +70,22 @@ class MeasuredDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class OfClass:
+    """A file on the `n` images of one class; None where there is none."""
+
+    name: str
+    n: int
+    top1: float | None
+    top1_drop: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class ExportedFile:
     """One model file; `path` is relative to the run folder.
 
     `verified` None: there were too few images for a verdict. `problems` are the gates not passed.
-    `top1`, its drop (with its 95 % interval) and agreement are over `n_images` of `split`.
+    `top1`, its drop (with its 95 % interval), agreement and the largest difference of a logit from
+    torch's are over `n_images` of `split`. `operators` counts those of the file by name and type.
     """
 
     format: str
@@ -94,6 +105,9 @@ class ExportedFile:
     device: str = ""
     units: tuple[MixedUnit, ...] = ()
     mixtures: tuple[Mixture, ...] = ()
+    max_difference: float | None = None
+    classes: tuple[OfClass, ...] = ()
+    operators: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

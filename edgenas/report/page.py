@@ -14,7 +14,6 @@ from edgenas.report.drawing import architecture_svg
 from edgenas.report.explained import bounds_html, changes_html, importances_html, sentences_html
 from edgenas.report.fleets import fleet_html
 from edgenas.report.frame import chart, page
-from edgenas.report.mixtures import TextTable, text_tables
 from edgenas.report.model import (
     DeviceLatency,
     Evaluated,
@@ -34,6 +33,7 @@ from edgenas.report.numbers import (
     significant,
 )
 from edgenas.report.picture import front_svg
+from edgenas.report.text_tables import TextTable, text_tables
 
 
 def html(view: RunView) -> str:

@@ -11,7 +11,6 @@ from edgenas.report import fleets, why
 from edgenas.report.markup import code as _code
 from edgenas.report.markup import plain as _plain
 from edgenas.report.markup import table as _table
-from edgenas.report.mixtures import text_tables
 from edgenas.report.model import (
     DeviceLatency,
     Evaluated,
@@ -22,6 +21,7 @@ from edgenas.report.model import (
 )
 from edgenas.report.numbers import counted, duration, ms, percent, points, reading
 from edgenas.report.page import is_inside, roles, warnings
+from edgenas.report.text_tables import text_tables
 
 REPORT_SCHEMA = "edgenas.report/1"
 _LONGEST_TABLE = 20

@@ -11,9 +11,48 @@ import pytest
 
 from edgenas.artifacts import read_json, write_json
 from edgenas.report import load_run
-from edgenas.report.mixtures import text_tables
 from edgenas.report.page import html
 from edgenas.report.summary import document, markdown
+from edgenas.report.text_tables import text_tables
+
+
+def test_classes_operators_and_licences_are_told(own: Path) -> None:
+    (first, *_) = sorted(own.glob("models/*/export.json"))
+    certificate = read_json(first, schema="edgenas.export/1")
+    names = [f"<class {i}>" for i in range(25)]
+    for row in certificate["models"]:
+        row["input"]["classes"] = names
+        row["verification"]["classes"] = [
+            {"n": 40, "top1": 0.9, "top1_drop": i / 1000} for i in range(24)
+        ] + [{"n": 0, "top1": None, "top1_drop": None}]
+        row["operators"] = {"Conv": {"INT8": 13}, "Reshape": {"FLOAT32": 1}}
+    certificate["data"] = {
+        "name": "photos",
+        "digest": "0123456789ab",
+        "seed": 3,
+        "image_size": 64,
+        "channels": 3,
+        "images": {"train": 1000, "search": 200, "test": 300},
+        "licence": "CC-BY-4.0",
+    }
+    write_json(first, certificate)
+    view = load_run(own)
+    tables = {table.title: table for table in text_tables(view)}
+    digest = first.parent.name
+    classes = tables[f"By class: {digest}"]
+    assert len(classes.rows) == 20
+    assert "of 25 classes" in classes.notes[-1]
+    assert classes.rows[0][:2] == ("<class 23>", "40")
+    assert classes.rows[0][2] == "90.00 % (+2.30)"
+    operators = tables[f"Operators: {digest}"]
+    assert operators.rows[0][1] == "13 Conv INT8, 1 Reshape FLOAT32"
+    section = dict(dict(view.provenance)["Images and licences"])
+    assert section["licence of the images"] == "CC-BY-4.0"
+    assert section["licence of the files"] == "not stated"
+    page = html(view)
+    assert "&lt;class 23&gt;" in page
+    assert "<class 23>" not in page
+    assert "By class" in markdown(view)
 
 
 def with_more(run: Path) -> None:

@@ -1,0 +1,132 @@
+"""Classes, operators, mixed precision, measured networks: tables of text for page and Markdown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgenas.report.model import ExportedFile, ExportedModel, MeasuredDevice, OfClass, RunView
+from edgenas.report.numbers import ms, percent, points, reading
+
+MOST_CLASSES = 20
+"""Rows of a table of classes, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextTable:
+    """A table of plain text with what is to be said before it."""
+
+    title: str
+    notes: tuple[str, ...]
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def text_tables(view: RunView) -> list[TextTable]:
+    """Classes and operators of each model, mixed precision of each file, devices measured."""
+    files = [file for model in view.models for file in model.files if file.mixtures]
+    return [
+        *(_classes(model) for model in view.models if any(f.classes for f in model.files)),
+        *(_operators(model) for model in view.models if any(f.operators for f in model.files)),
+        *map(_mixtures, files),
+        *map(_measured, view.measured),
+    ]
+
+
+def _classes(model: ExportedModel) -> TextTable:
+    """What each file loses by class, the classes that lose most first."""
+    files = [file for file in model.files if file.classes]
+    worst = sorted(
+        range(len(files[0].classes)),
+        key=lambda i: -max(file.classes[i].top1_drop or 0 for file in files),
+    )
+    rows = [
+        (
+            files[0].classes[i].name,
+            f"{files[0].classes[i].n:,}",
+            *(_lost(file.classes[i]) for file in files),
+        )
+        for i in worst[:MOST_CLASSES]
+    ]
+    notes = [
+        "Top-1 among the test images of a class, and in brackets what it is less than torch's."
+    ]
+    if len(worst) > MOST_CLASSES:
+        notes.append(f"The {MOST_CLASSES} of {len(worst)} classes in which a file loses most.")
+    heads = ("class", "images", *(_name(file) for file in files))
+    return TextTable(f"By class: {model.digest}", tuple(notes), heads, tuple(rows))
+
+
+def _lost(found: OfClass) -> str:
+    if found.top1 is None or found.top1_drop is None:
+        return "-"
+    return f"{percent(found.top1)} ({points(found.top1_drop)})"
+
+
+def _operators(model: ExportedModel) -> TextTable:
+    files = [file for file in model.files if file.operators]
+    rows = (
+        (
+            _name(file),
+            ", ".join(
+                f"{n} {name} {kind}"
+                for name, of in file.operators.items()
+                for kind, n in of.items()
+            ),
+            "-" if file.max_difference is None else f"{file.max_difference:.2g}",
+        )
+        for file in files
+    )
+    heads = ("file", "operators, and the type that they compute in", "largest logit difference")
+    return TextTable(f"Operators: {model.digest}", (), heads, tuple(rows))
+
+
+def _name(file: ExportedFile) -> str:
+    return file.path.rpartition("/")[2]
+
+
+def _mixtures(file: ExportedFile) -> TextTable:
+    chosen = next((m for m in file.mixtures if m.chosen), file.mixtures[-1])
+    notes = [
+        f"Precision of each unit: {', '.join(f'{u.name} {u.precision}' for u in file.units)}.",
+        *(f"{unit.name}: {unit.note}." for unit in file.units if unit.note),
+        f"Chosen on {chosen.n:,} images of the search split; the file itself is verified on the "
+        "test split, as all are.",
+    ]
+    if len(set(chosen.precisions)) == 1:
+        notes.append(f"No mixture lies between: all units are in {chosen.precisions[0]}.")
+    rows = (
+        (
+            _counted(m.precisions),
+            reading("size_bytes").text(m.size_bytes),
+            percent(m.top1),
+            points(m.top1_drop),
+            "not known" if m.latency is None else f"{ms(m.latency.value)} {m.latency.origin}",
+            "chosen" if m.chosen else "",
+        )
+        for m in file.mixtures
+    )
+    heads = ("units", "size", "top-1", "drop (points)", "latency", "")
+    return TextTable(f"Mixed precision: {file.path}", tuple(notes), heads, tuple(rows))
+
+
+def _counted(precisions: Sequence[str]) -> str:
+    counts = Counter(precisions)
+    return ", ".join(f"{counts[p]} {p}" for p in ("fp32", "int8", "int4") if counts[p])
+
+
+def _measured(found: MeasuredDevice) -> TextTable:
+    rows = (
+        (
+            n.digest,
+            f"{ms(n.predicted.value)} {n.predicted.origin}",
+            f"{ms(n.measured.value)} {n.measured.origin}, n = {n.measured.n}",
+            str(n.place_predicted),
+            str(n.place),
+        )
+        for n in found.networks
+    )
+    heads = ("network", "predicted", "measured", "place predicted", "place measured")
+    note = f"{found.told[:1].upper()}{found.told[1:]}."
+    return TextTable(f"Measured on {found.device}", (note,), heads, tuple(rows))
