@@ -45,6 +45,7 @@ from edgenas.export.models import (
     torch_logits,
     write_onnx_int8,
 )
+from edgenas.export.onnx import Activations
 from edgenas.export.runners import FloatArray
 from edgenas.export.verify import (
     MAX_TOP1_DROP,
@@ -84,6 +85,8 @@ class ExportRequest:
     data: DataStatement | None = None
     licence: str = ""
     """Of the files; empty: nothing is stated."""
+    activations: Activations = "u8"
+    """In int8 ONNX."""
 
     def __post_init__(self) -> None:
         check_fit(self.network, self.contract, self.calibration)
@@ -273,8 +276,11 @@ def _write_others(
         report(Event("convert", message=spec.file_name))
         write = spec.write
         float32 = draft / FILE_NAMES["onnx"]
-        if name == "onnx-int8" and float32.is_file():
-            write = functools.partial(write_onnx_int8, source=float32)
+        if name == "onnx-int8":
+            source = float32 if float32.is_file() else None
+            write = functools.partial(
+                write_onnx_int8, source=source, activations=request.activations
+            )
         try:
             write(
                 folded,
@@ -307,7 +313,10 @@ def _mix(
                 write_float = exporter("onnx").write
                 write_float(folded, source, calibration=calibration, contract=contract, about=about)
             told = onnx_metadata(contract, about)
-            write = stack.enter_context(onnx_writer(source, folded.lowering, calibration, told))
+            writer = onnx_writer(
+                source, folded.lowering, calibration, told, activations=request.activations
+            )
+            write = stack.enter_context(writer)
         else:
             if not source.is_file():
                 raise ExportError(f"{name}: the float32 file that it is made from was not written")

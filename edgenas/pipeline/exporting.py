@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from edgenas.export.certified import ExportRequest
     from edgenas.export.contract import InputContract
+    from edgenas.export.onnx import Activations
     from edgenas.hardware import DeviceProfile
     from edgenas.networks import Network
     from edgenas.pipeline.opening import Opened
@@ -390,7 +391,16 @@ def _request(
         mixing=None if MIXED.keys().isdisjoint(formats) else mixing_of(run, arch, report=report),
         data=_statement(run),
         licence=run.config.export.licence,
+        activations=_activations(run),
     )
+
+
+def _activations(run: Opened) -> Activations:
+    """Those of the files whose units were timed: of the run's first device that runs int8 ONNX."""
+    from edgenas.pipeline.tables import activations_on
+
+    devices = [device for device in run.targets if device.format == "onnx-int8"]
+    return activations_on(devices[0]) if devices else "u8"
 
 
 def contract_of(run: Opened, arch: Architecture) -> InputContract:

@@ -25,6 +25,7 @@ from edgenas.pipeline.runs import SESSIONS
 from edgenas.spaces import Lowering, OpSpec, SearchSpace
 
 if TYPE_CHECKING:
+    from edgenas.export.onnx import Activations
     from edgenas.latency import LatencyTable
     from edgenas.profiling.build import Converter, Run
 
@@ -228,6 +229,15 @@ def shipped_networks(format: str) -> dict[str, tuple[Lowering, Path]]:  # noqa: 
     return found
 
 
+def activations_on(device: DeviceProfile) -> Activations:
+    """The type of int8 activations in ONNX that is the fast one there: u8 on x86, s8 on ARM."""
+    if device.chip == this_chip().name:
+        x86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
+    else:
+        x86 = device.chip.startswith(("amd-", "intel-"))
+    return "u8" if x86 else "s8"
+
+
 def converter_for(
     device: DeviceProfile, *, folder: Path | None = None, report: Report = silent
 ) -> Converter:
@@ -235,15 +245,10 @@ def converter_for(
     from edgenas.export.jobs import convert_networks, convert_units
     from edgenas.profiling.build import Converter
 
-    cache = folder or cache_folder() / "models"
-    if device.chip == this_chip().name:
-        x86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
-    else:
-        x86 = device.chip.startswith(("amd-", "intel-"))
     how: Mapping[str, Any] = {
         "format": device.format,
-        "folder": cache,
-        "activations": "u8" if x86 else "s8",
+        "folder": folder or cache_folder() / "models",
+        "activations": activations_on(device),
         "report": report,
     }
 

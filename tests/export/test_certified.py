@@ -260,6 +260,17 @@ def test_without_the_extra_the_other_formats_go_on(request_for, tmp_path, monkey
     assert certificate.exit_code == 8
 
 
+@pytest.mark.parametrize(("activations", "kind"), [("u8", "UINT8"), ("s8", "INT8")])
+def test_int8_onnx_has_the_activations_of_the_device(request_for, tmp_path, activations, kind):
+    request = replace(request_for(tmp_path), activations=activations)
+    (certificate,) = export_networks([request], formats=["onnx-int8"])
+    assert certificate.exit_code == 0
+    graph = onnx_package.load(request.folder / "model.int8.onnx").graph
+    types = {array.name: array.data_type for array in graph.initializer}
+    zero_points = {types[n.input[2]] for n in graph.node if n.op_type == "QuantizeLinear"}
+    assert zero_points == {onnx_package.TensorProto.DataType.Value(kind)}
+
+
 def test_verify_again_reads_digests_first(exported, tmp_path):
     request = exported.request
     again = verify_again(

@@ -10,7 +10,7 @@ import pytest
 from edgenas.errors import DeviceError, MissingUnitsError, SpecError
 from edgenas.hardware import load_device
 from edgenas.latency import read_table, write_table
-from edgenas.pipeline.tables import shipped_networks, tables_for
+from edgenas.pipeline.tables import activations_on, shipped_networks, tables_for
 from edgenas.spaces.mobile import default_space
 from edgenas.testing.fakes import (
     INVENTED_DEVICE,
@@ -32,6 +32,14 @@ def test_a_resumed_run_reads_the_table_that_it_read_before(folder: Path) -> None
     assert again.digest == first.digest
     anew = tables_for([device], tiny_space(), folder / "other")[INVENTED_DEVICE]
     assert anew.digest != first.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "activations"),
+    [("rpi4-onnxruntime-fp32-t4", "s8"), ("amd-epyc-f25m1-avx2-onnxruntime-int8-t1", "u8")],
+)
+def test_int8_activations_are_those_of_the_chip(name: str, activations: str) -> None:
+    assert activations_on(load_device(name)) == activations
 
 
 def test_a_device_elsewhere_needs_its_table(folder: Path) -> None:
