@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgenas.report.model import ExportedFile, ExportedModel, MeasuredDevice, OfClass, RunView
@@ -69,17 +69,21 @@ def _operators(model: ExportedModel) -> TextTable:
     rows = (
         (
             _name(file),
-            ", ".join(
-                f"{n} {name} {kind}"
-                for name, of in file.operators.items()
-                for kind, n in of.items()
-            ),
             "-" if file.max_difference is None else f"{file.max_difference:.2g}",
+            _by_type(file.operators),
         )
         for file in files
     )
-    heads = ("file", "operators, and the type that they compute in", "largest logit difference")
+    heads = ("file", "largest logit difference", "operators by the type that they compute in")
     return TextTable(f"Operators: {model.digest}", (), heads, tuple(rows))
+
+
+def _by_type(operators: Mapping[str, Mapping[str, int]]) -> str:
+    kinds: dict[str, list[str]] = {}
+    for name, counts in operators.items():
+        for kind, n in counts.items():
+            kinds.setdefault(kind, []).append(f"{n} {name}")
+    return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in sorted(kinds.items()))
 
 
 def _name(file: ExportedFile) -> str:

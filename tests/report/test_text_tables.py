@@ -45,7 +45,7 @@ def test_classes_operators_and_licences_are_told(own: Path) -> None:
     assert classes.rows[0][:2] == ("<class 23>", "40")
     assert classes.rows[0][2] == "90.00 % (+2.30)"
     operators = tables[f"Operators: {digest}"]
-    assert operators.rows[0][1] == "13 Conv INT8, 1 Reshape FLOAT32"
+    assert operators.rows[0][2] == "FLOAT32: 1 Reshape; INT8: 13 Conv"
     section = dict(dict(view.provenance)["Images and licences"])
     assert section["licence of the images"] == "CC-BY-4.0"
     assert section["licence of the files"] == "not stated"
