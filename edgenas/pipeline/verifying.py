@@ -172,9 +172,8 @@ def _check_network(run: Opened, arch: Architecture, certificate: Certificate) ->
     for name in ("weights", *sorted(run.rests_on)):
         said, is_ = (parents.get(name, "inherited") for parents in (then, now))
         if said != is_:
-            told = "inherited weights" if name == "weights" else name
             raise ArtifactError(
-                f"{place}: exported with the {told} {said}, the run now has {is_}", hint=hint
+                f"{place}: exported with the {name} {said}, the run now has {is_}", hint=hint
             )
 
 

@@ -218,6 +218,11 @@ def test_other_formats_stay_when_one_is_exported_again(
     after = read_certificate(model)
     assert [m.format for m in after.models] == ["onnx", "onnx-int8"]
     assert after.models[1].sha256 == before.models[1].sha256
+    told = json.loads(Path("runs/tiny/result.json").read_text("utf-8"))["exports"]
+    assert [(row["format"], row["sha256"]) for row in told] == [
+        (m.format, m.sha256) for m in after.models
+    ]
+    assert after.models[0].sha256 in Path("runs/tiny/report.html").read_text("utf-8")
     assert verify(str(model), capfd=capfd)[0] == 0
 
 
