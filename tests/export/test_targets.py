@@ -24,6 +24,7 @@ from edgenas.export.ready import c_string, micro_methods, write_ready
 from edgenas.export.targets import check_targets
 from edgenas.export.verify import Gate, Verification
 from edgenas.hardware import DeviceProfile, load_device_file
+from edgenas.hardware.micro import MicroArena
 from edgenas.hardware.transports import LOCAL
 from edgenas.models.tflite import unpack
 
@@ -150,6 +151,31 @@ def test_an_interpreter_that_answers_otherwise_fails(
     found = asked(tmp_path, certificate, images, device("cortex-m-tflm-int8"))
     assert found.verdict == "failed"
     assert "of 32 answers are those of LiteRT" in found.problem
+
+
+@needs_micro
+def test_tflite_micro_answers_in_the_arena_that_was_measured(
+    certificate, images, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large model needs more than the interpreter is given by default."""
+    given = []
+    start = targets.MicroRunner.__init__
+
+    def started(self, path, *, arena_bytes) -> None:
+        given.append(arena_bytes)
+        start(self, path, arena_bytes=arena_bytes)
+
+    monkeypatch.setattr(targets.MicroRunner, "__init__", started)
+    large = 9 * 2**20
+    monkeypatch.setattr(targets, "measure_arena", lambda path: MicroArena(large, large, 0))
+    found = asked(tmp_path, certificate, images, device("cortex-m-tflm-int8"))
+    assert given[0] > large
+    assert found.arena_bytes == large
+    monkeypatch.setattr(targets, "_ARENA_SLACK", 0)
+    monkeypatch.setattr(targets, "measure_arena", lambda path: MicroArena(9000, 9000, 0))
+    found = asked(tmp_path, certificate, images, device("cortex-m-tflm-int8"))
+    assert found.verdict == "failed"
+    assert "TFLite-Micro refuses it in 9000 bytes" in found.problem
 
 
 @needs_micro
