@@ -334,10 +334,8 @@ def _problem(error: Any) -> str:
         known = [f.alias or name for name, f in _SECTIONS[section].model_fields.items()]
         return f"{'.'.join(where)}: unknown key; {nearest(where[-1], known)}"
     given = error.get("input")
-    if error["type"] == "literal_error" and "formats" in where and isinstance(given, str):
-        return f"{'.'.join(where)}: {given!r} is no format; {nearest(given, KNOWN_FORMATS)}"
     shown = "" if isinstance(given, dict | list) else f" (got {given!r})"
-    return f"{'.'.join(where)}: {error['msg']}{shown}"
+    return f"{'.'.join(where)}: {error['msg'].removeprefix('Value error, ')}{shown}"
 
 
 _FRACTION, _BYTES = "a fraction from 0 to 1, such as 0.92", "a whole number of bytes, as 100_000"

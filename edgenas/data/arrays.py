@@ -231,7 +231,14 @@ def _labels(
     if classes is not None:
         if classes.ndim != 1 or classes.dtype.kind not in "US":
             raise DataError(f"{path}: classes must be a list of names, not {classes.dtype}")
-        names = [str(name) for name in classes.astype(str).tolist()]
+        try:
+            given = np.char.decode(classes, "utf-8") if classes.dtype.kind == "S" else classes
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path}: classes: the name {error.object!r} is not UTF-8",
+                hint="store the names as text: np.array([...], dtype=str)",
+            ) from error
+        names = [str(name) for name in given.tolist()]
     if kinds == {"U"}:
         found = sorted(set(np.concatenate([a.ravel() for a in arrays.values()]).tolist()))
         if unknown := sorted(set(found) - set(names or found)):

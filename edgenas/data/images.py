@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from edgenas.errors import DataError
 
 SPLITS = ("train", "search", "test")
 _CHUNK = 4096
+_NO_TEXT = frozenset(["Cc", "Cs", "Zl", "Zp"])
+"""Of Unicode: control characters, halves of surrogate pairs, line and paragraph separators."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -148,8 +151,8 @@ def data_set(
     """The data set made of `splits` (train, search, test), checked, with mean, std and digest.
 
     Raises:
-        DataError: one class or none, a class without images in a split, labels without a class,
-            splits that differ in shape.
+        DataError: one class or none, names that no list of lines can hold, a class without images
+            in a split, labels without a class, splits that differ in shape.
     """
     if len(classes) < 2:
         raise DataError(
@@ -158,6 +161,12 @@ def data_set(
     if len(set(classes)) != len(classes):
         double = sorted({c for c in classes if classes.count(c) > 1})
         raise DataError(f"{name}: classes named twice: {', '.join(double)}")
+    if unfit := [c for c in classes if not _fits_a_line(c)]:
+        raise DataError(
+            f"{name}: class names that are empty or hold line breaks, control characters or halves "
+            f"of characters: {', '.join(map(repr, unfit))}",
+            hint="rename these classes: labels.txt and the files for apps hold one name a line",
+        )
     shapes = {split: tuple(splits[split].pixels.shape[1:]) for split in SPLITS}
     if len(set(shapes.values())) > 1:
         raise DataError(f"{name}: the splits differ in shape: {shapes}")
@@ -208,6 +217,11 @@ def imbalance(labels: Tensor, n_classes: int) -> float:
     """Images of the most frequent class over those of the rarest; infinite where one has none."""
     counts = _count(labels, n_classes)
     return max(counts) / min(counts) if min(counts) else float("inf")
+
+
+def _fits_a_line(name: str) -> bool:
+    """Whether the class name can be written as UTF-8 and read back from a list of lines."""
+    return bool(name.strip()) and not {*map(unicodedata.category, name)} & _NO_TEXT
 
 
 def _count(labels: Tensor, n_classes: int) -> list[int]:

@@ -22,7 +22,7 @@ from edgenas.artifacts import derive_seed, digest, replacing, to_json, write_ato
 from edgenas.errors import ExportError, nearest
 from edgenas.events import Event, Report, silent
 from edgenas.export import litert, onnx
-from edgenas.export.formats import FORMATS
+from edgenas.export.formats import FORMATS, MIXED
 from edgenas.export.worker import JOBS_SCHEMA, environment
 from edgenas.spaces import KEY_VERSION, Lowering, Node, OpSpec
 
@@ -135,8 +135,13 @@ def convert_networks(
 
 
 def tool_versions(format: str) -> dict[str, str]:  # noqa: A002
-    """Versions of the packages that write `format`; "-" for one that is not installed."""
-    found = {}
+    """Versions of the packages that write `format`; "-" for one that is not installed.
+
+    None for a plug-in's: what writes it is not known here.
+    """
+    found: dict[str, str] = {}
+    if format not in FORMATS and format not in MIXED:
+        return found
     for name in _TOOLS[format.split("-")[0]]:
         try:
             found[name] = importlib.metadata.version(name)

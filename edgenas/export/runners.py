@@ -172,6 +172,10 @@ class MicroRunner:
     """An int8 TFLite file in TFLite-Micro, the interpreter of microcontrollers.
 
     `arena_bytes` is the memory it may use for tensors and bookkeeping.
+
+    Raises:
+        ExportError: TFLite-Micro is not installed.
+        SpecError: it refuses the file, or the file needs more memory.
     """
 
     def __init__(self, path: Path, *, arena_bytes: int = 4 * 2**20) -> None:
@@ -180,7 +184,13 @@ class MicroRunner:
         except ImportError as error:
             hint = 'pip install "edgenas[micro]"'
             raise ExportError(f"TFLite-Micro is not installed; {hint}", hint=hint) from error
-        self._interpreter = runtime.Interpreter.from_file(str(path), arena_size=arena_bytes)
+        try:
+            self._interpreter = runtime.Interpreter.from_file(str(path), arena_size=arena_bytes)
+        except RuntimeError as error:
+            raise SpecError(
+                f"{path}: TFLite-Micro refuses it in {arena_bytes} bytes: {error}"
+            ) from error
+        self._path = path
         self._input = self._interpreter.get_input_details(0)
         self._output = self._interpreter.get_output_details(0)
         self.shape = tuple(int(n) for n in self._input["shape"])
@@ -192,7 +202,10 @@ class MicroRunner:
         rows = []
         for i in _each(images):
             self._interpreter.set_input(values[i : i + 1], 0)
-            self._interpreter.invoke()
+            try:
+                self._interpreter.invoke()
+            except RuntimeError as error:
+                raise SpecError(f"{self._path}: TFLite-Micro cannot run it: {error}") from error
             rows.append(np.array(self._interpreter.get_output(0)))
         return dequantise(np.concatenate(rows), self._output)
 

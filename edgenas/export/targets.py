@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edgenas.errors import DeviceError, MeasurementError
+from edgenas.errors import DeviceError, MeasurementError, SpecError
 from edgenas.events import Event, Report, silent
 from edgenas.export.certificate import REJECTED, Certificate, TargetEvidence
 from edgenas.export.runners import FloatArray, LiteRunner, MicroRunner, open_model
@@ -23,13 +23,14 @@ from edgenas.export.verify import Verdict
 from edgenas.hardware import DeviceProfile, installed_version
 from edgenas.hardware.micro import measure_arena
 from edgenas.hardware.vela import accelerator, estimate
-from edgenas.models import micro_arena, planned_bytes, read_model
+from edgenas.models import micro_arena, read_model
 from edgenas.models.tflite import read_tflite
 from edgenas.targets import (
     Toolchain,
     misfits,
     offloaded_share,
     operators_of_file,
+    ram_bytes_of_file,
     toolchain_of,
 )
 
@@ -41,6 +42,8 @@ MIN_SAME = 0.9
 what reads a file wrongly agrees by chance alone."""
 
 _SHOWN = 3
+_ARENA_SLACK = 64 * 2**10
+"""Bytes for TFLite-Micro beyond the arena that it was measured to need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,8 @@ def check_targets(
     found = []
     for device in targets:
         chain = toolchain_of(device)
-        if chain is None and device.ram_bytes is None and device.flash_bytes is None:
+        limits = (device.ram_bytes, device.flash_bytes)
+        if chain is None and limits == (None, None) and not device.operators:
             continue
         report(Event("targets", message=f"{certificate.digest} on {device.name}"))
         name = device.runtime if chain is None else chain.name
@@ -101,7 +105,7 @@ def _evidence(path: Path, device: DeviceProfile, toolchain: str, told: _Told) ->
     flash = told.numbers.get("flash_bytes") or path.stat().st_size
     ram = told.ram_bytes
     if ram is None and device.ram_bytes is not None:
-        ram = planned_bytes(read_model(path, pads=True).lifetimes())
+        ram = ram_bytes_of_file(path)
     over = [
         f"{need:,} bytes of {what}, the device has {limit:,}"
         for what, need, limit in (
@@ -127,6 +131,11 @@ def _evidence(path: Path, device: DeviceProfile, toolchain: str, told: _Told) ->
 
 
 def _asked(path: Path, device: DeviceProfile, chain: Toolchain | None, images: FloatArray) -> _Told:
+    if chain is None and device.operators:
+        operators = operators_of_file(path)
+        note = f"{device.runtime} itself is not asked"
+        own = "the operators of the device's file"
+        return _Told(own, {"operators": len(operators)}, _not_taken(path, device), notes=(note,))
     if chain is None:
         return _Told("-", unsure=(f"what {device.runtime} accepts is not known here",))
     match chain.name:
@@ -135,7 +144,7 @@ def _asked(path: Path, device: DeviceProfile, chain: Toolchain | None, images: F
         case "tflm":
             return _by_micro(path, device, images)
         case "openvino":
-            return _by_openvino(path, images)
+            return _by_openvino(path, device, images)
         case "litert" | "onnxruntime":
             return _by_runtime(path, device)
         case _:
@@ -153,6 +162,7 @@ def _by_vela(path: Path, device: DeviceProfile, chain: Toolchain) -> _Told:
         return replace(told, unsure=(f"{error}; {error.hint}",))
     n = found.npu_operators + found.cpu_operators
     share, least = found.npu_operators / n, chain.least_share
+    own = _not_taken(path, device) if device.operators else ()  # else Vela itself has said it
     few = f"{found.npu_operators} of {n} operators on the NPU, {least:.0%} are wanted"
     return _Told(
         _version("vela"),
@@ -163,7 +173,7 @@ def _by_vela(path: Path, device: DeviceProfile, chain: Toolchain) -> _Told:
             "sram_bytes": found.sram_bytes,
             "flash_bytes": found.flash_bytes,
         },
-        broken=() if share >= least else (few,),
+        broken=(*own, *(() if share >= least else (few,))),
         notes=("cycles, SRAM and flash are the compiler's estimates",),
         ram_bytes=found.sram_bytes,
     )
@@ -172,7 +182,7 @@ def _by_vela(path: Path, device: DeviceProfile, chain: Toolchain) -> _Told:
 def _by_micro(path: Path, device: DeviceProfile, images: FloatArray) -> _Told:
     """The interpreter's arena and answers, and what its kernels are not good at."""
     operators = operators_of_file(path)
-    broken = [str(misfit) for misfit in misfits(operators, device)[:_SHOWN]]
+    broken = _not_taken(path, device)
     numbers: dict[str, Any] = {"operators": len(operators)}
     try:
         arena = measure_arena(path).total
@@ -183,27 +193,32 @@ def _by_micro(path: Path, device: DeviceProfile, images: FloatArray) -> _Told:
         return _Told(
             "edgenas' memory plan",
             numbers | {"arena_bytes": planned},
-            broken=tuple(broken),
+            broken=broken,
             unsure=(f"{error}: the arena is planned; {error.hint}",),
             ram_bytes=planned,
         )
-    answers, expected = MicroRunner(path).run(images), LiteRunner(path, reference=True).run(images)
+    numbers["arena_bytes"] = arena
+    try:
+        answers = MicroRunner(path, arena_bytes=arena + _ARENA_SLACK).run(images)
+    except SpecError as error:
+        return _Told(_version("tflm"), numbers, broken=(*broken, str(error)), ram_bytes=arena)
+    expected = LiteRunner(path, reference=True).run(images)
     lost, told = _compared(answers, expected, "LiteRT's reference kernels")
     return _Told(
         _version("tflm"),
-        numbers | {"arena_bytes": arena},
+        numbers,
         broken=(*broken, *lost),
         notes=(*told, "the arena is that of a 64-bit build: a 32-bit one takes less"),
         ram_bytes=arena,
     )
 
 
-def _by_openvino(path: Path, images: FloatArray) -> _Told:
+def _by_openvino(path: Path, device: DeviceProfile, images: FloatArray) -> _Told:
     """The answers of OpenVINO's CPU plug-in beside those of onnxruntime."""
-    operators = len(operators_of_file(path))
+    operators, broken = len(operators_of_file(path)), _not_taken(path, device)
     if importlib.util.find_spec("openvino") is None:
         hint = 'OpenVINO is not installed; pip install "edgenas[openvino]"'
-        return _Told("-", {"operators": operators}, unsure=(hint,))
+        return _Told("-", {"operators": operators}, broken, unsure=(hint,))
     import openvino
 
     try:
@@ -212,9 +227,9 @@ def _by_openvino(path: Path, images: FloatArray) -> _Told:
         rows = [np.array(compiled(images[i : i + 1])[output]) for i in range(len(images))]
     except RuntimeError as error:
         refused = f"OpenVINO refuses the file: {str(error).strip().splitlines()[-1][-300:]}"
-        return _Told(_version("openvino"), {"operators": operators}, broken=(refused,))
+        return _Told(_version("openvino"), {"operators": operators}, broken=(*broken, refused))
     lost, told = _compared(np.concatenate(rows), open_model(path).run(images), "onnxruntime")
-    return _Told(_version("openvino"), {"operators": operators}, broken=lost, notes=told)
+    return _Told(_version("openvino"), {"operators": operators}, (*broken, *lost), notes=told)
 
 
 def _compared(
@@ -229,10 +244,15 @@ def _compared(
 def _by_runtime(path: Path, device: DeviceProfile) -> _Told:
     """A runtime in which the file was verified before; on this machine, wherever the device is."""
     operators = operators_of_file(path)
-    broken = tuple(str(misfit) for misfit in misfits(operators, device)[:_SHOWN])
+    broken = _not_taken(path, device)
     runtime = "onnxruntime" if path.suffix == ".onnx" else "litert"
     notes = () if device.is_local else (f"run here in {_version(runtime)}, not on the device",)
     return _Told(_version(runtime), {"operators": len(operators)}, broken, notes=notes)
+
+
+def _not_taken(path: Path, device: DeviceProfile) -> tuple[str, ...]:
+    """The first operators of a file that the device's tool-chain, or own list, does not take."""
+    return tuple(str(misfit) for misfit in misfits(operators_of_file(path), device)[:_SHOWN])
 
 
 def _by_list(path: Path, device: DeviceProfile, chain: Toolchain) -> _Told:
@@ -243,6 +263,9 @@ def _by_list(path: Path, device: DeviceProfile, chain: Toolchain) -> _Told:
     named = "; ".join(map(str, found[:_SHOWN])) + ("; ..." if len(found) > _SHOWN else "")
     told = (f"{share:.0%} of the operators are taken, not: {named}",) if found else ()
     unmet = share < chain.least_share
+    if (precision := read_model(path).precision) not in chain.precisions:
+        unmet = True
+        told = (f"it takes {' and '.join(chain.precisions)} files, this is {precision}", *told)
     source = f"checked against: {chain.source}, {chain.url}; its own tool is not available here"
     return _Told(
         f"{chain.source}, {chain.date}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from dataclasses import dataclass, field
@@ -50,6 +51,7 @@ FORMATS = MappingProxyType(
 )
 """The runtimes and precisions that edgenas can time, with the exported format that each runs."""
 _ONNX_RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "xla", "unstated")
+_ONNX_TOOLCHAINS = ("onnxruntime", "openvino")
 
 SCHEMA = "edgenas.device/1"
 _LOCAL = re.compile(r"local-([a-z0-9]+)-([a-z0-9]+)-t([0-9]{1,4})")
@@ -94,6 +96,7 @@ class DeviceProfile:
             raise SpecError(f"device {self.name}: batch {self.batch}; 1 to 65536 are allowed")
         if self.toolchain == "vela":
             accelerator(self.chip)
+        self._check_toolchain()
         if self.runtime in _RUNTIME and not self.can_be_timed:
             raise SpecError(f"device {self.name}: {self.runtime} does not run {self.precision}")
         if self.is_estimated:
@@ -102,6 +105,19 @@ class DeviceProfile:
                 raise SpecError(
                     f"device {self.name}: vela estimates int8 models, one image at a time"
                 )
+
+    def _check_toolchain(self) -> None:
+        """Refuses a tool-chain that cannot take the files that the runtime runs."""
+        onnx = self.format.startswith("onnx")
+        fitting = [name for name in get_args(ToolchainName) if (name in _ONNX_TOOLCHAINS) == onnx]
+        if self.toolchain is not None and self.toolchain not in fitting:
+            mine, other = ("ONNX", "TFLite") if onnx else ("TFLite", "ONNX")
+            raise SpecError(
+                f"device {self.name}: runtime {self.runtime!r} runs {mine} files, but toolchain "
+                f"{self.toolchain!r} takes {other} files",
+                hint=f"for this runtime: toolchain = {' or '.join(map(repr, fitting))}, or leave "
+                "it out",
+            )
 
     @property
     def can_be_timed(self) -> bool:
@@ -177,7 +193,7 @@ class _DeviceFile(BaseModel):
         transport_for(connection)
         if "benchmark_model" in options and self.runtime != "litert":
             raise SpecError(f"connection.benchmark_model runs litert, not {self.runtime}")
-        return DeviceProfile(
+        profile = DeviceProfile(
             name=self.name,
             title=self.title,
             device_class=self.class_,
@@ -194,6 +210,29 @@ class _DeviceFile(BaseModel):
             affinity=tuple(self.affinity),
             batch=self.batch,
             path=path,
+        )
+        _check_operators(profile)
+        return profile
+
+
+def _check_operators(device: DeviceProfile) -> None:
+    """Refuses names that operators have in no file of the format that the device runs."""
+    if not device.operators:
+        return
+    from edgenas.models import known_operators  # loads the schemas of both formats' packages
+
+    title, known = "TFLite", known_operators("tflite")
+    if device.format.startswith("onnx"):
+        title, known = "ONNX", known_operators("onnx")
+    told = []
+    for name in sorted({*device.operators} - known):
+        close = difflib.get_close_matches(name, known, n=1)
+        told.append(f"{name!r}" + (f" (did you mean {close[0]!r}?)" if close else ""))
+    if told:
+        raise SpecError(
+            f"operators: {', '.join(told)}: no operator of {title} files, which {device.runtime} "
+            "runs",
+            hint=f"give them the names that they have in {title} files; devices/README.md has some",
         )
 
 

@@ -2,8 +2,8 @@
 
 from edgenas.models.blocks import in_blocks, sums_in_convolutions
 from edgenas.models.graph import ModelGraph, Step, Tensor
-from edgenas.models.memory import micro_arena, planned_bytes, tflite_graph
-from edgenas.models.read import SUFFIXES, read_model
+from edgenas.models.memory import least_bytes, micro_arena, planned_bytes, tflite_graph
+from edgenas.models.read import SUFFIXES, known_operators, read_model
 
 __all__ = [
     "SUFFIXES",
@@ -11,6 +11,8 @@ __all__ = [
     "Step",
     "Tensor",
     "in_blocks",
+    "known_operators",
+    "least_bytes",
     "micro_arena",
     "planned_bytes",
     "read_model",

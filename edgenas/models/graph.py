@@ -100,9 +100,12 @@ class ModelGraph:
     def lifetimes(self) -> list[tuple[int, int, int]]:
         """(bytes, first step, last step) of every tensor that is no constant and is used.
 
-        A view shares its source's memory, as runtimes let it.
+        A view shares its source's memory, as runtimes let it. What is quantised at once is held in
+        integers alone: runtimes make one operator of it and the one before.
         """
+        readers = readers_of(self)
         home: dict[int, int] = {}
+        quantised: dict[int, int] = {}
         first: dict[int, int] = dict.fromkeys(self.inputs, 0)
         last: dict[int, int] = {}
         for i, step in enumerate(self.steps):
@@ -111,12 +114,14 @@ class ModelGraph:
             for t in step.outputs:
                 if step.is_view:
                     home[t] = home.get(step.inputs[0], step.inputs[0])
+                if step.kind == "QuantizeLinear" and readers[step.inputs[0]] == [i]:
+                    quantised[home[t]] = self.tensors[t].n_bytes
                 first.setdefault(home.get(t, t), i)
                 last[home.get(t, t)] = i
         for t in self.outputs:
             last[home.get(t, t)] = len(self.steps) - 1
         return [
-            (self.tensors[t].n_bytes, start, last.get(t, start))
+            (quantised.get(t, self.tensors[t].n_bytes), start, last.get(t, start))
             for t, start in sorted(first.items())
             if not self.tensors[t].constant
         ]

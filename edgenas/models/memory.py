@@ -8,7 +8,7 @@ Micro, `ArenaPlanner` of TFLite).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgenas.models.graph import ModelGraph, Step, Tensor, like
@@ -39,6 +39,24 @@ def planned_bytes(buffers: Iterable[tuple[int, int, int]], *, alignment: int = A
         placed.append((offset, offset + need, first, last))
         total = max(total, offset + need)
     return total
+
+
+def least_bytes(graph: ModelGraph) -> int:
+    """Largest sum of activations alive at once, as `Lowering.peak_memory_bytes` counts them.
+
+    `graph` is one that `read_model` gives. Activation functions and transpositions are done in
+    place, or are part of what is beside them.
+    """
+    steps = tuple(
+        replace(step, op=None) if step.op is not None and _in_place(step, step.op) else step
+        for step in graph.steps
+    )
+    alive = replace(graph, steps=steps).lifetimes()
+    return max(sum(n for n, a, b in alive if a <= i <= b) for i in range(len(steps)))
+
+
+def _in_place(step: Step, op: OpSpec) -> bool:
+    return op.kind == "activate" or step.kind == "Transpose"
 
 
 @dataclass(frozen=True, slots=True)

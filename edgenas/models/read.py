@@ -6,10 +6,21 @@ from pathlib import Path
 
 from edgenas.artifacts import io_errors
 from edgenas.errors import SpecError, UsageError
-from edgenas.models.graph import ModelGraph, fused
+from edgenas.models.graph import Format, ModelGraph, fused
 
 MAX_MODEL_BYTES = 512 * 2**20
 SUFFIXES = (".onnx", ".tflite")
+
+
+def known_operators(format: Format) -> frozenset[str]:  # noqa: A002  # the domain's word
+    """The names that operators have in files of a format."""
+    if format == "onnx":
+        from onnx.defs import get_all_schemas
+
+        return frozenset(schema.name for schema in get_all_schemas())
+    from edgenas.models.tflite import operator_names
+
+    return frozenset(operator_names().values())
 
 
 def read_model(path: Path, *, pads: bool = False) -> ModelGraph:

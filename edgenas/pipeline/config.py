@@ -12,23 +12,43 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from edgenas import plugins
 from edgenas.artifacts import read_toml, write_atomic
 from edgenas.errors import SpecError, UsageError, nearest
+from edgenas.export.formats import BUILT_IN, FORMATS, MIXED
 from edgenas.spaces.registry import FAMILIES
 
 SCHEMA = "edgenas.run/1"
 
-Format = Literal[
-    "onnx", "onnx-int8", "tflite", "tflite-fp16", "tflite-int8", "onnx-mixed", "tflite-mixed"
-]
-KNOWN_FORMATS: tuple[Format, ...] = get_args(Format)
-FORMATS: tuple[Format, ...] = ("onnx", "onnx-int8", "tflite", "tflite-fp16", "tflite-int8")
-"""Written where a run file names none."""
+KNOWN_FORMATS = (*BUILT_IN, *MIXED)
+"""Of edgenas itself; `known_formats` has those of plug-ins too."""
+
+
+def known_formats() -> tuple[str, ...]:
+    """Every format that a file can be written in: edgenas' own, then plug-ins' by name."""
+    return (*plugins.names("exporters", BUILT_IN), *MIXED)
+
+
+def _known_format(name: str) -> str:
+    # what is installed is read only for a name that is not edgenas' own
+    if name not in KNOWN_FORMATS and name not in (known := known_formats()):
+        raise ValueError(f"{name!r} is no format; {nearest(name, known)}")
+    return name
+
+
+Format = Annotated[str, AfterValidator(_known_format)]
+"""The name of a format, in a file that a user writes."""
 
 SHIPPED = "shipped"
 """The checkpoint's name for the supernet that comes with edgenas for a known data set."""
@@ -173,7 +193,7 @@ class FinalConfig:
 class ExportConfig:
     """Which files are written for the chosen networks, and what they must pass."""
 
-    formats: tuple[Format, ...] = FORMATS
+    formats: tuple[str, ...] = FORMATS
     """File formats."""
     top: int = 3
     """Networks: the most accurate, the knee, the fastest, then spread over the front."""
@@ -427,8 +447,6 @@ def _problem(error: Any) -> str:
             return f'{key}: missing; {key} = "{SCHEMA}"' if key == "schema" else f"{key}: missing"
         case "literal_error" if key == "schema":
             return f"schema: {given!r}; {SCHEMA!r} is expected"
-        case "literal_error" if isinstance(given, str) and where[0] == "export":
-            return f"{key}: {given!r} is no format; {nearest(given, KNOWN_FORMATS)}"
         case _:
             shown = "" if isinstance(given, dict | list) else f" (got {given!r})"
             return f"{key}: {error['msg'].removeprefix('Value error, ')}{shown}"

@@ -84,6 +84,7 @@ def show_device(name: str) -> dict[str, Any]:
 
     device = load_device(name)
     chain = toolchain_of(device)
+    listed = None if chain is None or not chain.url else f"{chain.source}: {chain.url}"
     table, found = _table_of(name, device, table_names())
     facts: dict[str, Any] = {
         "name": device.name,
@@ -102,7 +103,7 @@ def show_device(name: str) -> dict[str, Any]:
         "ram_bytes": device.ram_bytes,
         "flash_bytes": device.flash_bytes,
         "toolchain": None if chain is None else chain.title,
-        "operators": None if chain is None or not chain.url else f"{chain.source}: {chain.url}",
+        "operators": ", ".join(device.operators) or listed,
         "table": None,
     }
     if table is not None and found is not None:

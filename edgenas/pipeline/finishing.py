@@ -139,9 +139,15 @@ def final_weights(run: Opened, arch: Architecture) -> FinalWeights | None:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ArtifactError(f"{path}: {problems}") from error
     found = FinalWeights(**file.model_dump(exclude={"schema_"}))
+    kept = found.verdict == "kept inherited"
+    trained = found.top1.keys() - {"inherited"}
     known = {"inherited", found.verdict} - {"kept inherited"} <= found.top1.keys()
-    if not known or (found.sha256 is None) != (found.verdict == "kept inherited"):
+    if not known or (found.sha256 is None) != kept or (found.epochs and not trained):
         raise ArtifactError(f"{path}: the verdict {found.verdict!r} contradicts the rest")
+    if found.top1_int8 and found.top1_int8.keys() != found.top1.keys():
+        raise ArtifactError(
+            f"{path}: top1_int8 is of {', '.join(found.top1_int8)}, top1 of {', '.join(found.top1)}"
+        )
     asked = (str(arch), _settings(run, run.config.final), run.rests_on)
     return found if (found.architecture, found.settings, found.parents) == asked else None
 

@@ -20,6 +20,7 @@ from edgenas.events import Event, Report, silent
 from edgenas.hardware import DeviceProfile
 from edgenas.pipeline.runs import SESSIONS
 from edgenas.spaces import Architecture, Lowering, OpSpec
+from edgenas.targets import toolchain_of
 
 if TYPE_CHECKING:
     from edgenas.export.certificate import Latency
@@ -30,11 +31,18 @@ if TYPE_CHECKING:
 
 
 def device_of(run: Opened, format: str) -> DeviceProfile | None:  # noqa: A002  # the domain's word
-    """The first device of the run whose runtime runs files of a mixed format."""
+    """The first device of the run whose runtime runs files of a mixed format; None: none does."""
     family, _, precision = format.partition("-")
     if precision != "mixed":
         return None
-    return next((d for d in run.devices if d.format.partition("-")[0] == family), None)
+    fitting = (d for d in run.devices if d.format.partition("-")[0] == family)
+    return next((d for d in fitting if _runs_mixtures(d)), None)
+
+
+def _runs_mixtures(device: DeviceProfile) -> bool:
+    """Whether its tool-chain takes floats and integers in one file; accelerators' do not."""
+    chain = toolchain_of(device)
+    return chain is None or chain.name in ("litert", "onnxruntime", "openvino")
 
 
 def mixing_of(run: Opened, arch: Architecture, *, report: Report = silent) -> Mixing:

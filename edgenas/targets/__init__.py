@@ -11,6 +11,7 @@ from edgenas.targets.check import (
     misfits,
     offloaded_share,
     ram_bytes_of,
+    ram_bytes_of_file,
 )
 from edgenas.targets.operators import Operator, operators_of_file, operators_of_lowering
 from edgenas.targets.toolchains import TOOLCHAINS, Rule, Toolchain, toolchain_of
@@ -28,5 +29,6 @@ __all__ = [
     "operators_of_file",
     "operators_of_lowering",
     "ram_bytes_of",
+    "ram_bytes_of_file",
     "toolchain_of",
 ]

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from edgenas.errors import InfeasibleError, SpecError
 from edgenas.hardware import DeviceProfile
-from edgenas.models import micro_arena, planned_bytes, tflite_graph
-from edgenas.spaces import Lowering, Node, SearchSpace
+from edgenas.models import least_bytes, micro_arena, planned_bytes, read_model, tflite_graph
+from edgenas.spaces import Lowering, SearchSpace
 from edgenas.spaces.size import size_bytes
-from edgenas.targets.operators import Operator, operators_of_lowering
+from edgenas.targets.operators import Operator, first_operators, operators_of_primitive
 from edgenas.targets.toolchains import SQUEEZE_EXCITE, Rule, Toolchain, toolchain_of
 
 MARGIN = 0.98
@@ -19,7 +20,9 @@ MARGIN = 0.98
 
 _REMEDIES = {
     "HARD_SWISH": 'activation = "relu6"',
+    "HardSwish": 'activation = "relu6"',
     SQUEEZE_EXCITE: "squeeze_excite = false",
+    **dict.fromkeys(("MUL", "Mul", "HardSigmoid"), "squeeze_excite = false"),
     "DEPTHWISE_CONV_2D": "smaller kernels",
     "CONV_2D": "smaller kernels",
 }
@@ -40,14 +43,21 @@ class Misfit:
 def misfits(operators: Sequence[Operator], device: DeviceProfile) -> tuple[Misfit, ...]:
     """Those of `operators` that the device's tool-chain does not take.
 
-    The `operators` of the device's file, if it has any, stand in place of the tool-chain's list.
+    The `operators` of the device's file, if it has any, stand in place of the tool-chain's list,
+    and of nothing at all where no tool-chain is known.
     """
     chain = toolchain_of(device)
+    if device.operators:
+        return tuple(
+            Misfit(i, operator, "not among the device's operators")
+            for i, operator in enumerate(map(_as_in_files, operators))
+            if operator.name not in device.operators
+        )
     if chain is None:
         return ()
     found = []
     for i, operator in enumerate(operators):
-        if why := _why_not(operator, chain, device):
+        if why := _why_not(operator, chain):
             found.append(Misfit(i, operator, why))
     return tuple(found)
 
@@ -85,6 +95,15 @@ def ram_bytes_of(lowering: Lowering, device: DeviceProfile) -> int:
     return planned_bytes(graph.lifetimes())
 
 
+def ram_bytes_of_file(path: Path) -> int:
+    """RAM that a model file takes beside itself, counted as `ram_bytes_of` counts it.
+
+    Of a TFLite file that is the activations alone, not TFLite-Micro's arena.
+    """
+    graph = read_model(path, pads=True)
+    return least_bytes(graph) if graph.format == "onnx" else planned_bytes(graph.lifetimes())
+
+
 def check_space(space: SearchSpace, device: DeviceProfile) -> None:
     """Refuses a space that the device cannot run, or that is too large for it throughout.
 
@@ -94,34 +113,39 @@ def check_space(space: SearchSpace, device: DeviceProfile) -> None:
         InfeasibleError: even the space's smallest network exceeds its RAM or flash.
     """
     chain = toolchain_of(device)
-    if chain is not None and device.precision not in (*chain.precisions, "unstated"):
+    precision = "fp32" if device.precision == "unstated" else device.precision  # as its format
+    if chain is not None and precision not in chain.precisions:
         raise SpecError(
             f"{device.name}: {chain.title} takes {' and '.join(chain.precisions)}, "
-            f"not {device.precision}"
+            f"not {device.precision}",
+            hint=f'in its file: precision = "{chain.precisions[0]}"',
         )
-    if chain is not None and device.format.startswith("tflite"):
+    if device.operators or (chain is not None and device.format.startswith("tflite")):
         _check_operators(space, device, chain)
     _check_memory(space, device)
 
 
-def _check_operators(space: SearchSpace, device: DeviceProfile, chain: Toolchain) -> None:
+def _check_operators(space: SearchSpace, device: DeviceProfile, chain: Toolchain | None) -> None:
     primitives = {node.op: None for unit in space.units() for node in unit.primitives()}
-    found: Counter[tuple[str, str]] = Counter()
-    for op in primitives:
-        alone = Lowering(op.in_chw, (Node(op, (-1,) * op.n_inputs),))
-        found.update(
-            (m.operator.name, m.why) for m in misfits(operators_of_lowering(alone), device)
-        )
+    planned = [operators_of_primitive(op, device.format) for op in primitives]
+    found = Counter(
+        (misfit.operator.name, misfit.why)
+        for operators in (first_operators(device.format), *planned)
+        for misfit in misfits(operators, device)
+    )
     if not found:
         return
     told = "; ".join(
         f"{name} ({n} of {len(primitives)} distinct operators): {why}"
         for (name, why), n in sorted(found.items())
     )
-    source = "its own file" if device.operators else f"{chain.source}, {chain.url}, {chain.date}"
+    title, source = str(device.runtime), "its own file"
+    if chain is not None:
+        title = chain.title
+        source = source if device.operators else f"{chain.source}, {chain.url}, {chain.date}"
     remedies = dict.fromkeys(_REMEDIES[name] for name, _ in sorted(found) if name in _REMEDIES)
     raise SpecError(
-        f"{device.name} cannot run this space: {chain.title} does not take {told} [{source}]",
+        f"{device.name} cannot run this space: {title} does not take {told} [{source}]",
         hint=f"in [space]: {', '.join(remedies)}" if remedies else "another [space]",
     )
 
@@ -145,15 +169,17 @@ def _check_memory(space: SearchSpace, device: DeviceProfile) -> None:
         )
 
 
-def _why_not(operator: Operator, chain: Toolchain, device: DeviceProfile) -> str:
+def _as_in_files(operator: Operator) -> Operator:
+    return replace(operator, name="MUL") if operator.name == SQUEEZE_EXCITE else operator
+
+
+def _why_not(operator: Operator, chain: Toolchain) -> str:
     """Why the tool-chain does not take the operator; empty where it does."""
-    if device.operators:
-        return "" if operator.name in device.operators else "not among the device's operators"
     if chain.operators is None:
         return ""
     if operator.name in chain.refused:
         return chain.refused[operator.name]
-    name = "MUL" if operator.name == SQUEEZE_EXCITE else operator.name
+    name = _as_in_files(operator).name
     if name not in chain.operators:
         return "not on its list of operators"
     return _broken(chain.operators[name], operator)

@@ -11,7 +11,7 @@ from edgenas.errors import SpecError
 from edgenas.models import ModelGraph, Step, tflite_graph
 from edgenas.models.onnx import read_onnx
 from edgenas.models.tflite import operator_names, type_names, unpack
-from edgenas.spaces import Lowering
+from edgenas.spaces import Lowering, Node, OpSpec
 from edgenas.targets.toolchains import SQUEEZE_EXCITE
 
 
@@ -32,10 +32,27 @@ class Operator:
     rescales: bool | None = None
 
 
-def operators_of_lowering(lowering: Lowering) -> tuple[Operator, ...]:
-    """The operators of the TFLite file that `lowering` would be exported to."""
+def operators_of_lowering(
+    lowering: Lowering, file_format: str = "tflite-int8"
+) -> tuple[Operator, ...]:
+    """The operators of the file of this format that `lowering` would be exported to."""
+    if file_format.startswith("onnx"):
+        found = (op for node in lowering.primitive().nodes for op in _onnx(node.op, file_format))
+        return (*first_operators(file_format), *found)
     graph = tflite_graph(lowering)
     return tuple(_planned(graph, step) for step in graph.steps)
+
+
+def operators_of_primitive(op: OpSpec, file_format: str) -> tuple[Operator, ...]:
+    """The operators that one primitive becomes in a file of this format."""
+    if file_format.startswith("onnx"):
+        return tuple(_onnx(op, file_format))
+    return operators_of_lowering(Lowering(op.in_chw, (Node(op, (-1,) * op.n_inputs),)))
+
+
+def first_operators(file_format: str) -> tuple[Operator, ...]:
+    """What a file begins with before the network: in ONNX, channels are brought to the front."""
+    return (Operator("Transpose", "input"),) if file_format.startswith("onnx") else ()
 
 
 def operators_of_file(path: Path) -> tuple[Operator, ...]:
@@ -52,6 +69,29 @@ def operators_of_file(path: Path) -> tuple[Operator, ...]:
         return tuple(_stored(model))
     except (IndexError, TypeError, AttributeError, KeyError) as error:
         raise SpecError(f"{path}: damaged TFLite file: {error}") from error
+
+
+_ONNX_KINDS = {
+    "conv": ("Conv",),
+    "add": ("Add",),
+    "pool": ("ReduceMean",),
+    "linear": ("Gemm",),
+    "squeeze_excite": ("ReduceMean", "Conv", "Relu", "Conv", "HardSigmoid", "Mul"),
+}
+_ONNX_ACTIVATIONS = {
+    "relu": "Relu", "relu6": "Clip", "hswish": "HardSwish", "hsigmoid": "HardSigmoid",
+}  # fmt: skip
+_IN_RANGE = ("Relu", "Clip")
+"""Activations that quantisation leaves out, as the range of what it writes implies them."""
+
+
+def _onnx(op: OpSpec, file_format: str) -> Iterator[Operator]:
+    names = [*_ONNX_KINDS.get(op.kind, ())]
+    if op.kind == "conv" and op.act in _ONNX_ACTIVATIONS:
+        names.append(_ONNX_ACTIVATIONS[op.act])
+    for name in names:
+        if not (file_format == "onnx-int8" and name in _IN_RANGE):
+            yield Operator(name, op.kind)
 
 
 def _planned(graph: ModelGraph, step: Step) -> Operator:

@@ -102,6 +102,9 @@ def test_names_as_labels_and_classes(tmp_path: Path) -> None:
     assert data.test.labels.tolist()[:4] == [1, 0, 2, 3]
     data = load(save(tmp_path / "a.npz", **ready(GREY), classes=names))
     assert data.classes == ("bee", "ant", "cat", "dog")
+    encoded = np.array([name.encode() for name in ("bee", "Käfer", "cat", "dog")])
+    data = load(save(tmp_path / "a.npz", **ready(GREY), classes=encoded))
+    assert data.classes == ("bee", "Käfer", "cat", "dog")
     data = load(save(tmp_path / "a.npz", **ready(GREY, names[LABELS]), classes=names))
     assert data.classes == ("bee", "ant", "cat", "dog")
     assert data.test.labels.tolist()[:4] == [0, 1, 2, 3]
@@ -160,6 +163,8 @@ def test_oblong_images_give_their_centre_square(tmp_path: Path) -> None:
         ({"images": GREY, "labels": LABELS, "classes": np.array(["a", "b"])}, "there are 2 class"),
         ({"images": GREY, "labels": LABELS, "classes": np.arange(4)}, "classes must be a list"),
         ({"images": GREY, "labels": LABELS, "classes": np.array(list("aabc"))}, "named twice: a"),
+        ({"images": GREY, "labels": LABELS, "classes": np.array([b"a", b"\xff"])}, "not UTF-8"),
+        ({"images": GREY, "labels": np.array(list("abc\ud800"))[LABELS]}, r"characters: '\\ud800'"),
         (
             {"images": GREY, "labels": np.array(list("wxyz"))[LABELS], "classes": np.array(["w"])},
             "does not list: x, y, z",

@@ -94,9 +94,9 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert load(tmp_path)[0].classes == ("test", "train", "tram")
 
 
-def test_names_with_spaces_newlines_and_other_scripts_work(tmp_path: Path) -> None:
+def test_names_with_spaces_and_other_scripts_work(tmp_path: Path) -> None:
     home = tmp_path / "Bilder & größe"
-    names = ("Äpfel rot", "梨", "a\nb", "-rf", "quote'\"$(x)")
+    names = ("Äpfel rot", "梨", "a b", "-rf", "quote'\"$(x)")
     for name in names:
         pictures(home / name, 4)
         (home / name / "000.png").rename(home / name / "ünï cödé\n$(touch x).png")
@@ -104,6 +104,12 @@ def test_names_with_spaces_newlines_and_other_scripts_work(tmp_path: Path) -> No
     assert data.classes == tuple(sorted(names))
     assert len(data.train) + len(data.search) + len(data.test) == 20
     assert warned == []
+
+
+def test_a_class_named_over_two_lines_is_refused(two: Path) -> None:
+    pictures(two / "a\nb", 4)
+    with pytest.raises(DataError, match=r"line breaks.*'a\\nb'"):
+        load(two)
 
 
 def test_composed_and_decomposed_letters_are_one_name(tmp_path: Path) -> None:

@@ -120,6 +120,17 @@ def test_one_class_or_doubled_names_are_refused() -> None:
         data_set("x", ("cat", "cat"), made().splits)
 
 
+@pytest.mark.parametrize(
+    "name", ["", " ", "a\nb", "a\rb", "a\tb", "a\0b", "\x1e", "\x85", "\u2028", "\u2029", "\ud800"]
+)
+def test_names_that_do_not_fit_a_line_are_refused(name: str) -> None:
+    with pytest.raises(DataError) as caught:
+        data_set("x", ("cat", name), made().splits)
+    assert str(caught.value).endswith(f"characters: {name!r}")
+    assert "rename" in caught.value.hint
+    assert data_set("x", ("Käse, weiß", "\U0001f408\u200d\u2b1b"), made().splits)
+
+
 def test_class_weights_balance_classes_and_leave_the_mean_loss_alone() -> None:
     labels = torch.tensor([0] * 6 + [1] * 3 + [2])
     weights = class_weights(labels, 3)

@@ -20,6 +20,7 @@ from edgenas.export.jobs import (
     convert_units,
     read_lowering,
     run_tflite,
+    tool_versions,
     write_lowering,
 )
 from edgenas.spaces import OpSpec, chain, conv
@@ -222,3 +223,8 @@ def test_tflite_units_compute_what_torch_does(tmp_path, capfd):
         if expected.ndim == 4:
             expected = expected.transpose(0, 2, 3, 1)
         np.testing.assert_allclose(answer, expected, atol=2e-5)
+
+
+def test_what_writes_a_plug_ins_format_is_not_known() -> None:
+    assert tool_versions("onnx-mixed").keys() == tool_versions("onnx").keys() > {"torch", "onnx"}
+    assert tool_versions("mine") == tool_versions("onnx-mine") == {}

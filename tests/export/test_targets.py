@@ -24,8 +24,11 @@ from edgenas.export.ready import c_string, micro_methods, write_ready
 from edgenas.export.targets import check_targets
 from edgenas.export.verify import Gate, Verification
 from edgenas.hardware import DeviceProfile, load_device_file
+from edgenas.hardware.micro import MicroArena
 from edgenas.hardware.transports import LOCAL
+from edgenas.models import read_model
 from edgenas.models.tflite import unpack
+from edgenas.targets import operators_of_file
 
 ROOT = Path(__file__).parents[2]
 CALIBRATION = ROOT / "edgenas" / "shipped" / "calibration"
@@ -153,6 +156,31 @@ def test_an_interpreter_that_answers_otherwise_fails(
 
 
 @needs_micro
+def test_tflite_micro_answers_in_the_arena_that_was_measured(
+    certificate, images, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large model needs more than the interpreter is given by default."""
+    given = []
+    start = targets.MicroRunner.__init__
+
+    def started(self, path, *, arena_bytes) -> None:
+        given.append(arena_bytes)
+        start(self, path, arena_bytes=arena_bytes)
+
+    monkeypatch.setattr(targets.MicroRunner, "__init__", started)
+    large = 9 * 2**20
+    monkeypatch.setattr(targets, "measure_arena", lambda path: MicroArena(large, large, 0))
+    found = asked(tmp_path, certificate, images, device("cortex-m-tflm-int8"))
+    assert given[0] > large
+    assert found.arena_bytes == large
+    monkeypatch.setattr(targets, "_ARENA_SLACK", 0)
+    monkeypatch.setattr(targets, "measure_arena", lambda path: MicroArena(9000, 9000, 0))
+    found = asked(tmp_path, certificate, images, device("cortex-m-tflm-int8"))
+    assert found.verdict == "failed"
+    assert "TFLite-Micro refuses it in 9000 bytes" in found.problem
+
+
+@needs_micro
 def test_an_operator_that_tflite_micro_lacks_fails(certificate, images, tmp_path) -> None:
     from ai_edge_litert import schema_py_generated as schema
 
@@ -198,6 +226,16 @@ def test_a_published_list_is_named_with_its_address(certificate, images, tmp_pat
     assert "of the operators are taken, not: " in found.problem
 
 
+def test_a_float_file_fails_where_integers_alone_are_taken(
+    certificate, images, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = replace(read_model(tmp_path / certificate.models[0].path), precision="fp32")
+    monkeypatch.setattr(targets, "read_model", lambda path: graph)
+    found = asked(tmp_path, certificate, images, device("coral-usb-edgetpu-int8"))
+    assert found.verdict == "failed"
+    assert "it takes int8 files, this is fp32" in found.problem
+
+
 def test_a_format_that_was_not_exported_leaves_it_open(certificate, images, tmp_path) -> None:
     found = asked(tmp_path, certificate, images, device("rpi4-onnxruntime-fp32-t4"))
     assert (found.verdict, found.path) == ("inconclusive", "")
@@ -218,6 +256,28 @@ def test_devices_of_which_nothing_is_known_are_left_out(certificate, images, tmp
     assert found.reasons == ("what xcubeai accepts is not known here",)
 
 
+def test_own_operators_are_held_against_a_file_where_nothing_else_is_known(
+    certificate, images, tmp_path
+) -> None:
+    names = {op.name for op in operators_of_file(tmp_path / certificate.models[0].path)}
+    board = replace(device("nucleo-h7a3zi-xcubeai-int8-t1"), operators=tuple(names))
+    found = asked(tmp_path, certificate, images, board)
+    assert (found.verdict, found.checked_by) == ("passed", "the operators of the device's file")
+    assert found.reasons == ("xcubeai itself is not asked",)
+    found = asked(tmp_path, certificate, images, replace(board, operators=("CONV_2D",)))
+    assert found.verdict == "failed"
+    assert "not among the device's operators" in found.problem
+
+
+@needs_vela
+def test_own_operators_are_held_against_a_file_beside_vela(certificate, images, tmp_path) -> None:
+    board = replace(device("ethos-u55-128-vela-int8"), operators=("CONV_2D",))
+    found = asked(tmp_path, certificate, images, board)
+    assert found.verdict == "failed"
+    assert "not among the device's operators" in found.problem
+    assert found.cycles
+
+
 def test_openvino_is_asked_where_it_is_installed(images, tmp_path) -> None:
     source = SOURCE.with_suffix(".onnx")
     certificate = certified(tmp_path, onnx_int8=source)
@@ -229,6 +289,9 @@ def test_openvino_is_asked_where_it_is_installed(images, tmp_path) -> None:
     else:
         assert found.verdict == "passed", found.reasons
         assert found.checked_by.startswith("openvino 2")
+    found = asked(tmp_path, certificate, images, replace(x86, operators=("Conv",)))
+    assert found.verdict == "failed"
+    assert "Transpose (" in found.problem
 
 
 def test_targets_stand_in_the_certificate_and_fail_it(certificate, images, tmp_path) -> None:

@@ -98,6 +98,57 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         load_device_file(write(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("runtime", "toolchain", "fits"),
+    [
+        *(("onnxruntime", t, False) for t in ("edgetpu", "tflm", "vela", "nnapi", "litert")),
+        *(("litert", t, False) for t in ("onnxruntime", "openvino")),
+        ("edgetpu", "openvino", False),
+        ("unstated", "edgetpu", False),
+        *(("onnxruntime", t, True) for t in ("onnxruntime", "openvino")),
+        *(("litert", t, True) for t in ("litert", "nnapi", "edgetpu", "tflm", "vela")),
+    ],
+)
+def test_runtime_and_tool_chain_take_the_same_files(
+    tmp_path: Path, runtime: str, toolchain: str, *, fits: bool
+) -> None:
+    text = GOOD.replace('"litert"', f'"{runtime}"\ntoolchain = "{toolchain}"')
+    path = write(tmp_path, text.replace('"arm-d0b-dotprod"', '"ethos-u55-128"'))
+    if fits:
+        assert load_device_file(path).toolchain == toolchain
+        return
+    with pytest.raises(SpecError) as caught:
+        load_device_file(path)
+    assert str(caught.value).startswith(f"{path}: device board-litert-int8-t4: runtime '{runtime}'")
+    assert f"'{toolchain}'" in str(caught.value)
+    assert "toolchain = " in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("runtime", "operators", "said"),
+    [
+        ("litert", '"CONV_2D", "MUL"', ""),
+        ("onnxruntime", '"Conv", "HardSwish"', ""),
+        ("litert", '"CONV_2D", "CONV2D"', "'CONV2D' (did you mean 'CONV_2D'?): no operator of TFL"),
+        ("litert", '"xyz", "ADD"', "operators: 'xyz': no operator of TFLite files, which litert"),
+        ("onnxruntime", '"Conv", "ADD"', "'ADD': no operator of ONNX files, which onnx"),
+    ],
+)
+def test_operators_have_the_names_of_files(
+    tmp_path: Path, runtime: str, operators: str, said: str
+) -> None:
+    text = GOOD.replace('"litert"', f'"{runtime}"\noperators = [{operators}]')
+    path = write(tmp_path, text)
+    if not said:
+        assert len(load_device_file(path).operators) == 2
+        return
+    with pytest.raises(SpecError) as caught:
+        load_device_file(path)
+    assert str(caught.value).startswith(f"{path}: operators: ")
+    assert said in str(caught.value)
+    assert caught.value.hint
+
+
 def test_the_machine_at_hand_needs_no_file() -> None:
     for (runtime, precision), format_name in FORMATS.items():
         device = load_device(f"local-{runtime}-{precision}-t2")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgenas import plugins
 from edgenas.errors import SpecError, UsageError
 from edgenas.pipeline.config import (
     FORMATS,
@@ -17,6 +19,7 @@ from edgenas.pipeline.config import (
     FinalConfig,
     RunConfig,
     SearchConfig,
+    known_formats,
     read_config,
     run_name,
     write_config,
@@ -92,6 +95,24 @@ def test_all_problems_come_in_one_message_with_key_and_nearest(tmp_path: Path) -
 def test_wrong_values_are_refused(tmp_path: Path, text: str, fragment: str) -> None:
     with pytest.raises(SpecError, match=re.escape(fragment)):
         read_config(_file(tmp_path, text))
+
+
+def test_a_plug_in_adds_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _file(tmp_path, MINIMAL + '[export]\nformats = ["onnx", "mine"]\n')
+    installed(monkeypatch, "mine2")
+    with pytest.raises(SpecError, match=r"formats\[1\]: 'mine' is no format; did you mean 'mine2'"):
+        read_config(path)
+    installed(monkeypatch, "mine")
+    assert known_formats() == (*FORMATS, "mine", "onnx-mixed", "tflite-mixed")
+    config = read_config(path)
+    assert config.export.formats == ("onnx", "mine")
+    write_config(tmp_path / "again.toml", config)
+    assert read_config(tmp_path / "again.toml").export == config.export
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    found = (EntryPoint(name, "edgenas.export.models:ONNX", "edgenas.exporters"),)
+    monkeypatch.setattr(plugins, "_plugins", lambda kind: found if kind == "exporters" else ())
 
 
 def test_paths_are_relative_to_the_run_file(tmp_path: Path) -> None:

@@ -230,7 +230,15 @@ def test_damaged_weights_are_refused_and_trained_again(run: Opened) -> None:
     assert path.read_bytes() == before
     sidecar = path.with_name("weights.json")
     table = json.loads(sidecar.read_text("utf-8"))
-    for wrong in ({"n": 0}, {"verdict": "kept inherited"}, {"extra": 1}, {"sha256": None}):
+    kept = {"verdict": "kept inherited", "sha256": None}
+    for wrong in (
+        {"n": 0},
+        {"verdict": "kept inherited"},
+        {"extra": 1},
+        {"sha256": None},
+        {**kept, "top1": {"inherited": 0.5}, "top1_int8": {}},
+        {"top1_int8": {"inherited": 0.1}},
+    ):
         write_json(sidecar, {**table, **wrong})
         with pytest.raises(ArtifactError, match=r"weights\.json"):
             final_weights(run, arch)

@@ -84,3 +84,16 @@ def test_a_mixed_file_is_of_the_first_device_with_its_runtime() -> None:
     assert found.name == "local-litert-int8-t1"
     assert device_of(run, "tflite-int8") is None
     assert device_of(cast(Any, SimpleNamespace(devices=run.devices[:1])), "tflite-mixed") is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("coral-dev-board-edgetpu-int8", "ethos-u55-128-vela-int8", "cortex-m-tflm-int8"),
+        "android-nnapi-int8",
+    ],
+)
+def test_a_mixed_file_is_of_no_device_that_cannot_take_it(name: str) -> None:
+    devices = (load_device(name), load_device("local-litert-int8-t1"))
+    assert device_of(cast(Any, SimpleNamespace(devices=devices)), "tflite-mixed") == devices[1]
+    assert device_of(cast(Any, SimpleNamespace(devices=devices[:1])), "tflite-mixed") is None

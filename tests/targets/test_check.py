@@ -12,11 +12,12 @@ import pytest
 
 from edgenas.errors import InfeasibleError, SpecError
 from edgenas.export import tflite
+from edgenas.export.jobs import convert_networks
 from edgenas.hardware import DeviceProfile, load_device_file
 from edgenas.models import micro_arena
 from edgenas.models.tflite import read_tflite
 from edgenas.spaces import Lowering
-from edgenas.spaces.mobile import LARGE, SMALL, default_space
+from edgenas.spaces.mobile import LARGE, SMALL, MobileSpace, Stage, default_space
 from edgenas.targets import (
     Operator,
     check_space,
@@ -24,6 +25,7 @@ from edgenas.targets import (
     operators_of_file,
     operators_of_lowering,
     ram_bytes_of,
+    ram_bytes_of_file,
 )
 
 SHIPPED = Path(__file__).parents[2]
@@ -75,16 +77,42 @@ def test_others_run_the_full_space(chain: str) -> None:
 
 
 def test_a_device_may_name_its_own_operators() -> None:
-    own = ("ADD", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MEAN", "MUL", "PAD")
-    board = replace(device("tflm"), operators=(*own, "HARD_SWISH", "SQUEEZE_EXCITE"))
+    own = ("ADD", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MEAN", "PAD", "HARD_SWISH")
+    for chain in ("tflm", "vela", "litert"):
+        board = replace(device(chain), operators=(*own, "MUL"))
+        check_space(FULL, board)
+        with pytest.raises(SpecError, match=r" MUL .*not among the device's operators") as caught:
+            check_space(FULL, replace(board, operators=own))
+        assert "SQUEEZE_EXCITE" not in str(caught.value)
+        assert caught.value.hint == "in [space]: squeeze_excite = false"
+
+
+def test_own_operators_hold_where_no_tool_chain_is_known() -> None:
+    board = load_device_file(SHIPPED / "devices" / "nucleo-h7a3zi-xcubeai-int8-t1.toml")
     check_space(FULL, board)
-    with pytest.raises(SpecError, match=r"SQUEEZE_EXCITE.*not among the device's operators"):
-        check_space(FULL, replace(board, operators=(*own, "HARD_SWISH")))
+    with pytest.raises(SpecError, match=r"xcubeai does not take ADD .*its own file"):
+        check_space(FULL, replace(board, operators=("CONV_2D",)))
 
 
-def test_a_precision_that_the_tool_chain_lacks_is_refused() -> None:
-    with pytest.raises(SpecError, match="takes int8, not fp32"):
-        check_space(SMALL, replace(device("edgetpu"), precision="fp32"))
+def test_own_operators_of_onnx_are_held_against_a_space() -> None:
+    own = ("Transpose", "Conv", "Add", "ReduceMean", "Gemm", "Clip")
+    onnx = replace(device("litert"), runtime="onnxruntime", precision="fp32", operators=own)
+    check_space(SMALL, onnx)
+    with pytest.raises(SpecError, match="Clip") as caught:
+        check_space(SMALL, replace(onnx, operators=own[:-1]))
+    check_space(SMALL, replace(onnx, operators=own[:-1], precision="int8"))
+    with pytest.raises(SpecError, match="Transpose"):
+        check_space(SMALL, replace(onnx, operators=own[1:]))
+    with pytest.raises(SpecError, match=r"HardSigmoid .*HardSwish .*Mul .*Relu ") as caught:
+        check_space(FULL, onnx)
+    assert caught.value.hint == 'in [space]: squeeze_excite = false, activation = "relu6"'
+
+
+@pytest.mark.parametrize("precision", ["fp32", "unstated"])
+def test_a_precision_that_the_tool_chain_lacks_is_refused(precision: str) -> None:
+    with pytest.raises(SpecError, match=f"takes int8, not {precision}") as caught:
+        check_space(SMALL, replace(device("edgetpu"), precision=precision))
+    assert caught.value.hint == 'in its file: precision = "int8"'
 
 
 @pytest.mark.parametrize(
@@ -181,3 +209,47 @@ def test_the_arena_counts_where_tflite_micro_runs() -> None:
     assert ram_bytes_of(lowering_of(path), device("tflm")) == arena.total
     onnx = replace(device("litert"), runtime="onnxruntime", precision="fp32")
     assert ram_bytes_of(net, onnx) == net.peak_memory_bytes(bytes_per_element=4)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_an_onnx_file_takes_what_was_planned_for_it(path: Path) -> None:
+    onnx = replace(device("litert"), runtime="onnxruntime")
+    net, path = lowering_of(path), path.with_suffix(".onnx")
+    assert ram_bytes_of_file(path) == ram_bytes_of(net, onnx)
+    planned = operators_of_lowering(net, "onnx-int8")
+    assert [op.name for op in planned] == [op.name for op in operators_of_file(path)]
+
+
+@pytest.fixture(scope="module")
+def onnx_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Lowering, Path]]:
+    """By precision, a network with colour, hard swish and squeeze-excite in a large first stage."""
+    space = MobileSpace(
+        resolutions=(16,),
+        stem_width=16,
+        stem_stride=1,
+        head_width=16,
+        n_classes=4,
+        activation="hswish",
+        squeeze_excite=True,
+        stages=(Stage(1, (16,), (1,), (3,), (1,)), Stage(2, (16,), (2,), (3,), (3,))),
+    )
+    net = space.lower(space.smallest())
+    folder = tmp_path_factory.mktemp("onnx")
+    return {
+        precision: (net, convert_networks({"net": net}, format=kind, folder=folder)["net"])
+        for precision, kind in (("fp32", "onnx"), ("int8", "onnx-int8"))
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_activations_and_conversions_of_onnx_files_take_no_more(onnx_files, precision: str) -> None:
+    net, path = onnx_files[precision]
+    onnx = replace(device("litert"), runtime="onnxruntime", precision=precision)
+    assert ram_bytes_of_file(path) == ram_bytes_of(net, onnx)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_planned_and_stored_operators_of_onnx_are_the_same(onnx_files, precision: str) -> None:
+    net, path = onnx_files[precision]
+    planned = operators_of_lowering(net, "onnx" if precision == "fp32" else "onnx-int8")
+    assert [op.name for op in planned] == [op.name for op in operators_of_file(path)]
