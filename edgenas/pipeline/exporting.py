@@ -12,7 +12,7 @@ from edgenas.artifacts import write_json
 from edgenas.errors import ArtifactError, DeviceError, SpecError, UsageError, nearest
 from edgenas.events import Event, Report, silent
 from edgenas.pareto import Candidate, ParetoFront
-from edgenas.pipeline.config import KNOWN_FORMATS, RunConfig
+from edgenas.pipeline.config import RunConfig, known_formats
 from edgenas.pipeline.evaluating import calibration_images, evaluator
 from edgenas.pipeline.finishing import final_network, final_weights
 from edgenas.pipeline.measuring import can_be_measured
@@ -96,9 +96,10 @@ def export(
     from edgenas.pipeline.opening import open_stages
 
     wanted = tuple(dict.fromkeys(formats or config.export.formats))
+    known = known_formats()
     for name in wanted:
-        if name not in KNOWN_FORMATS:
-            raise UsageError(f"unknown format {name!r}; {nearest(name, KNOWN_FORMATS)}")
+        if name not in known:
+            raise UsageError(f"unknown format {name!r}; {nearest(name, known)}")
     with locked(folder):
         run = open_stages(config, folder, resume=True, may_train=False, report=report)
         arch = find_architecture(run, architecture)
@@ -166,13 +167,13 @@ def export_candidates(
     """
     from edgenas.export.certified import export_networks
 
-    wanted = tuple(formats or run.config.export.formats)
+    wanted, known = tuple(formats or run.config.export.formats), known_formats()
     folders = {c.architecture: run.folder / "models" / c.architecture.digest for _, c in chosen}
     done: dict[Path, Certificate] = {}
     requests: dict[tuple[str, ...], list[ExportRequest]] = {}
     for why, candidate in chosen:
         folder = folders[candidate.architecture]
-        others = [name for name in KNOWN_FORMATS if name not in wanted]
+        others = [name for name in known if name not in wanted]
         kept = _kept(run, candidate.architecture, folder, others if again else wanted, again=again)
         written = set()
         if kept is not None:
@@ -193,7 +194,7 @@ def export_candidates(
         )
         for request, certificate in zip(group, certificates, strict=True):
             kept = done.get(request.folder)
-            joined = certificate if kept is None else _joined(kept, certificate)
+            joined = certificate if kept is None else _joined(kept, certificate, known)
             done[request.folder] = joined
     for _, candidate in chosen:
         _write_latency(run, candidate.architecture, folders[candidate.architecture])
@@ -503,7 +504,7 @@ def _kept(
         if model.format in formats and (tables or model.precision != "mixed")
     )
     kept = {model.format for model in models}
-    missing = set(KNOWN_FORMATS if again else formats) - kept
+    missing = set(known_formats() if again else formats) - kept
     now = {k: v for name in missing for k, v in tool_versions(name).items()}
     if any(found.tools.get(name, version) != version for name, version in now.items()):
         return None  # a certificate has one version of a tool
@@ -523,10 +524,10 @@ def _tables(parents: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in parents.items() if name.startswith("table ")}
 
 
-def _joined(kept: Certificate, written: Certificate) -> Certificate:
+def _joined(kept: Certificate, written: Certificate, order: Sequence[str]) -> Certificate:
     """One certificate of the files that were kept and those that were written now."""
     files = (*kept.models, *written.models)
-    models = sorted(files, key=lambda model: KNOWN_FORMATS.index(model.format))
+    models = sorted(files, key=lambda model: order.index(model.format))
     tools = dict(sorted({**kept.tools, **written.tools}.items()))
     drop = written.max_mixed_drop if written.max_mixed_drop is not None else kept.max_mixed_drop
     return replace(written, models=tuple(models), tools=tools, max_mixed_drop=drop)
