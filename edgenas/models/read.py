@@ -22,13 +22,14 @@ def read_model(path: Path, *, pads: bool = False) -> ModelGraph:
         SpecError: a file that is no such model, damaged or larger than 512 MiB.
         ResourceError: it cannot be read.
     """
-    if path.suffix not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise UsageError(f"{path}: a model file ends in {' or '.join(SUFFIXES)}")
     with io_errors(path, "read"):
         if path.stat().st_size > MAX_MODEL_BYTES:
             raise SpecError(f"{path}: larger than {MAX_MODEL_BYTES} bytes, refused unread")
         data = path.read_bytes()
-    if path.suffix == ".onnx":
+    if suffix == ".onnx":
         from edgenas.models.onnx import read_onnx
 
         return fused(read_onnx(data, path))

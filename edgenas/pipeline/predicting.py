@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,7 @@ def predict(
         DeviceError: the file cannot be timed.
     """
     profile = load_device(device)
-    if Path(model).suffix in SUFFIXES:
+    if Path(model).suffix.lower() in SUFFIXES:
         table = _table(profile, run, runs)
         facts = _predict_file(profile, Path(model), table)
         if measure:
@@ -102,7 +103,7 @@ def _predict_file(profile: DeviceProfile, path: Path, table: LatencyTable) -> di
     from edgenas.models import in_blocks, read_model, sums_in_convolutions
 
     family = profile.format.split("-")[0]
-    if path.suffix != f".{family}":
+    if path.suffix.lower() != f".{family}":
         raise UsageError(
             f"{path}: {profile.name} runs .{family} files ({profile.runtime})",
             hint="edgenas devices lists devices of both runtimes",
@@ -132,7 +133,7 @@ def _predict_file(profile: DeviceProfile, path: Path, table: LatencyTable) -> di
     return {
         "device": profile.name,
         "table": table.name,
-        "file": str(path),
+        "file": os.fsencode(path).decode(errors="replace"),
         "format": graph.format,
         "precision": graph.precision,
         "size_bytes": graph.size_bytes,

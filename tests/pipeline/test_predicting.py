@@ -1,6 +1,7 @@
 """Latency of model files: those that edgenas exported are their architectures again."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +79,19 @@ def test_files_of_another_runtime_or_precision_are_refused() -> None:
         predict(INVENTED_DEVICE, str(CALIBRATION / files["onnx-int8"]))
     with pytest.raises(SpecError):
         predict(INVENTED_DEVICE, "nowhere.tflite")
+
+
+@pytest.mark.parametrize("name", [b"MODEL.TFLITE", b"caf\xe9.tflite"])
+def test_a_file_may_have_any_name(
+    folder: Path, name: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = CALIBRATION / next(iter(NETWORKS.values()))["files"]["tflite-int8"]
+    path = os.fsdecode(name)
+    (folder / path).write_bytes(source.read_bytes())
+    assert main(["predict", INVENTED_DEVICE, path, "--html", "out.html", "--json"]) == 0
+    facts = json.loads(capfd.readouterr().out)
+    assert facts["file"] == name.decode(errors="replace")
+    assert facts["latency_ms"] > 0
 
 
 @pytest.mark.long
