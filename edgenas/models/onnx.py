@@ -16,7 +16,7 @@ _VIEWS = {
     "QuantizeLinear", "DequantizeLinear",  # part of the operators between them
 }  # fmt: skip
 _COPIES = {
-    "Concat", "Pad", "Slice", "Split", "Transpose", "Gather", "GatherND", "GatherElements",
+    "Concat", "Pad", "Slice", "Transpose", "Gather", "GatherND", "GatherElements",
     "SpaceToDepth", "DepthToSpace", "Tile", "Expand", "Cast", "ScatterND",
 }  # fmt: skip
 _FUNCTIONS = {
@@ -160,6 +160,8 @@ class _Reader:
             return _SHAPED[kind](self, node, attributes, inputs, target), ""
         if kind in _COPIES:
             return like("copy", target), ""
+        if kind == "Split":
+            return like("copy", source), ""
         if kind in _ACTIVATIONS:
             return like("activate", target, act=_ACTIVATIONS[kind]), ""
         if kind in _FUNCTIONS:
@@ -178,7 +180,7 @@ class _Reader:
             self._chw(inputs[0]),
             target,
             _pair(weights[2:]),
-            groups=attributes["group"].i if "group" in attributes else 1,
+            groups=_group(attributes),
             strides=_ints(attributes, "strides"),
             dilation=_ints(attributes, "dilations"),
             act=self.clipped.get(output, "none"),
@@ -187,7 +189,9 @@ class _Reader:
     def transposed(
         self, node: Any, attributes: Any, inputs: tuple[int, ...], target: Any
     ) -> OpSpec:
+        """Each output channel sums over the input channels of its own group alone."""
         (cin, h, w), (cout, oh, ow) = self._chw(inputs[0]), target
+        cin //= _group(attributes)
         kh, kw = _pair(self.tensors[inputs[1]].shape[2:])
         return OpSpec.of("deconv", cin=cin, cout=cout, h=h, w=w, kh=kh, kw=kw, oh=oh, ow=ow)
 
@@ -257,6 +261,10 @@ def _clipped(graph: Any) -> Iterator[tuple[str, str]]:
 def _pair(values: Sequence[int]) -> tuple[int, int]:
     """Two numbers; one-dimensional operators have 1 in the other direction."""
     return (values[0], values[1]) if len(values) > 1 else (values[0], 1)
+
+
+def _group(attributes: Any) -> int:
+    return attributes["group"].i if "group" in attributes else 1
 
 
 def _ints(attributes: Any, name: str) -> tuple[int, int]:

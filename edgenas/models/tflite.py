@@ -16,11 +16,12 @@ _TYPES = {"FLOAT32": "float32", "FLOAT16": "float16", "INT8": "int8", "UINT8": "
 
 _VIEWS = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "SHAPE"}
 _COPIES = {
-    "CONCATENATION", "PAD", "PADV2", "MIRROR_PAD", "SLICE", "STRIDED_SLICE", "SPLIT", "SPLIT_V",
-    "TRANSPOSE", "GATHER", "GATHER_ND", "PACK", "UNPACK", "SPACE_TO_DEPTH", "DEPTH_TO_SPACE",
-    "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND", "TILE", "BROADCAST_TO", "CAST", "QUANTIZE",
-    "DEQUANTIZE", "FILL", "REVERSE_V2",
+    "CONCATENATION", "PAD", "PADV2", "MIRROR_PAD", "SLICE", "STRIDED_SLICE", "TRANSPOSE", "GATHER",
+    "GATHER_ND", "PACK", "SPACE_TO_DEPTH", "DEPTH_TO_SPACE", "SPACE_TO_BATCH_ND",
+    "BATCH_TO_SPACE_ND", "TILE", "BROADCAST_TO", "CAST", "QUANTIZE", "DEQUANTIZE", "FILL",
+    "REVERSE_V2",
 }  # fmt: skip
+_SPLITS = {"SPLIT", "SPLIT_V", "UNPACK"}
 _FUNCTIONS = {
     "LOGISTIC", "TANH", "EXP", "LOG", "SQRT", "RSQRT", "NEG", "ABS", "GELU", "SOFTMAX",
     "LOG_SOFTMAX", "ELU", "SIN", "COS", "SQUARE", "FLOOR", "ROUND", "CEIL", "ARG_MAX", "ARG_MIN",
@@ -187,6 +188,8 @@ class _Reader:
             return _SHAPED[kind](self, options, inputs, target), ""
         if kind in _COPIES:
             return like("copy", target), ""
+        if kind in _SPLITS:
+            return like("copy", source), ""
         if kind in _ACTIVATIONS:
             return like("activate", target, act=_ACTIVATIONS[kind]), ""
         if kind in _FUNCTIONS:
