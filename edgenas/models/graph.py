@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
+from edgenas.errors import SpecError
 from edgenas.spaces import OpSpec, Shape
 
 Format = Literal["onnx", "tflite"]
@@ -21,7 +24,10 @@ _BYTES = {
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A value in the graph. `shape` has the batch of 1 in front; `constant` ones are weights."""
+    """A value in the graph; `constant` ones are weights.
+
+    `shape` has the batch in front; a size that the file does not tell is 0.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -134,19 +140,46 @@ def readers_of(graph: ModelGraph) -> dict[int, list[int]]:
 def chw(shape: Sequence[int], *, channels_last: bool) -> Shape:
     """Channels, height, width of a tensor with its batch in front; sequences have a height only.
 
+    A batch other than 1, as it occurs within networks, makes for more rows.
+
     >>> chw((1, 28, 28, 8), channels_last=True), chw((1, 8, 28, 28), channels_last=False)
     ((8, 28, 28), (8, 28, 28))
     >>> chw((1, 50, 96), channels_last=True), chw((1, 10), channels_last=False)
     ((96, 50, 1), (10, 1, 1))
+    >>> chw((4, 28, 28, 8), channels_last=True), chw((4, 50, 96), channels_last=False)
+    ((8, 112, 28), (96, 200, 1))
     """
-    inner = tuple(shape[1:]) or (1,)
-    if len(inner) == 1:
-        return inner[0], 1, 1
-    if len(inner) == 2:  # (positions, features) in either layout
-        return inner[1], inner[0], 1
+    if len(shape) < 2:
+        return math.prod(shape), 1, 1
+    if len(shape) < 4:  # (positions, features) in either layout
+        return shape[-1], math.prod(shape[:-1]), 1
     if channels_last:
-        return inner[-1], math.prod(inner[:-2]), inner[-2]
-    return inner[0], math.prod(inner[1:-1]), inner[-1]
+        return shape[-1], math.prod(shape[:-2]), shape[-2]
+    return shape[1], shape[0] * math.prod(shape[2:-1]), shape[-1]
+
+
+def told_shape(tensor: Tensor) -> tuple[int, ...]:
+    """The tensor's shape.
+
+    Raises:
+        SpecError: the file does not tell it.
+    """
+    if 0 in tensor.shape:
+        raise SpecError(
+            f"the shape of {tensor.name!r} cannot be told", hint="export it with fixed shapes"
+        )
+    return tensor.shape
+
+
+@contextlib.contextmanager
+def reading(path: Path, otherwise: str) -> Iterator[None]:
+    """Whatever goes wrong inside becomes a SpecError that names the file."""
+    try:
+        yield
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}", hint=error.hint) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise SpecError(f"{path}: {otherwise}: {error}") from error
 
 
 def like(kind: str, shape: Shape, *, act: str = "none") -> OpSpec:

@@ -19,7 +19,7 @@ def read_model(path: Path, *, pads: bool = False) -> ModelGraph:
 
     Raises:
         UsageError: neither `.onnx` nor `.tflite`.
-        SpecError: a file that is no such model, damaged or larger than 512 MiB.
+        SpecError: a file that is no such model, damaged or larger than 512 MiB; images in batches.
         ResourceError: it cannot be read.
     """
     suffix = path.suffix.lower()
@@ -32,7 +32,15 @@ def read_model(path: Path, *, pads: bool = False) -> ModelGraph:
     if suffix == ".onnx":
         from edgenas.models.onnx import read_onnx
 
-        return fused(read_onnx(data, path))
-    from edgenas.models.tflite import read_tflite
+        graph = read_onnx(data, path)
+    else:
+        from edgenas.models.tflite import read_tflite
 
-    return fused(read_tflite(data, path, pads=pads))
+        graph = read_tflite(data, path, pads=pads)
+    for port in (graph.tensors[t] for t in graph.inputs):
+        if len(port.shape) > 3 and port.shape[0] != 1:
+            raise SpecError(
+                f"{path}: input {port.name!r} has a batch of {port.shape[0]}",
+                hint="export it with a batch of 1",
+            )
+    return fused(graph)

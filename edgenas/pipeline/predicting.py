@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import write_atomic
-from edgenas.errors import MissingUnitsError, UsageError
+from edgenas.errors import MissingUnitsError, SpecError, UsageError
 from edgenas.events import Report, silent
 from edgenas.hardware import DeviceProfile, load_device
 from edgenas.models import SUFFIXES
@@ -46,8 +46,9 @@ def predict(
         report: progress of the measurement.
 
     Raises:
-        UsageError: unknown device or run; a file that is not of the device's runtime.
-        SpecError: no architecture of the space, a damaged file, no table for the device.
+        UsageError: unknown device or run; a file that is not of the device's runtime or precision.
+        SpecError: no architecture of the space; a file that is damaged, takes images in batches, or
+            has no operator that costs time; no table for the device.
         MissingUnitsError: operators of the file that nothing is known of, all named.
         ResourceError: the page cannot be written.
         DeviceError: the file cannot be timed.
@@ -109,6 +110,11 @@ def _predict_file(profile: DeviceProfile, path: Path, table: LatencyTable) -> di
             hint="edgenas devices lists devices of both runtimes",
         )
     graph = read_model(path)
+    if not graph.units and not graph.unsupported:
+        raise SpecError(
+            f"{path}: none of its {len(graph.steps)} operators costs time",
+            hint="give a file whose operators compute something",
+        )
     if graph.precision != profile.precision:
         raise UsageError(
             f"{path} is {graph.precision}, {profile.name} is a device for {profile.precision}",

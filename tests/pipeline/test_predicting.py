@@ -4,13 +4,16 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import flatbuffers
 import pytest
 
 from edgenas.cli.main import main
 from edgenas.errors import DeviceError, MissingUnitsError, SpecError, UsageError
 from edgenas.hardware import load_device
 from edgenas.latency import Predictor, fit_cost, load_table, read_table, write_table
+from edgenas.models.tflite import unpack
 from edgenas.pipeline import predict
 from edgenas.spaces import OpSpec, chain
 from edgenas.spaces.mobile import default_space
@@ -79,6 +82,21 @@ def test_files_of_another_runtime_or_precision_are_refused() -> None:
         predict(INVENTED_DEVICE, str(CALIBRATION / files["onnx-int8"]))
     with pytest.raises(SpecError):
         predict(INVENTED_DEVICE, "nowhere.tflite")
+
+
+def write_tflite(model: Any, path: Path) -> None:
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path.write_bytes(bytes(builder.Output()))
+
+
+def test_a_file_without_work_is_refused(folder: Path) -> None:
+    source = CALIBRATION / next(iter(NETWORKS.values()))["files"]["tflite-int8"]
+    model = unpack(source.read_bytes(), source)
+    model.subgraphs[0].operators = []
+    write_tflite(model, folder / "none.tflite")
+    with pytest.raises(SpecError, match=r"none\.tflite: none of its 0 operators costs time"):
+        predict(INVENTED_DEVICE, "none.tflite")
 
 
 @pytest.mark.parametrize("name", [b"MODEL.TFLITE", b"caf\xe9.tflite"])
