@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -13,12 +14,19 @@ from edgenas.errors import SpecError
 from edgenas.spaces import OpSpec, Shape
 
 Format = Literal["onnx", "tflite"]
+Precision = Literal["fp32", "int8", "fp64", "fp16", "bf16", "int16"]
 
 _BYTES = {
     "float64": 8, "int64": 8, "uint64": 8, "complex64": 8,
     "float32": 4, "int32": 4, "uint32": 4,
     "float16": 2, "bfloat16": 2, "int16": 2, "uint16": 2,
     "int8": 1, "uint8": 1, "bool": 1,
+}  # fmt: skip
+
+
+_PRECISIONS: Mapping[str, Precision] = {
+    "int8": "int8", "uint8": "int8", "int16": "int16", "uint16": "int16",
+    "float64": "fp64", "float16": "fp16", "bfloat16": "bf16",
 }  # fmt: skip
 
 
@@ -40,9 +48,14 @@ class Tensor:
         return math.prod(self.shape)
 
     @property
+    def width(self) -> int:
+        """Bytes of an element; four where the type is not known."""
+        return _BYTES.get(self.dtype, 4)
+
+    @property
     def n_bytes(self) -> int:
-        """Bytes of its elements; types that are not known count as four bytes an element."""
-        return self.size * _BYTES.get(self.dtype, 4)
+        """Bytes of its elements."""
+        return self.size * self.width
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +83,11 @@ class Step:
 class ModelGraph:
     """All operators in execution order; `inputs` and `outputs` are indices of `tensors`.
 
-    `precision` is that of most arithmetic: fp32 (also with fp16 weights) or int8.
+    `precision` is that of most arithmetic; fp32 also with fp16 weights.
     """
 
     format: Format
-    precision: Literal["fp32", "int8"]
+    precision: Precision
     tensors: tuple[Tensor, ...]
     steps: tuple[Step, ...]
     inputs: tuple[int, ...]
@@ -106,7 +119,7 @@ class ModelGraph:
     def lifetimes(self) -> list[tuple[int, int, int]]:
         """(bytes, first step, last step) of every tensor that is no constant and is used.
 
-        A view shares its source's memory, as runtimes let it.
+        A view shares its source's memory, as runtimes let it, unless elements are of other width.
         """
         home: dict[int, int] = {}
         first: dict[int, int] = dict.fromkeys(self.inputs, 0)
@@ -116,7 +129,9 @@ class ModelGraph:
                 last[home.get(t, t)] = i
             for t in step.outputs:
                 if step.is_view:
-                    home[t] = home.get(step.inputs[0], step.inputs[0])
+                    source = home.get(step.inputs[0], step.inputs[0])
+                    same = self.tensors[t].width == self.tensors[source].width
+                    home[t] = source if same else t
                 first.setdefault(home.get(t, t), i)
                 last[home.get(t, t)] = i
         for t in self.outputs:
@@ -180,6 +195,31 @@ def reading(path: Path, otherwise: str) -> Iterator[None]:
         raise SpecError(f"{path}: {error}", hint=error.hint) from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise SpecError(f"{path}: {otherwise}: {error}") from error
+
+
+def precision_of(work: Iterable[tuple[str, int]]) -> Precision:
+    """What most multiply-accumulates are done in, of steps by the type that they compute in.
+
+    Most steps decide where there are none.
+
+    >>> precision_of([("float32", 0), ("float32", 90), ("int8", 100)])
+    'int8'
+    """
+    macs: Counter[Precision] = Counter()
+    steps: Counter[Precision] = Counter()
+    for dtype, n in work:
+        precision = _PRECISIONS.get(dtype, "fp32")
+        macs[precision] += n
+        steps[precision] += 1
+    most = macs if any(macs.values()) else steps
+    return max(most, key=lambda precision: most[precision], default="fp32")
+
+
+def untimed(dtype: str, op: OpSpec | None) -> str:
+    """Why nothing is known of a product in this type; empty where something is."""
+    if op is None or not op.macs or _PRECISIONS.get(dtype, "fp32") in ("fp32", "int8"):
+        return ""
+    return f"computes in {dtype}; tables hold float32 and int8"
 
 
 def like(kind: str, shape: Shape, *, act: str = "none") -> OpSpec:

@@ -16,8 +16,10 @@ from edgenas.models.graph import (
     chw,
     convolution,
     like,
+    precision_of,
     reading,
     told_shape,
+    untimed,
 )
 from edgenas.spaces import OpSpec, Shape
 
@@ -25,6 +27,8 @@ _VIEWS = {
     "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout", "Shape",
     "QuantizeLinear", "DequantizeLinear",  # part of the operators between them
 }  # fmt: skip
+_INTEGERS = ("int8", "uint8")
+_MOVES = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout", "Transpose"}
 _COPIES = {
     "Concat", "Pad", "Slice", "Transpose", "Gather", "GatherND", "GatherElements",
     "SpaceToDepth", "DepthToSpace", "Tile", "Expand", "Cast", "ScatterND",
@@ -93,6 +97,8 @@ class _Reader:
         self.model, self.size_bytes = model, size_bytes
         self.tensors: list[Tensor] = []
         self.index: dict[str, int] = {}
+        self.quantised: set[int] = set()  # 8-bit integers made float again
+        self.integers: set[int] = set()  # those, and what is computed from them
         graph = model.graph
         self.clipped = dict(_clipped(graph))
         for weight in graph.initializer:
@@ -120,33 +126,74 @@ class _Reader:
 
     def graph(self) -> ModelGraph:
         steps: list[Step] = []
+        work: list[tuple[int, int]] = []  # what each step writes, and its MACs
         for i, node in enumerate(self.model.graph.node):
             for name in node.output:
                 if name and name not in self.index:
                     self._add(name, (0,), 0)
             inputs = tuple(self.index[name] for name in node.input if name in self.index)
             outputs = tuple(self.index[name] for name in node.output if name)
+            self._follow(node.op_type, inputs, outputs)
             if all(self.tensors[t].constant for t in inputs):  # Constant, folded at the start
                 for t in outputs:
                     self.tensors[t] = replace(self.tensors[t], constant=True)
                 continue
             op, why = self._op(node, inputs, outputs)
+            if op is not None or why:
+                macs = op.macs if op is not None else 0
+                work.append((outputs[0], macs))
+                if set(inputs[:2]) <= self.quantised if macs else inputs[0] in self.integers:
+                    self.integers |= set(outputs)
+                why = why or untimed(self.tensors[outputs[0]].dtype, op)
+                op = None if why else op
             variable = tuple(t for t in inputs if not self.tensors[t].constant)
             steps.append(Step(node.name or f"{i}", node.op_type, variable, outputs, op, why))
         inputs, outputs = (
             tuple(t for port in ports if not self.tensors[t := self.index[port.name]].constant)
             for ports in (self.model.graph.input, self.model.graph.output)
         )
-        integer = any(node.op_type == "QuantizeLinear" for node in self.model.graph.node)
+        self._store_as_integers(steps, {*inputs, *outputs})
+        types = [
+            ("int8" if macs and t in self.integers else self.tensors[t].dtype, macs)
+            for t, macs in work
+        ]
         return ModelGraph(
             format="onnx",
-            precision="int8" if integer else "fp32",
+            precision=precision_of(types),
             tensors=tuple(self.tensors),
             steps=tuple(self._hard_swish(steps)),
             inputs=inputs,
             outputs=outputs,
             size_bytes=self.size_bytes,
         )
+
+    def _follow(self, kind: str, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> None:
+        """Notes which tensors are quantised values, also behind what only moves them."""
+        if kind == "DequantizeLinear" and self.tensors[inputs[0]].dtype in _INTEGERS:
+            self.quantised |= set(outputs)
+            self.integers |= set(outputs)
+        for known in (self.quantised, self.integers):
+            if kind in _MOVES and known & set(inputs[:1]):
+                known |= set(outputs)
+
+    def _store_as_integers(self, steps: Sequence[Step], ports: set[int]) -> None:
+        """Gives float tensors the integer type that they have in memory.
+
+        Those are values between quantised operators, which runtimes fuse with the steps around.
+        """
+        readers: dict[int, list[Step]] = {}
+        for step in reversed(steps):
+            for t in set(step.outputs) & self.integers - ports:
+                if all(self._takes_integers(reader) for reader in readers.get(t, [])):
+                    self.tensors[t] = replace(self.tensors[t], dtype="int8")
+            for t in step.inputs:
+                readers.setdefault(t, []).append(step)
+
+    def _takes_integers(self, step: Step) -> bool:
+        if step.kind == "QuantizeLinear":
+            return True
+        multiplies = step.op is not None and step.op.macs and step.outputs[0] in self.integers
+        return bool(multiplies) or self.tensors[step.outputs[0]].dtype in _INTEGERS
 
     def _hard_swish(self, steps: Sequence[Step]) -> list[Step]:
         """The product of x and HardSigmoid(x), as exporters write it, is one activation."""

@@ -15,8 +15,10 @@ from edgenas.models.graph import (
     chw,
     convolution,
     like,
+    precision_of,
     reading,
     told_shape,
+    untimed,
 )
 from edgenas.spaces import OpSpec
 
@@ -128,6 +130,7 @@ class _Reader:
     def graph(self, *, pads: bool) -> ModelGraph:
         names = operator_names()
         steps: list[Step] = []
+        work: list[tuple[str, int]] = []
         free = set()  # what is computed from constants alone, once, before the first inference
         for i, operator in enumerate(self.sub.operators):
             code = self.model.operatorCodes[operator.opcodeIndex]
@@ -141,12 +144,16 @@ class _Reader:
                     self.tensors[t] = Tensor(old.name, old.shape, old.dtype, constant=True)
                 continue
             op, why = self._op(kind, operator.builtinOptions, inputs, outputs, code)
+            if op is not None or why:
+                dtype = self.tensors[outputs[0]].dtype
+                work.append((dtype, op.macs if op is not None else 0))
+                why = why or untimed(dtype, op)
+                op = None if why else op
             variable = tuple(t for t in inputs if not self.tensors[t].constant)
             steps.append(Step(f"{i}", kind, variable, outputs, op, why))
-        integer = sum(self.tensors[s.outputs[0]].dtype in ("int8", "uint8") for s in steps)
         return ModelGraph(
             format="tflite",
-            precision="int8" if 2 * integer > len(steps) else "fp32",
+            precision=precision_of(work),
             tensors=tuple(self.tensors),
             steps=tuple(steps if pads else self._padded(steps)),
             inputs=tuple(int(t) for t in self.sub.inputs),

@@ -118,7 +118,9 @@ def _predict_file(profile: DeviceProfile, path: Path, table: LatencyTable) -> di
     if graph.precision != profile.precision:
         raise UsageError(
             f"{path} is {graph.precision}, {profile.name} is a device for {profile.precision}",
-            hint="edgenas devices lists devices of both precisions",
+            hint="edgenas devices lists devices of both precisions"
+            if graph.precision in ("fp32", "int8")
+            else "export it in fp32 or int8",
         )
     predictor = Predictor(table)
     graph = sums_in_convolutions(in_blocks(graph, predictor.measured))

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgenas.errors import SpecError
-from edgenas.models import read_model
+from edgenas.models import planned_bytes, read_model
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 Dims = Sequence[int | str]
@@ -166,9 +166,63 @@ def quantised(path: Path, *, scale_shape: tuple[int, ...] = ()) -> Path:
     return write(path, nodes, {"x": [1, 16, 8, 8]}, {"y": [1, 16, 8, 8]}, weights)
 
 
+def test_quantised_values_take_a_byte_and_float_ports_four(path: Path) -> None:
+    graph = read_model(quantised(path))
+    n = 16 * 8 * 8
+    assert graph.precision == "int8"
+    assert sorted(size for size, _, _ in graph.lifetimes()) == [n, n, n, 4 * n, 4 * n]
+    assert planned_bytes(graph.lifetimes()) == 5 * n
+
+
 def test_scales_of_one_element_are_scales(path: Path) -> None:
     plain = keys(quantised(path))
     assert keys(quantised(path, scale_shape=(1,))) == plain
+
+
+def test_one_quantised_output_makes_no_integer_model(path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("QuantizeLinear", ["a", "s", "z"], ["y"]),
+    ]
+    weights = {"w": ones(8, 4, 1, 1), "s": np.float32(0.1), "z": np.uint8(3)}
+    types = {"y": TensorProto.UINT8}
+    write(path, nodes, {"x": [1, 4, 5, 5]}, {"y": [1, 8, 5, 5]}, weights, types=types)
+    graph = read_model(path)
+    assert graph.precision == "fp32"
+    assert sorted(size for size, _, _ in graph.lifetimes()) == [200, 400, 800], "stored as float"
+
+
+def test_float_weights_make_float_arithmetic(path: Path) -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("Conv", ["d", "w"], ["y"]),
+    ]
+    weights = {"w": ones(8, 4, 1, 1), "s": np.float32(0.1), "z": np.uint8(3)}
+    write(path, nodes, {"x": [1, 4, 5, 5]}, {"y": [1, 8, 5, 5]}, weights)
+    assert read_model(path).precision == "fp32"
+
+
+def test_arithmetic_in_float16_is_named(path: Path) -> None:
+    half = TensorProto.FLOAT16
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    types = {"x": half, "y": half}
+    weights = {"w": ones(8, 4, 1, 1).astype(np.float16)}
+    write(path, [node], {"x": [1, 4, 5, 5]}, {"y": [1, 8, 5, 5]}, weights, types=types)
+    graph = read_model(path)
+    assert graph.precision == "fp16"
+    assert [step.unsupported.split(";")[0] for step in graph.unsupported] == ["computes in float16"]
+
+
+def test_weights_in_float16_are_cast_once(path: Path) -> None:
+    nodes = [
+        helper.make_node("Cast", ["w"], ["wf"], to=FLOAT),
+        helper.make_node("Conv", ["x", "wf"], ["y"]),
+    ]
+    weights = {"w": ones(8, 4, 1, 1).astype(np.float16)}
+    write(path, nodes, {"x": [1, 4, 5, 5]}, {"y": [1, 8, 5, 5]}, weights)
+    graph = read_model(path)
+    assert (graph.precision, graph.unsupported) == ("fp32", [])
 
 
 @pytest.mark.parametrize("groups", [1, 4, 16])

@@ -57,6 +57,17 @@ def test_an_open_size_is_refused(path: Path) -> None:
         read_model(changed(path, open_rows))
 
 
+def test_activations_of_16_bits_are_named(path: Path) -> None:
+    def widen(tensor: Any) -> None:
+        if tensor.type == schema.TensorType.INT8:
+            tensor.type = schema.TensorType.INT16
+
+    graph = read_model(changed(path, widen))
+    assert graph.precision == "int16"
+    assert graph.macs == 0
+    assert {step.unsupported.split(";")[0] for step in graph.unsupported} == {"computes in int16"}
+
+
 def one_operator(
     path: Path, kind: str, inputs: list[list[int]], outputs: list[list[int]], options: Any = None
 ) -> Path:

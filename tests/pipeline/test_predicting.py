@@ -8,6 +8,7 @@ from typing import Any
 
 import flatbuffers
 import pytest
+from ai_edge_litert.schema_py_generated import TensorType
 
 from edgenas.cli.main import main
 from edgenas.errors import DeviceError, MissingUnitsError, SpecError, UsageError
@@ -97,6 +98,18 @@ def test_a_file_without_work_is_refused(folder: Path) -> None:
     write_tflite(model, folder / "none.tflite")
     with pytest.raises(SpecError, match=r"none\.tflite: none of its 0 operators costs time"):
         predict(INVENTED_DEVICE, "none.tflite")
+
+
+def test_a_precision_that_no_device_has_is_told(folder: Path) -> None:
+    source = CALIBRATION / next(iter(NETWORKS.values()))["files"]["tflite-int8"]
+    model = unpack(source.read_bytes(), source)
+    for tensor in model.subgraphs[0].tensors:
+        if tensor.type == TensorType.INT8:
+            tensor.type = TensorType.INT16
+    write_tflite(model, folder / "wide.tflite")
+    with pytest.raises(UsageError, match=r"wide\.tflite is int16") as caught:
+        predict(INVENTED_DEVICE, "wide.tflite")
+    assert caught.value.hint == "export it in fp32 or int8"
 
 
 @pytest.mark.parametrize("name", [b"MODEL.TFLITE", b"caf\xe9.tflite"])
