@@ -19,7 +19,8 @@ def read_model(path: Path, *, pads: bool = False) -> ModelGraph:
 
     Raises:
         UsageError: neither `.onnx` nor `.tflite`.
-        SpecError: a file that is no such model, damaged or larger than 512 MiB; images in batches.
+        SpecError: a file that is no such model, damaged or larger than 512 MiB; images or signals
+            in batches.
         ResourceError: it cannot be read.
     """
     suffix = path.suffix.lower()
@@ -37,8 +38,10 @@ def read_model(path: Path, *, pads: bool = False) -> ModelGraph:
         from edgenas.models.tflite import read_tflite
 
         graph = read_tflite(data, path, pads=pads)
-    for port in (graph.tensors[t] for t in graph.inputs):
-        if len(port.shape) > 3 and port.shape[0] != 1:
+    for t in graph.inputs:  # weights, which may be inputs as well, are never a step's first
+        port, readers = graph.tensors[t], [s.op for s in graph.steps if s.inputs[:1] == (t,)]
+        convolved = any(op is not None and op.convolves for op in readers)
+        if readers and len(port.shape) > (2 if convolved else 3) and port.shape[0] != 1:
             raise SpecError(
                 f"{path}: input {port.name!r} has a batch of {port.shape[0]}",
                 hint="export it with a batch of 1",

@@ -47,7 +47,7 @@ def predict(
 
     Raises:
         UsageError: unknown device or run; a file that is not of the device's runtime or precision.
-        SpecError: no architecture of the space; a file that is damaged, takes images in batches, or
+        SpecError: no architecture of the space; a file that is damaged, takes batches, or
             has no operator that costs time; no table for the device.
         MissingUnitsError: operators of the file that nothing is known of, all named.
         ResourceError: the page cannot be written.

@@ -87,6 +87,16 @@ def test_images_in_batches_are_refused_but_an_open_batch_is_one(path: Path) -> N
     assert keys(path) == ["activate c=3 h=4 w=4 act=relu"]
 
 
+def test_signals_in_batches_are_refused_but_a_sequence_has_none(path: Path) -> None:
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    write(path, [node], {"x": [8, 4, 9]}, {"y": [8, 4, 9]}, {"w": ones(4, 4, 1)})
+    with pytest.raises(SpecError, match="input 'x' has a batch of 8"):
+        read_model(path)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    write(path, [node], {"x": [8, 4]}, {"y": [8, 5]}, {"w": ones(4, 5)})
+    assert keys(path) == ["matmul cin=4 cout=5 n=8 times=1"]
+
+
 def test_a_leading_dimension_within_the_network_counts(path: Path) -> None:
     nodes = [
         helper.make_node("MatMul", ["a", "b"], ["c"]),
