@@ -34,6 +34,8 @@ MAX_NETWORKS = 2500
 MAX_CANDIDATES = 400
 """From so many random networks (drawn anew each time) the chosen samples are chosen."""
 MIN_TEST = 10
+LEAST, MOST = 1e-12, 1e12
+"""Latencies outside are no time of a network in any unit, and their squares leave the floats."""
 
 _TOKEN = re.compile(r"[^\s|+,;:()\[\]]+")
 _LATENCY = re.compile(r"(.*_ms|latency_.*)")
@@ -101,7 +103,8 @@ def read_few_shot(
 
     Raises:
         UsageError: a column that is not there, fewer than two chips, a bad expression.
-        SpecError: a latency that is no positive number, an architecture that is blank.
+        SpecError: a latency that is no positive number or out of all bounds, an architecture that
+            is blank.
     """
     columns, rows = read_csv(path)
     names = tuple(devices) or tuple(
@@ -130,6 +133,14 @@ def read_few_shot(
     floor = CLIP * np.nanmedian(latency, axis=0)
     clipped = tuple(int(x) for x in (latency < floor).sum(0))
     latency = np.fmax(latency, floor * np.where(filled, 1, np.nan))
+    for name, column in zip(names, latency.T, strict=True):
+        low, high = np.nanmin(column), np.nanmax(column)
+        if not LEAST <= low <= high <= MOST:
+            raise SpecError(
+                f"{path}: {name} holds {low:.3g} to {high:.3g}; latencies are between "
+                f"{LEAST:g} and {MOST:g}",
+                hint="name the columns that are latencies with --devices",
+            )
     blocks, onehot, macs, kinds = _describe(path, rows, architecture)
     if macs is None:
         macs = next((_numbers(rows, c) for c in columns if _MACS.fullmatch(c)), None)

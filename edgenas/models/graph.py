@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
+from edgenas.errors import SpecError
 from edgenas.spaces import OpSpec, Shape
 
 Format = Literal["onnx", "tflite"]
+Precision = Literal["fp32", "int8", "fp64", "fp16", "bf16", "int16"]
 
 _BYTES = {
     "float64": 8, "int64": 8, "uint64": 8, "complex64": 8,
@@ -19,9 +24,18 @@ _BYTES = {
 }  # fmt: skip
 
 
+_PRECISIONS: Mapping[str, Precision] = {
+    "int8": "int8", "uint8": "int8", "int16": "int16", "uint16": "int16",
+    "float64": "fp64", "float16": "fp16", "bfloat16": "bf16",
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A value in the graph. `shape` has the batch of 1 in front; `constant` ones are weights."""
+    """A value in the graph; `constant` ones are weights.
+
+    `shape` has the batch in front; a size that the file does not tell is 0.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -34,9 +48,14 @@ class Tensor:
         return math.prod(self.shape)
 
     @property
+    def width(self) -> int:
+        """Bytes of an element; four where the type is not known."""
+        return _BYTES.get(self.dtype, 4)
+
+    @property
     def n_bytes(self) -> int:
-        """Bytes of its elements; types that are not known count as four bytes an element."""
-        return self.size * _BYTES.get(self.dtype, 4)
+        """Bytes of its elements."""
+        return self.size * self.width
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +83,11 @@ class Step:
 class ModelGraph:
     """All operators in execution order; `inputs` and `outputs` are indices of `tensors`.
 
-    `precision` is that of most arithmetic: fp32 (also with fp16 weights) or int8.
+    `precision` is that of most arithmetic; fp32 also with fp16 weights.
     """
 
     format: Format
-    precision: Literal["fp32", "int8"]
+    precision: Precision
     tensors: tuple[Tensor, ...]
     steps: tuple[Step, ...]
     inputs: tuple[int, ...]
@@ -100,12 +119,9 @@ class ModelGraph:
     def lifetimes(self) -> list[tuple[int, int, int]]:
         """(bytes, first step, last step) of every tensor that is no constant and is used.
 
-        A view shares its source's memory, as runtimes let it. What is quantised at once is held in
-        integers alone: runtimes make one operator of it and the one before.
+        A view shares its source's memory, as runtimes let it, unless elements are of other width.
         """
-        readers = readers_of(self)
         home: dict[int, int] = {}
-        quantised: dict[int, int] = {}
         first: dict[int, int] = dict.fromkeys(self.inputs, 0)
         last: dict[int, int] = {}
         for i, step in enumerate(self.steps):
@@ -113,15 +129,15 @@ class ModelGraph:
                 last[home.get(t, t)] = i
             for t in step.outputs:
                 if step.is_view:
-                    home[t] = home.get(step.inputs[0], step.inputs[0])
-                if step.kind == "QuantizeLinear" and readers[step.inputs[0]] == [i]:
-                    quantised[home[t]] = self.tensors[t].n_bytes
+                    source = home.get(step.inputs[0], step.inputs[0])
+                    same = self.tensors[t].width == self.tensors[source].width
+                    home[t] = source if same else t
                 first.setdefault(home.get(t, t), i)
                 last[home.get(t, t)] = i
         for t in self.outputs:
             last[home.get(t, t)] = len(self.steps) - 1
         return [
-            (quantised.get(t, self.tensors[t].n_bytes), start, last.get(t, start))
+            (self.tensors[t].n_bytes, start, last.get(t, start))
             for t, start in sorted(first.items())
             if not self.tensors[t].constant
         ]
@@ -139,19 +155,71 @@ def readers_of(graph: ModelGraph) -> dict[int, list[int]]:
 def chw(shape: Sequence[int], *, channels_last: bool) -> Shape:
     """Channels, height, width of a tensor with its batch in front; sequences have a height only.
 
+    A batch other than 1, as it occurs within networks, makes for more rows.
+
     >>> chw((1, 28, 28, 8), channels_last=True), chw((1, 8, 28, 28), channels_last=False)
     ((8, 28, 28), (8, 28, 28))
     >>> chw((1, 50, 96), channels_last=True), chw((1, 10), channels_last=False)
     ((96, 50, 1), (10, 1, 1))
+    >>> chw((4, 28, 28, 8), channels_last=True), chw((4, 50, 96), channels_last=False)
+    ((8, 112, 28), (96, 200, 1))
     """
-    inner = tuple(shape[1:]) or (1,)
-    if len(inner) == 1:
-        return inner[0], 1, 1
-    if len(inner) == 2:  # (positions, features) in either layout
-        return inner[1], inner[0], 1
+    if len(shape) < 2:
+        return math.prod(shape), 1, 1
+    if len(shape) < 4:  # (positions, features) in either layout
+        return shape[-1], math.prod(shape[:-1]), 1
     if channels_last:
-        return inner[-1], math.prod(inner[:-2]), inner[-2]
-    return inner[0], math.prod(inner[1:-1]), inner[-1]
+        return shape[-1], math.prod(shape[:-2]), shape[-2]
+    return shape[1], shape[0] * math.prod(shape[2:-1]), shape[-1]
+
+
+def told_shape(tensor: Tensor) -> tuple[int, ...]:
+    """The tensor's shape.
+
+    Raises:
+        SpecError: the file does not tell it.
+    """
+    if 0 in tensor.shape:
+        raise SpecError(
+            f"the shape of {tensor.name!r} cannot be told", hint="export it with fixed shapes"
+        )
+    return tensor.shape
+
+
+@contextlib.contextmanager
+def reading(path: Path, otherwise: str) -> Iterator[None]:
+    """Whatever goes wrong inside becomes a SpecError that names the file."""
+    try:
+        yield
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}", hint=error.hint) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise SpecError(f"{path}: {otherwise}: {error}") from error
+
+
+def precision_of(work: Iterable[tuple[str, int]]) -> Precision:
+    """What most multiply-accumulates are done in, of steps by the type that they compute in.
+
+    Most steps decide where there are none.
+
+    >>> precision_of([("float32", 0), ("float32", 90), ("int8", 100)])
+    'int8'
+    """
+    macs: Counter[Precision] = Counter()
+    steps: Counter[Precision] = Counter()
+    for dtype, n in work:
+        precision = _PRECISIONS.get(dtype, "fp32")
+        macs[precision] += n
+        steps[precision] += 1
+    most = macs if any(macs.values()) else steps
+    return max(most, key=lambda precision: most[precision], default="fp32")
+
+
+def untimed(dtype: str, op: OpSpec | None) -> str:
+    """Why nothing is known of a product in this type; empty where something is."""
+    if op is None or not op.macs or _PRECISIONS.get(dtype, "fp32") in ("fp32", "int8"):
+        return ""
+    return f"computes in {dtype}; tables hold float32 and int8"
 
 
 def like(kind: str, shape: Shape, *, act: str = "none") -> OpSpec:

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgenas.errors import SpecError
-from edgenas.models.graph import ModelGraph, Step, Tensor, chw, convolution, like
-from edgenas.spaces import OpSpec
+from edgenas.models.graph import (
+    ModelGraph,
+    Step,
+    Tensor,
+    chw,
+    convolution,
+    like,
+    precision_of,
+    reading,
+    told_shape,
+    untimed,
+)
+from edgenas.spaces import OpSpec, Shape
 
 _VIEWS = {
     "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout", "Shape",
     "QuantizeLinear", "DequantizeLinear",  # part of the operators between them
 }  # fmt: skip
+_INTEGERS = ("int8", "uint8")
+_MOVES = {"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout", "Transpose"}
 _COPIES = {
-    "Concat", "Pad", "Slice", "Split", "Transpose", "Gather", "GatherND", "GatherElements",
+    "Concat", "Pad", "Slice", "Transpose", "Gather", "GatherND", "GatherElements",
     "SpaceToDepth", "DepthToSpace", "Tile", "Expand", "Cast", "ScatterND",
 }  # fmt: skip
 _FUNCTIONS = {
@@ -28,6 +42,10 @@ _FUNCTIONS = {
 _ACTIVATIONS = {
     "Relu": "relu", "LeakyRelu": "relu", "PRelu": "relu", "Clip": "relu6", "HardSwish": "hswish",
     "HardSigmoid": "hsigmoid",
+}  # fmt: skip
+_WINDOWS = {
+    "Conv": "convolution", "ConvTranspose": "transposed convolution",
+    "AveragePool": "pooling", "MaxPool": "pooling",
 }  # fmt: skip
 _BINARY = {
     "Add", "Mul", "Sub", "Div", "Max", "Min", "Pow", "Greater", "Less", "Equal", "Where", "And",
@@ -41,44 +59,59 @@ def read_onnx(data: bytes, path: Path) -> ModelGraph:
     Raises:
         SpecError: no ONNX file, a damaged one, or shapes that cannot be told without running it.
     """
+    with reading(path, "not an ONNX file that can be read"):
+        return _Reader(_inferred(data), len(data)).graph()
+
+
+def _inferred(data: bytes) -> Any:
+    """The model with the shapes of its tensors; open batches, wherever their name occurs, are 1."""
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
         model = onnx.load_model_from_string(data)
         onnx.checker.check_model(model)
-        for port in model.graph.input:
+        graph, batches = model.graph, set()
+        for port in graph.input:
             for i, dim in enumerate(port.type.tensor_type.shape.dim):
                 if not dim.HasField("dim_value") or dim.dim_value < 1:
                     if i:
                         raise SpecError(
-                            f"{path}: input {port.name!r} has no fixed size",
+                            f"input {port.name!r} has no fixed size",
                             hint="export it with a fixed input shape",
                         )
+                    batches.add(dim.dim_param)
                     dim.dim_value = 1
-        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except (DecodeError, onnx.checker.ValidationError, ValueError, RuntimeError) as error:
-        if isinstance(error, SpecError):
-            raise
-        first = str(error).strip().splitlines()[0] if str(error).strip() else "damaged"
-        raise SpecError(f"{path}: not an ONNX file that can be read: {first}") from error
-    return _Reader(model, path, len(data)).graph()
+        for info in (*graph.value_info, *graph.output):
+            for dim in info.type.tensor_type.shape.dim:
+                if dim.dim_param and dim.dim_param in batches:
+                    dim.dim_value = 1
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except (DecodeError, onnx.checker.ValidationError, RuntimeError) as error:
+        told = str(error).strip().splitlines()
+        raise ValueError(told[0] if told else "damaged") from error
 
 
 class _Reader:
-    def __init__(self, model: Any, path: Path, size_bytes: int) -> None:
-        self.model, self.path, self.size_bytes = model, path, size_bytes
+    def __init__(self, model: Any, size_bytes: int) -> None:
+        self.model, self.size_bytes = model, size_bytes
         self.tensors: list[Tensor] = []
         self.index: dict[str, int] = {}
+        self.quantised: set[int] = set()  # 8-bit integers made float again
+        self.integers: set[int] = set()  # those, and what is computed from them
         graph = model.graph
         self.clipped = dict(_clipped(graph))
         for weight in graph.initializer:
             self._add(weight.name, tuple(weight.dims), weight.data_type, constant=True)
+        for sparse in graph.sparse_initializer:
+            weight = sparse.values
+            self._add(weight.name, tuple(sparse.dims), weight.data_type, constant=True)
         for info in (*graph.input, *graph.value_info, *graph.output):
             if info.name not in self.index:
                 kind = info.type.tensor_type
-                shape = tuple(max(1, dim.dim_value) for dim in kind.shape.dim)
-                self._add(info.name, shape, kind.elem_type)
+                dims = kind.shape.dim if kind.HasField("shape") else ()
+                shape = tuple(max(0, dim.dim_value) for dim in dims)
+                self._add(info.name, shape if kind.HasField("shape") else (0,), kind.elem_type)
 
     def _add(
         self, name: str, shape: tuple[int, ...], elem_type: int, *, constant: bool = False
@@ -92,38 +125,75 @@ class _Reader:
         self.tensors.append(Tensor(name, shape, names.get(dtype, dtype), constant))
 
     def graph(self) -> ModelGraph:
-        steps = []
-        integer = any(node.op_type == "QuantizeLinear" for node in self.model.graph.node)
+        steps: list[Step] = []
+        work: list[tuple[int, int]] = []  # what each step writes, and its MACs
         for i, node in enumerate(self.model.graph.node):
             for name in node.output:
                 if name and name not in self.index:
-                    raise SpecError(
-                        f"{self.path}: the shape of {name!r} ({node.op_type}) cannot be told",
-                        hint="export it with fixed shapes",
-                    )
+                    self._add(name, (0,), 0)
             inputs = tuple(self.index[name] for name in node.input if name in self.index)
             outputs = tuple(self.index[name] for name in node.output if name)
+            self._follow(node.op_type, inputs, outputs)
             if all(self.tensors[t].constant for t in inputs):  # Constant, folded at the start
                 for t in outputs:
-                    old = self.tensors[t]
-                    self.tensors[t] = Tensor(old.name, old.shape, old.dtype, constant=True)
+                    self.tensors[t] = replace(self.tensors[t], constant=True)
                 continue
             op, why = self._op(node, inputs, outputs)
+            if op is not None or why:
+                macs = op.macs if op is not None else 0
+                work.append((outputs[0], macs))
+                if set(inputs[:2]) <= self.quantised if macs else inputs[0] in self.integers:
+                    self.integers |= set(outputs)
+                why = why or untimed(self.tensors[outputs[0]].dtype, op)
+                op = None if why else op
             variable = tuple(t for t in inputs if not self.tensors[t].constant)
             steps.append(Step(node.name or f"{i}", node.op_type, variable, outputs, op, why))
         inputs, outputs = (
             tuple(t for port in ports if not self.tensors[t := self.index[port.name]].constant)
             for ports in (self.model.graph.input, self.model.graph.output)
         )
+        self._store_as_integers(steps, {*inputs, *outputs})
+        types = [
+            ("int8" if macs and t in self.integers else self.tensors[t].dtype, macs)
+            for t, macs in work
+        ]
         return ModelGraph(
             format="onnx",
-            precision="int8" if integer else "fp32",
+            precision=precision_of(types),
             tensors=tuple(self.tensors),
             steps=tuple(self._hard_swish(steps)),
             inputs=inputs,
             outputs=outputs,
             size_bytes=self.size_bytes,
         )
+
+    def _follow(self, kind: str, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> None:
+        """Notes which tensors are quantised values, also behind what only moves them."""
+        if kind == "DequantizeLinear" and self.tensors[inputs[0]].dtype in _INTEGERS:
+            self.quantised |= set(outputs)
+            self.integers |= set(outputs)
+        for known in (self.quantised, self.integers):
+            if kind in _MOVES and known & set(inputs[:1]):
+                known |= set(outputs)
+
+    def _store_as_integers(self, steps: Sequence[Step], ports: set[int]) -> None:
+        """Gives float tensors the integer type that they have in memory.
+
+        Those are values between quantised operators, which runtimes fuse with the steps around.
+        """
+        readers: dict[int, list[Step]] = {}
+        for step in reversed(steps):
+            for t in set(step.outputs) & self.integers - ports:
+                if all(self._takes_integers(reader) for reader in readers.get(t, [])):
+                    self.tensors[t] = replace(self.tensors[t], dtype="int8")
+            for t in step.inputs:
+                readers.setdefault(t, []).append(step)
+
+    def _takes_integers(self, step: Step) -> bool:
+        if step.kind == "QuantizeLinear":
+            return True
+        multiplies = step.op is not None and step.op.macs and step.outputs[0] in self.integers
+        return bool(multiplies) or self.tensors[step.outputs[0]].dtype in _INTEGERS
 
     def _hard_swish(self, steps: Sequence[Step]) -> list[Step]:
         """The product of x and HardSigmoid(x), as exporters write it, is one activation."""
@@ -140,8 +210,16 @@ class _Reader:
                     result[i] = Step(step.name, "HardSwish", (a,), step.outputs, op)
         return [step for step in result if step is not None]
 
-    def _chw(self, tensor: int) -> tuple[int, int, int]:
-        return chw(self.tensors[tensor].shape, channels_last=False)
+    def _shape(self, tensor: int) -> tuple[int, ...]:
+        return told_shape(self.tensors[tensor])
+
+    def _chw(self, tensor: int) -> Shape:
+        return chw(self._shape(tensor), channels_last=False)
+
+    def _map(self, tensor: int) -> Shape:
+        """As operators with a window read it: of three dimensions the last is the height."""
+        shape = self._shape(tensor)
+        return chw((*shape, 1) if len(shape) == 3 else shape, channels_last=False)
 
     def _op(
         self, node: Any, inputs: tuple[int, ...], outputs: tuple[int, ...]
@@ -152,75 +230,79 @@ class _Reader:
             return None, f"operator {kind} of the domain {node.domain!r}"
         if kind in _VIEWS:
             return None, ""
-        target = self._chw(outputs[0])
-        variable = [t for t in inputs if not self.tensors[t].constant]
-        source = self._chw(variable[0])
+        if kind not in _COSTED:
+            return None, f"no cost is known for {kind}"
+        if kind in _WINDOWS and len(self._shape(inputs[0])) > 4:
+            return None, f"{len(self._shape(inputs[0])) - 2}-d {_WINDOWS[kind]}"
         if kind in _SHAPED:
             attributes = {a.name: a for a in node.attribute}
-            return _SHAPED[kind](self, node, attributes, inputs, target), ""
+            return _SHAPED[kind](self, node, attributes, inputs, outputs[0]), ""
+        variable = [t for t in inputs if not self.tensors[t].constant]
+        source, target = self._chw(variable[0]), self._chw(outputs[0])
         if kind in _COPIES:
             return like("copy", target), ""
+        if kind == "Split":
+            return like("copy", source), ""
         if kind in _ACTIVATIONS:
             return like("activate", target, act=_ACTIVATIONS[kind]), ""
         if kind in _FUNCTIONS:
             return like("function", source), ""
         if kind == "BatchNormalization":
             return like("scale", target), ""
-        if kind in _BINARY:
-            same = len(variable) == 2 and self._chw(variable[1]) == source == target
-            return like(("add" if kind == "Add" else "binary") if same else "scale", target), ""
-        return None, f"no cost is known for {kind}"
+        same = len(variable) == 2 and self._chw(variable[1]) == source == target
+        return like(("add" if kind == "Add" else "binary") if same else "scale", target), ""
 
-    def conv(self, node: Any, attributes: Any, inputs: tuple[int, ...], target: Any) -> OpSpec:
-        output = node.output[0]
-        weights = self.tensors[inputs[1]].shape
+    def conv(self, node: Any, attributes: Any, inputs: tuple[int, ...], output: int) -> OpSpec:
         return convolution(
-            self._chw(inputs[0]),
-            target,
-            _pair(weights[2:]),
-            groups=attributes["group"].i if "group" in attributes else 1,
+            self._map(inputs[0]),
+            self._map(output),
+            _pair(self._shape(inputs[1])[2:]),
+            groups=_group(attributes),
             strides=_ints(attributes, "strides"),
             dilation=_ints(attributes, "dilations"),
-            act=self.clipped.get(output, "none"),
+            act=self.clipped.get(node.output[0], "none"),
         )
 
     def transposed(
-        self, node: Any, attributes: Any, inputs: tuple[int, ...], target: Any
+        self, node: Any, attributes: Any, inputs: tuple[int, ...], output: int
     ) -> OpSpec:
-        (cin, h, w), (cout, oh, ow) = self._chw(inputs[0]), target
-        kh, kw = _pair(self.tensors[inputs[1]].shape[2:])
+        """Each output channel sums over the input channels of its own group alone."""
+        (cin, h, w), (cout, oh, ow) = self._map(inputs[0]), self._map(output)
+        kh, kw = _pair(self._shape(inputs[1])[2:])
+        cin //= _group(attributes)
         return OpSpec.of("deconv", cin=cin, cout=cout, h=h, w=w, kh=kh, kw=kw, oh=oh, ow=ow)
 
-    def dense(self, node: Any, attributes: Any, inputs: tuple[int, ...], target: Any) -> OpSpec:
-        a, b = self.tensors[inputs[0]].shape, self.tensors[inputs[1]].shape
-        turned = "transB" in attributes and attributes["transB"].i
-        cin, cout = (b[-1], b[-2]) if turned else (b[-2], b[-1])
-        if self.tensors[inputs[1]].constant and math.prod(a) == cin:
-            return OpSpec.of("linear", cin=cin, cout=cout)
-        times = math.prod(a[:-2]) or 1
-        n = math.prod(a) // (cin * times)
-        if self.tensors[inputs[1]].constant:
-            n, times = n * times, 1
-        return OpSpec.of("matmul", cin=cin, cout=cout, n=max(1, n), times=times)
+    def dense(self, node: Any, attributes: Any, inputs: tuple[int, ...], output: int) -> OpSpec:
+        a, b = (self._shape(t) for t in inputs[:2])
+        turned_a, turned_b = (n in attributes and attributes[n].i for n in ("transA", "transB"))
+        cin, cout = (b[0], 1) if len(b) == 1 else (b[-1], b[-2]) if turned_b else (b[-2], b[-1])
+        rows = math.prod(self._shape(output)) // cout
+        if self.tensors[inputs[1]].constant and math.prod(b[:-2]) == 1:  # one matrix for all rows
+            if rows == 1:
+                return OpSpec.of("linear", cin=cin, cout=cout)
+            return OpSpec.of("matmul", cin=cin, cout=cout, n=rows, times=1)
+        n = 1 if len(a) == 1 else a[-1] if turned_a else a[-2]
+        return OpSpec.of("matmul", cin=cin, cout=cout, n=n, times=rows // n)
 
-    def pool(self, node: Any, attributes: Any, inputs: tuple[int, ...], target: Any) -> OpSpec:
-        c, h, w = self._chw(inputs[0])
+    def pool(self, node: Any, attributes: Any, inputs: tuple[int, ...], output: int) -> OpSpec:
+        (c, h, w), (_, oh, ow) = self._map(inputs[0]), self._map(output)
         kh, kw = _ints(attributes, "kernel_shape")
-        if target[1:] == (1, 1) and (kh, kw) == (h, w):
+        if (oh, ow) == (1, 1) and (kh, kw) == (h, w):
             return like("pool", (c, h, w))
-        return OpSpec.of("pool2d", c=c, h=h, w=w, kh=kh, kw=kw, oh=target[1], ow=target[2])
+        return OpSpec.of("pool2d", c=c, h=h, w=w, kh=kh, kw=kw, oh=oh, ow=ow)
 
-    def mean(self, node: Any, attributes: Any, inputs: tuple[int, ...], target: Any) -> OpSpec:
-        source = self._chw(inputs[0])
+    def mean(self, node: Any, attributes: Any, inputs: tuple[int, ...], output: int) -> OpSpec:
+        read = self._chw if node.op_type == "ReduceMean" else self._map
+        source, target = read(inputs[0]), read(output)
         whole = target[0] == source[0] and target[1:] == (1, 1)
         return like("pool" if whole else "function", source)
 
-    def resize(self, node: Any, attributes: Any, inputs: tuple[int, ...], target: Any) -> OpSpec:
-        (c, h, w), (_, oh, ow) = self._chw(inputs[0]), target
+    def resize(self, node: Any, attributes: Any, inputs: tuple[int, ...], output: int) -> OpSpec:
+        (c, h, w), (_, oh, ow) = self._map(inputs[0]), self._map(output)
         return OpSpec.of("resize", c=c, h=h, w=w, oh=oh, ow=ow)
 
 
-_SHAPED: Mapping[str, Callable[[_Reader, Any, Any, tuple[int, ...], Any], OpSpec]] = {
+_SHAPED: Mapping[str, Callable[[_Reader, Any, Any, tuple[int, ...], int], OpSpec]] = {
     "Conv": _Reader.conv,
     "ConvTranspose": _Reader.transposed,
     "Gemm": _Reader.dense,
@@ -233,6 +315,7 @@ _SHAPED: Mapping[str, Callable[[_Reader, Any, Any, tuple[int, ...], Any], OpSpec
     "Resize": _Reader.resize,
     "Upsample": _Reader.resize,
 }
+_COSTED = {*_SHAPED, *_COPIES, *_ACTIVATIONS, *_FUNCTIONS, *_BINARY, "Split", "BatchNormalization"}
 
 
 def _clipped(graph: Any) -> Iterator[tuple[str, str]]:
@@ -250,13 +333,17 @@ def _clipped(graph: Any) -> Iterator[tuple[str, str]]:
         zero = numpy_helper.to_array(constants[node.input[2]]) if len(node.input) > 2 else None
         if scale.size == 1 and zero is not None and zero.size == 1:
             least = 0 if zero.dtype.kind == "u" else -128
-            if int(zero) == least:
-                yield node.input[0], "relu6" if float(scale) * 255 < 6.05 else "relu"
+            if zero.item() == least:
+                yield node.input[0], "relu6" if scale.item() * 255 < 6.05 else "relu"
 
 
 def _pair(values: Sequence[int]) -> tuple[int, int]:
     """Two numbers; one-dimensional operators have 1 in the other direction."""
     return (values[0], values[1]) if len(values) > 1 else (values[0], 1)
+
+
+def _group(attributes: Any) -> int:
+    return attributes["group"].i if "group" in attributes else 1
 
 
 def _ints(attributes: Any, name: str) -> tuple[int, int]:

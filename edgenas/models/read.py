@@ -30,19 +30,31 @@ def read_model(path: Path, *, pads: bool = False) -> ModelGraph:
 
     Raises:
         UsageError: neither `.onnx` nor `.tflite`.
-        SpecError: a file that is no such model, damaged or larger than 512 MiB.
+        SpecError: a file that is no such model, damaged or larger than 512 MiB; images or signals
+            in batches.
         ResourceError: it cannot be read.
     """
-    if path.suffix not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise UsageError(f"{path}: a model file ends in {' or '.join(SUFFIXES)}")
     with io_errors(path, "read"):
         if path.stat().st_size > MAX_MODEL_BYTES:
             raise SpecError(f"{path}: larger than {MAX_MODEL_BYTES} bytes, refused unread")
         data = path.read_bytes()
-    if path.suffix == ".onnx":
+    if suffix == ".onnx":
         from edgenas.models.onnx import read_onnx
 
-        return fused(read_onnx(data, path))
-    from edgenas.models.tflite import read_tflite
+        graph = read_onnx(data, path)
+    else:
+        from edgenas.models.tflite import read_tflite
 
-    return fused(read_tflite(data, path, pads=pads))
+        graph = read_tflite(data, path, pads=pads)
+    for t in graph.inputs:  # weights, which may be inputs as well, are never a step's first
+        port, readers = graph.tensors[t], [s.op for s in graph.steps if s.inputs[:1] == (t,)]
+        convolved = any(op is not None and op.convolves for op in readers)
+        if readers and len(port.shape) > (2 if convolved else 3) and port.shape[0] != 1:
+            raise SpecError(
+                f"{path}: input {port.name!r} has a batch of {port.shape[0]}",
+                hint="export it with a batch of 1",
+            )
+    return fused(graph)

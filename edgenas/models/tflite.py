@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from edgenas.errors import SpecError
-from edgenas.models.graph import ModelGraph, Step, Tensor, chw, convolution, like
+from edgenas.models.graph import (
+    ModelGraph,
+    Step,
+    Tensor,
+    chw,
+    convolution,
+    like,
+    precision_of,
+    reading,
+    told_shape,
+    untimed,
+)
 from edgenas.spaces import OpSpec
 
 _TYPES = {"FLOAT32": "float32", "FLOAT16": "float16", "INT8": "int8", "UINT8": "uint8",
@@ -16,11 +27,12 @@ _TYPES = {"FLOAT32": "float32", "FLOAT16": "float16", "INT8": "int8", "UINT8": "
 
 _VIEWS = {"RESHAPE", "SQUEEZE", "EXPAND_DIMS", "SHAPE"}
 _COPIES = {
-    "CONCATENATION", "PAD", "PADV2", "MIRROR_PAD", "SLICE", "STRIDED_SLICE", "SPLIT", "SPLIT_V",
-    "TRANSPOSE", "GATHER", "GATHER_ND", "PACK", "UNPACK", "SPACE_TO_DEPTH", "DEPTH_TO_SPACE",
-    "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND", "TILE", "BROADCAST_TO", "CAST", "QUANTIZE",
-    "DEQUANTIZE", "FILL", "REVERSE_V2",
+    "CONCATENATION", "PAD", "PADV2", "MIRROR_PAD", "SLICE", "STRIDED_SLICE", "TRANSPOSE", "GATHER",
+    "GATHER_ND", "PACK", "SPACE_TO_DEPTH", "DEPTH_TO_SPACE", "SPACE_TO_BATCH_ND",
+    "BATCH_TO_SPACE_ND", "TILE", "BROADCAST_TO", "CAST", "QUANTIZE", "DEQUANTIZE", "FILL",
+    "REVERSE_V2",
 }  # fmt: skip
+_SPLITS = {"SPLIT", "SPLIT_V", "UNPACK"}
 _FUNCTIONS = {
     "LOGISTIC", "TANH", "EXP", "LOG", "SQRT", "RSQRT", "NEG", "ABS", "GELU", "SOFTMAX",
     "LOG_SOFTMAX", "ELU", "SIN", "COS", "SQUARE", "FLOOR", "ROUND", "CEIL", "ARG_MAX", "ARG_MIN",
@@ -89,13 +101,11 @@ def read_tflite(data: bytes, path: Path, *, pads: bool = False) -> ModelGraph:
     `pads` keeps it as an operator.
 
     Raises:
-        SpecError: no TFLite file, or a damaged one.
+        SpecError: no TFLite file, a damaged one, or shapes that cannot be told without running it.
     """
     model = unpack(data, path)
-    try:
+    with reading(path, "damaged TFLite file"):
         return _Reader(model, len(data)).graph(pads=pads)
-    except (IndexError, TypeError, AttributeError, KeyError, ValueError) as error:
-        raise SpecError(f"{path}: damaged TFLite file: {error}") from error
 
 
 class _Reader:
@@ -106,7 +116,11 @@ class _Reader:
         self.tensors = [self._tensor(t) for t in self.sub.tensors]
 
     def _tensor(self, tensor: Any) -> Tensor:
-        shape = () if tensor.shape is None else tuple(max(1, int(n)) for n in tensor.shape)
+        shape = () if tensor.shape is None else tuple(max(0, int(n)) for n in tensor.shape)
+        if tensor.shapeSignature is not None and len(tensor.shapeSignature) == len(shape):
+            fixed = zip(shape, tensor.shapeSignature, strict=True)
+            shape = (*shape[:1], *(0 if open_ < 0 else n for n, open_ in [*fixed][1:]))
+        shape = (*(max(1, n) for n in shape[:1]), *shape[1:])  # an open batch is 1
         name = self.types[tensor.type]
         buffer = self.model.buffers[tensor.buffer]
         stored = len(buffer.data) if buffer.data is not None else 0
@@ -115,7 +129,8 @@ class _Reader:
 
     def graph(self, *, pads: bool) -> ModelGraph:
         names = operator_names()
-        steps = []
+        steps: list[Step] = []
+        work: list[tuple[str, int]] = []
         free = set()  # what is computed from constants alone, once, before the first inference
         for i, operator in enumerate(self.sub.operators):
             code = self.model.operatorCodes[operator.opcodeIndex]
@@ -129,12 +144,16 @@ class _Reader:
                     self.tensors[t] = Tensor(old.name, old.shape, old.dtype, constant=True)
                 continue
             op, why = self._op(kind, operator.builtinOptions, inputs, outputs, code)
+            if op is not None or why:
+                dtype = self.tensors[outputs[0]].dtype
+                work.append((dtype, op.macs if op is not None else 0))
+                why = why or untimed(dtype, op)
+                op = None if why else op
             variable = tuple(t for t in inputs if not self.tensors[t].constant)
             steps.append(Step(f"{i}", kind, variable, outputs, op, why))
-        integer = sum(self.tensors[s.outputs[0]].dtype in ("int8", "uint8") for s in steps)
         return ModelGraph(
             format="tflite",
-            precision="int8" if 2 * integer > len(steps) else "fp32",
+            precision=precision_of(work),
             tensors=tuple(self.tensors),
             steps=tuple(steps if pads else self._padded(steps)),
             inputs=tuple(int(t) for t in self.sub.inputs),
@@ -172,7 +191,7 @@ class _Reader:
         return [step for step in result if step is not None]
 
     def _chw(self, tensor: int) -> tuple[int, int, int]:
-        return chw(self.tensors[tensor].shape, channels_last=True)
+        return chw(told_shape(self.tensors[tensor]), channels_last=True)
 
     def _op(
         self, kind: str, options: Any, inputs: tuple[int, ...], outputs: tuple[int, ...], code: Any
@@ -180,31 +199,33 @@ class _Reader:
         """What it costs, and why nothing is known where that is so."""
         if kind in _VIEWS or not inputs:
             return None, ""
+        if kind == "CUSTOM":
+            return None, f"custom operator {text(code.customCode)!r}"
+        if kind not in _COSTED:
+            return None, f"no cost is known for {kind}"
         target = self._chw(outputs[0])
         variable = [t for t in inputs if not self.tensors[t].constant]
         source = self._chw(variable[0])
         if kind in _SHAPED:
-            return _SHAPED[kind](self, options, inputs, target), ""
+            return _SHAPED[kind](self, options, inputs, outputs[0]), ""
         if kind in _COPIES:
             return like("copy", target), ""
+        if kind in _SPLITS:
+            return like("copy", source), ""
         if kind in _ACTIVATIONS:
             return like("activate", target, act=_ACTIVATIONS[kind]), ""
         if kind in _FUNCTIONS:
             return like("function", source), ""
-        if kind in _BINARY:
-            same = len(variable) == 2 and self._chw(variable[1]) == source == target
-            return like(("add" if kind == "ADD" else "binary") if same else "scale", target), ""
-        if kind == "CUSTOM":
-            return None, f"custom operator {text(code.customCode)!r}"
-        return None, f"no cost is known for {kind}"
+        same = len(variable) == 2 and self._chw(variable[1]) == source == target
+        return like(("add" if kind == "ADD" else "binary") if same else "scale", target), ""
 
-    def conv(self, options: Any, inputs: tuple[int, ...], target: Any) -> OpSpec:
+    def conv(self, options: Any, inputs: tuple[int, ...], output: int) -> OpSpec:
         source, weights = self._chw(inputs[0]), self.tensors[inputs[1]].shape
         depthwise = hasattr(options, "depthMultiplier")
         groups = source[0] if depthwise else source[0] // weights[3]
         return convolution(
             source,
-            target,
+            self._chw(output),
             (weights[1], weights[2]),
             groups=groups,
             strides=(options.strideH, options.strideW),
@@ -212,43 +233,43 @@ class _Reader:
             act=_FUSED_ACTIVATION.get(options.fusedActivationFunction, "none"),
         )
 
-    def transposed(self, options: Any, inputs: tuple[int, ...], target: Any) -> OpSpec:
+    def transposed(self, options: Any, inputs: tuple[int, ...], output: int) -> OpSpec:
         weights = self.tensors[inputs[1]].shape
-        (cin, h, w), (cout, oh, ow) = self._chw(inputs[2]), target
+        (cin, h, w), (cout, oh, ow) = self._chw(inputs[2]), self._chw(output)
         kh, kw = weights[1], weights[2]
         return OpSpec.of("deconv", cin=cin, cout=cout, h=h, w=w, kh=kh, kw=kw, oh=oh, ow=ow)
 
-    def dense(self, options: Any, inputs: tuple[int, ...], target: Any) -> OpSpec:
+    def dense(self, options: Any, inputs: tuple[int, ...], output: int) -> OpSpec:
         cout, cin = self.tensors[inputs[1]].shape[-2:]
-        rows = max(1, self.tensors[inputs[0]].size // cin)
+        rows = max(1, math.prod(told_shape(self.tensors[inputs[0]])) // cin)
         if rows == 1:
             return OpSpec.of("linear", cin=cin, cout=cout)
         return OpSpec.of("matmul", cin=cin, cout=cout, n=rows, times=1)
 
-    def matmul(self, options: Any, inputs: tuple[int, ...], target: Any) -> OpSpec:
-        a, out = self.tensors[inputs[0]].shape, self.tensors[inputs[1]].shape
-        cin, n = (a[-2], a[-1]) if options.adjX else (a[-1], a[-2])
-        cout = out[-2] if options.adjY else out[-1]
-        return OpSpec.of("matmul", cin=cin, cout=cout, n=n, times=math.prod(a[:-2]) or 1)
+    def matmul(self, options: Any, inputs: tuple[int, ...], output: int) -> OpSpec:
+        a, product = (told_shape(self.tensors[t]) for t in (inputs[0], output))
+        cin = a[-2] if options.adjX else a[-1]
+        *times, n, cout = product
+        return OpSpec.of("matmul", cin=cin, cout=cout, n=n, times=math.prod(times))
 
-    def pool(self, options: Any, inputs: tuple[int, ...], target: Any) -> OpSpec:
+    def pool(self, options: Any, inputs: tuple[int, ...], output: int) -> OpSpec:
         c, h, w = self._chw(inputs[0])
-        kh, kw, (_, oh, ow) = options.filterHeight, options.filterWidth, target
+        kh, kw, (_, oh, ow) = options.filterHeight, options.filterWidth, self._chw(output)
         if (oh, ow) == (1, 1) and (kh, kw) == (h, w):
             return like("pool", (c, h, w))
         return OpSpec.of("pool2d", c=c, h=h, w=w, kh=kh, kw=kw, oh=oh, ow=ow)
 
-    def mean(self, options: Any, inputs: tuple[int, ...], target: Any) -> OpSpec:
-        source = self._chw(inputs[0])
+    def mean(self, options: Any, inputs: tuple[int, ...], output: int) -> OpSpec:
+        source, target = self._chw(inputs[0]), self._chw(output)
         whole = target[0] == source[0] and target[1:] == (1, 1)
         return like("pool" if whole else "function", source)
 
-    def resize(self, options: Any, inputs: tuple[int, ...], target: Any) -> OpSpec:
-        (c, h, w), (_, oh, ow) = self._chw(inputs[0]), target
+    def resize(self, options: Any, inputs: tuple[int, ...], output: int) -> OpSpec:
+        (c, h, w), (_, oh, ow) = self._chw(inputs[0]), self._chw(output)
         return OpSpec.of("resize", c=c, h=h, w=w, oh=oh, ow=ow)
 
 
-_SHAPED: Mapping[str, Callable[[_Reader, Any, tuple[int, ...], Any], OpSpec]] = {
+_SHAPED: Mapping[str, Callable[[_Reader, Any, tuple[int, ...], int], OpSpec]] = {
     "CONV_2D": _Reader.conv,
     "DEPTHWISE_CONV_2D": _Reader.conv,
     "TRANSPOSE_CONV": _Reader.transposed,
@@ -261,3 +282,4 @@ _SHAPED: Mapping[str, Callable[[_Reader, Any, tuple[int, ...], Any], OpSpec]] = 
     "RESIZE_BILINEAR": _Reader.resize,
     "RESIZE_NEAREST_NEIGHBOR": _Reader.resize,
 }
+_COSTED = {*_SHAPED, *_COPIES, *_SPLITS, *_ACTIVATIONS, *_FUNCTIONS, *_BINARY}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import write_atomic
-from edgenas.errors import MissingUnitsError, UsageError
+from edgenas.errors import MissingUnitsError, SpecError, UsageError
 from edgenas.events import Report, silent
 from edgenas.hardware import DeviceProfile, load_device
 from edgenas.models import SUFFIXES
@@ -45,14 +46,15 @@ def predict(
         report: progress of the measurement.
 
     Raises:
-        UsageError: unknown device or run; a file that is not of the device's runtime.
-        SpecError: no architecture of the space, a damaged file, no table for the device.
+        UsageError: unknown device or run; a file that is not of the device's runtime or precision.
+        SpecError: no architecture of the space; a file that is damaged, takes batches, or
+            has no operator that costs time; no table for the device.
         MissingUnitsError: operators of the file that nothing is known of, all named.
         ResourceError: the page cannot be written.
         DeviceError: the file cannot be timed.
     """
     profile = load_device(device)
-    if Path(model).suffix in SUFFIXES:
+    if Path(model).suffix.lower() in SUFFIXES:
         table = _table(profile, run, runs)
         facts = _predict_file(profile, Path(model), table)
         if measure:
@@ -102,16 +104,23 @@ def _predict_file(profile: DeviceProfile, path: Path, table: LatencyTable) -> di
     from edgenas.models import in_blocks, read_model, sums_in_convolutions
 
     family = profile.format.split("-")[0]
-    if path.suffix != f".{family}":
+    if path.suffix.lower() != f".{family}":
         raise UsageError(
             f"{path}: {profile.name} runs .{family} files ({profile.runtime})",
             hint="edgenas devices lists devices of both runtimes",
         )
     graph = read_model(path)
+    if not graph.units and not graph.unsupported:
+        raise SpecError(
+            f"{path}: none of its {len(graph.steps)} operators costs time",
+            hint="give a file whose operators compute something",
+        )
     if graph.precision != profile.precision:
         raise UsageError(
             f"{path} is {graph.precision}, {profile.name} is a device for {profile.precision}",
-            hint="edgenas devices lists devices of both precisions",
+            hint="edgenas devices lists devices of both precisions"
+            if graph.precision in ("fp32", "int8")
+            else "export it in fp32 or int8",
         )
     predictor = Predictor(table)
     graph = sums_in_convolutions(in_blocks(graph, predictor.measured))
@@ -132,7 +141,7 @@ def _predict_file(profile: DeviceProfile, path: Path, table: LatencyTable) -> di
     return {
         "device": profile.name,
         "table": table.name,
-        "file": str(path),
+        "file": os.fsencode(path).decode(errors="replace"),
         "format": graph.format,
         "precision": graph.precision,
         "size_bytes": graph.size_bytes,

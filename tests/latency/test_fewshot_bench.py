@@ -104,6 +104,14 @@ def test_latencies_that_are_none(tmp_path: Path, cell: str) -> None:
         read_few_shot(path)
 
 
+@pytest.mark.parametrize("power", ["e300", "e-300"])
+def test_a_column_out_of_all_bounds_is_named(tmp_path: Path, power: str) -> None:
+    path = tmp_path / "nets.csv"
+    path.write_text("\n".join(["a_ms,b_ms", *(f"{1 + i},{1 + i}{power}" for i in range(30))]))
+    with pytest.raises(SpecError, match="b_ms holds 1e"):
+        read_few_shot(path)
+
+
 def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
     path = table(tmp_path)
     with pytest.raises(UsageError, match="did you mean 'b_ms'"):

@@ -1,15 +1,20 @@
 """Latency of model files: those that edgenas exported are their architectures again."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import flatbuffers
 import pytest
+from ai_edge_litert.schema_py_generated import TensorType
 
 from edgenas.cli.main import main
 from edgenas.errors import DeviceError, MissingUnitsError, SpecError, UsageError
 from edgenas.hardware import load_device
 from edgenas.latency import Predictor, fit_cost, load_table, read_table, write_table
+from edgenas.models.tflite import unpack
 from edgenas.pipeline import predict
 from edgenas.spaces import OpSpec, chain
 from edgenas.spaces.mobile import default_space
@@ -78,6 +83,46 @@ def test_files_of_another_runtime_or_precision_are_refused() -> None:
         predict(INVENTED_DEVICE, str(CALIBRATION / files["onnx-int8"]))
     with pytest.raises(SpecError):
         predict(INVENTED_DEVICE, "nowhere.tflite")
+
+
+def write_tflite(model: Any, path: Path) -> None:
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path.write_bytes(bytes(builder.Output()))
+
+
+def test_a_file_without_work_is_refused(folder: Path) -> None:
+    source = CALIBRATION / next(iter(NETWORKS.values()))["files"]["tflite-int8"]
+    model = unpack(source.read_bytes(), source)
+    model.subgraphs[0].operators = []
+    write_tflite(model, folder / "none.tflite")
+    with pytest.raises(SpecError, match=r"none\.tflite: none of its 0 operators costs time"):
+        predict(INVENTED_DEVICE, "none.tflite")
+
+
+def test_a_precision_that_no_device_has_is_told(folder: Path) -> None:
+    source = CALIBRATION / next(iter(NETWORKS.values()))["files"]["tflite-int8"]
+    model = unpack(source.read_bytes(), source)
+    for tensor in model.subgraphs[0].tensors:
+        if tensor.type == TensorType.INT8:
+            tensor.type = TensorType.INT16
+    write_tflite(model, folder / "wide.tflite")
+    with pytest.raises(UsageError, match=r"wide\.tflite is int16") as caught:
+        predict(INVENTED_DEVICE, "wide.tflite")
+    assert caught.value.hint == "export it in fp32 or int8"
+
+
+@pytest.mark.parametrize("name", [b"MODEL.TFLITE", b"caf\xe9.tflite"])
+def test_a_file_may_have_any_name(
+    folder: Path, name: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    source = CALIBRATION / next(iter(NETWORKS.values()))["files"]["tflite-int8"]
+    path = os.fsdecode(name)
+    (folder / path).write_bytes(source.read_bytes())
+    assert main(["predict", INVENTED_DEVICE, path, "--html", "out.html", "--json"]) == 0
+    facts = json.loads(capfd.readouterr().out)
+    assert facts["file"] == name.decode(errors="replace")
+    assert facts["latency_ms"] > 0
 
 
 @pytest.mark.long
