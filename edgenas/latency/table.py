@@ -255,7 +255,24 @@ def read_table(path: Path) -> LatencyTable:
         ArtifactError: cut off, not JSON, newer schema or key grammar, unknown field, duplicate
             key, a value that is no latency or cannot be one beside the others.
     """
-    value = artifacts.read_json(path, schema=SCHEMA)
+    return parse_table(artifacts.read_json(path, schema=SCHEMA), path)
+
+
+def check_readable(table: LatencyTable) -> None:
+    """Whether the file of `table` could be read again.
+
+    Raises:
+        ArtifactError: as `read_table` would.
+    """
+    parse_table(json.loads(table_text(table)), Path(f"{table.name}.json"))
+
+
+def parse_table(value: Mapping[str, Any], path: Path) -> LatencyTable:
+    """The table in a document of `edgenas.table/1`; `path` is where it came from.
+
+    Raises:
+        ArtifactError: see `read_table`.
+    """
     try:
         file = TableFile.model_validate(value)
     except ValidationError as error:
@@ -277,11 +294,10 @@ def read_table(path: Path) -> LatencyTable:
         table = _table(file, entries, path)
     except SpecError as error:
         raise ArtifactError(f"{path}: {error}") from error
-    if found := implausible(table):
+    if found := implausible(entries, table.cost_model):
         op, expected = found[0]
         raise ArtifactError(
-            f"{path}: entries: {op.key!r}: {entries[op].latency_ms:g} ms is implausible: the rest "
-            f"of the table says about {expected:g} ms",
+            f"{path}: entries: {op.key!r}: {implausibility(entries[op], expected)}",
             hint=f"edgenas profile {table.name}",
         )
     return table
@@ -401,26 +417,35 @@ def energy_mj(table: LatencyTable, latency_ms: float) -> float | None:
     return None if power is None else float(power["mean_mw"]) * latency_ms / 1000
 
 
-def implausible(table: LatencyTable) -> list[tuple[OpSpec, float]]:
-    """Units whose latency is over 100 times more or less than expected, with the expectation.
+def implausible(
+    entries: Mapping[OpSpec, Entry], model: CostModel | None
+) -> list[tuple[OpSpec, float]]:
+    """Units whose latency is over 100 times more or less than expected, with the expectation (ms).
 
-    Expected is the stored cost model's word, else the middle of what the others take for their
+    Expected is the cost model's word, else the middle of what the others take for their
     work, for which at least three others are needed.
     """
-    model = table.cost_model
     guesses: dict[OpSpec, float] = {}
     if model is not None:
-        guesses = {op: ms for op in table.entries if (ms := model.unit_ms(op)) is not None}
-    if len(table.entries) >= 4:
-        rate = statistics.median(e.latency_ms / _work(op) for op, e in table.entries.items())
-        guesses = {op: rate * _work(op) for op in table.entries} | guesses
+        guesses = {op: ms for op in entries if (ms := model.unit_ms(op)) is not None}
+    if len(entries) >= 4:
+        rate = statistics.median(e.latency_ms / _work(op) for op, e in entries.items())
+        guesses = {op: rate * _work(op) for op in entries} | guesses
     return sorted(
         (
             (op, guess)
             for op, guess in guesses.items()
-            if not 1 / IMPLAUSIBLE < table.entries[op].latency_ms / guess < IMPLAUSIBLE
+            if not 1 / IMPLAUSIBLE < entries[op].latency_ms / guess < IMPLAUSIBLE
         ),
         key=lambda pair: pair[0].key,
+    )
+
+
+def implausibility(entry: Entry, expected_ms: float) -> str:
+    """What is told of a unit that `implausible` found."""
+    return (
+        f"{entry.latency_ms:g} ms is implausible: the rest of the table says about "
+        f"{expected_ms:g} ms"
     )
 
 

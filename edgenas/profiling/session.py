@@ -10,7 +10,7 @@ import datetime
 import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic, time
 from types import MappingProxyType
@@ -133,7 +133,8 @@ class Timing:
 class Measurements:
     """What a device answered: a timing for each model, the models that failed, the conditions.
 
-    `measured_on` is the day (UTC) of the oldest timing; None where no clock tells it.
+    `measured_on` is the day (UTC) of the oldest timing; None where no clock tells it. `reused`
+    tells that earlier calls timed all of it.
     """
 
     device: DeviceProfile
@@ -142,6 +143,7 @@ class Measurements:
     conditions: Mapping[str, Any]
     complete: bool
     measured_on: str | None = None
+    reused: bool = False
 
     def latency_ms(self) -> dict[str, float]:
         """The one statistic, by key."""
@@ -269,11 +271,15 @@ def measure(
         def check(version: str) -> None:
             check_version(device, version, table_version=table_version)
 
+        began = int(time())
         with held(device.connection, report=report):
             records = drive(link, job, store, check, idle_s=settings.idle_s, report=report)
     finally:
         lock.release()
-    return collect(device, records, plan.ids, settings=settings, seed=seed)
+    found = collect(device, records, plan.ids, settings=settings, seed=seed)
+    starts = (i for i, r in enumerate(records) if r["type"] == "start" and _told_at(r) >= began)
+    now = next(starts, 0)
+    return replace(found, reused=all(r["type"] != "visit" for r in records[now:]))
 
 
 def check_version(device: DeviceProfile, version: str, *, table_version: str | None = None) -> None:
@@ -675,13 +681,18 @@ def collect(
     return Measurements(device, timings, failed, conditions, complete, _day(starts))
 
 
+def _told_at(start: Mapping[str, Any]) -> int:
+    """When a start was heard, in seconds since 1970; 0 where it does not say."""
+    value = start.get("time_s")
+    return value if isinstance(value, int) else 0
+
+
 def _day(starts: Sequence[Mapping[str, Any]]) -> str | None:
     """The day of the first start; None where one has no time or one that cannot be."""
-    times = [r.get("time_s") for r in starts]
-    if not all(isinstance(x, int) and _YEAR_2025 <= x <= time() + 86400 for x in times):
+    times = [_told_at(start) for start in starts]
+    if not all(_YEAR_2025 <= x <= time() + 86400 for x in times):
         return None
-    first = min(cast(list[int], times))
-    return datetime.datetime.fromtimestamp(first, datetime.UTC).date().isoformat()
+    return datetime.datetime.fromtimestamp(min(times), datetime.UTC).date().isoformat()
 
 
 _YEAR_2025 = 1735689600

@@ -55,7 +55,7 @@ def test_a_command_that_fails_is_told_with_its_words() -> None:
 
 
 def test_a_command_that_is_never_silent_ends_too() -> None:
-    with pytest.raises(DeviceError, match="sh on the device did not end in .* still says 'w'"):
+    with pytest.raises(DeviceError, match=r"sh on the device did not end in .* still says 'w'"):
         SHELL.lines(["sh", "-c", "while :; do echo w; sleep 0.05; done"], timeout_s=0.3)
 
 

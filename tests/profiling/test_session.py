@@ -72,6 +72,7 @@ def test_a_second_call_measures_nothing_and_gives_the_same(
     again = measure(models, DEVICE, workdir=tmp_path / "w", settings=FAST)
     assert again.timings == first.timings
     assert again.conditions["n_starts"] == 2
+    assert (first.reused, again.reused) == (False, True)
 
 
 def test_a_changed_file_is_measured_anew_and_it_alone(
@@ -378,7 +379,7 @@ def test_a_device_that_says_much_but_measures_nothing_times_out(
     tmp_path: Path, models: dict[str, Path]
 ) -> None:
     python = script(tmp_path / "python", "while :; do echo W: a warning; sleep 0.05; done\n")
-    with pytest.raises(DeviceError, match="no record for .* lines such as 'W: a warning'"):
+    with pytest.raises(DeviceError, match=r"no record for .* lines such as 'W: a warning'"):
         measure(
             models,
             DEVICE,
