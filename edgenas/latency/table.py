@@ -184,6 +184,8 @@ class _Strict(BaseModel):
 
 _Ms = Annotated[float, Field(gt=0)]
 _Share = Annotated[float, Field(ge=0)]
+_Fraction = Annotated[float, Field(ge=0, le=1)]
+_Constant = Annotated[float, Field(ge=-1e5, le=1e5)]
 _Count = Annotated[int, Field(ge=1)]
 _Size = Annotated[int, Field(ge=0)]
 
@@ -212,14 +214,14 @@ class _DeviceFile(_Strict):
 
 class _FitFile(_Strict):
     granularity: Granularity
-    scale: Annotated[float, Field(gt=0)]
-    per_part_ms: float
-    per_network_ms: float = 0.0
-    call_ms: float = Field(0.0, ge=0)
+    scale: Annotated[float, Field(gt=0, le=1e6)]
+    per_part_ms: _Constant
+    per_network_ms: _Constant = 0.0
+    call_ms: Annotated[_Constant, Field(ge=0)] = 0.0
     n_networks: _Count
     error_mean: _Share
     error_max: _Share
-    interval: _Share
+    interval: Annotated[float, Field(ge=0, le=1e4)]
     plain_sum_error_mean: _Share
 
 
@@ -232,6 +234,58 @@ class _CostFile(_Strict):
     high: Annotated[float, Field(ge=1)]
 
 
+class _Told(BaseModel):
+    """A part that may say more than what is read of it."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class _PowerFile(_Told):
+    mean_mw: Annotated[float, Field(gt=0, le=1e9)]
+
+
+class _MemoryFile(_Told):
+    sram_factor: Annotated[float, Field(gt=0, le=1e6)]
+
+
+class _DataFile(_Told):
+    upstream: str
+
+
+class _ConditionsFile(_Told):
+    power: _PowerFile | None = None
+    memory: _MemoryFile | None = None
+    data: _DataFile | None = None
+    calibrated_from: str | None = None
+    latency_of: str | None = None
+    not_stated: list[str] | None = None
+    grade: str | None = None
+    virtualised: bool | None = None
+
+
+class _ErrorsFile(_Told):
+    error_median: _Share | None = None
+    error_mean: _Share | None = None
+    error_max: _Share | None = None
+    within_5: _Fraction | None = None
+    within_10: _Fraction | None = None
+
+
+class _NearestFile(_ErrorsFile):
+    device: str
+
+
+class _BaselinesFile(_Told):
+    macs_constant: _ErrorsFile | None = None
+    nearest_device: _NearestFile | None = None
+
+
+class _ValidationFile(_ErrorsFile):
+    kind: str | None = None
+    n: _Count | None = None
+    baselines: _BaselinesFile | None = None
+
+
 class TableFile(_Strict):
     """The format of `latency_tables/*.json`; `model_json_schema()` is its JSON Schema."""
 
@@ -240,12 +294,12 @@ class TableFile(_Strict):
     device: _DeviceFile
     source: Source
     created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
-    conditions: dict[str, Any]
+    conditions: _ConditionsFile
     entries: dict[str, _EntryFile]
     excluded: dict[str, str] = {}
     fits: list[_FitFile] = []
     cost_model: _CostFile | None = None
-    validation: dict[str, Any] | None = None
+    validation: _ValidationFile | None = None
 
 
 def read_table(path: Path) -> LatencyTable:
@@ -292,6 +346,9 @@ def parse_table(value: Mapping[str, Any], path: Path) -> LatencyTable:
             raise ArtifactError(f"{path}: entries: {key!r}: {error}") from error
     try:
         table = _table(file, entries, path)
+        # as they stand: what is not read of them is kept too, and a digest is of every digit
+        stated = {name: value[name] for name in ("conditions", "validation") if name in value}
+        table = replace(table, **stated)
     except SpecError as error:
         raise ArtifactError(f"{path}: {error}") from error
     if found := implausible(entries, table.cost_model):
@@ -526,8 +583,6 @@ def _table(file: TableFile, entries: Mapping[OpSpec, Entry], path: Path) -> Late
         )
         if cost
         else None,
-        conditions=file.conditions,
-        validation=file.validation,
         excluded=file.excluded,
         path=path,
         key_version=file.key_version,
