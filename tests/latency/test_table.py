@@ -164,6 +164,7 @@ FAULTS: dict[str, tuple[Callable[[str], str], str]] = {
             ("interval", 1e308),
         ]
     },
+    "half a character": (edited(stated("created", "\ud800")), "half a character"),
     "duplicate key": (
         lambda text: text.replace('  "entries": {\n', '  "entries": {\n' + _line(text) + "\n", 1),
         "twice",
