@@ -146,14 +146,17 @@ def planned(
     """
     records = of_last_version(_answers(device, path, {}, settings=settings, seed=seed))
     names = _names(records)
-    nameless = {r["key"] for r in records if r["type"] in ("visit", "failed")} - set(names)
-    if nameless or not names:
-        raise ArtifactError(
-            f"{path}: lines of the type 'planned' are damaged: {len(nameless)} of the models that "
-            "were timed have no name",
-            hint=f"repeat the kit's command on the device: it adds them to {RESULTS}",
-        )
-    return list(names.values())
+    timed = {r["key"] for r in records if r["type"] in ("visit", "failed")}
+    if nameless := timed - set(names):
+        told = f"{len(nameless)} of the {len(timed)} models that were timed have no name"
+    elif not names:
+        told = "its last run named no model"
+    else:
+        return list(names.values())
+    raise ArtifactError(
+        f"{path}: {told}: lines of the type 'planned' are missing",
+        hint=f"repeat the kit's command on the device: it adds them to {RESULTS}",
+    )
 
 
 def _answers(

@@ -221,7 +221,7 @@ def test_the_results_say_which_models_the_kit_held(
     path = write(tmp_path / "results.json", lines)
     assert sorted(planned(DEVICE, path, settings=FAST)) == sorted(models)
     path = write(path, [line for line in lines if '"planned"' not in line])
-    with pytest.raises(ArtifactError, match="2 of the models that were timed have no name"):
+    with pytest.raises(ArtifactError, match="2 of the 2 models that were timed have no name"):
         planned(DEVICE, path, settings=FAST)
 
 
