@@ -77,7 +77,7 @@ def profile(
                 f"{written['device']}: {written['models']} models, written to {written['kit']} "
                 f"({written['size_bytes'] / 1e6:.1f} MB); its README.txt says the rest"
             )
-            out.result({"schema": "edgenas.kit/1", **written}, text)
+            out.result({"schema": "edgenas.kit/1", **written}, "\n".join([text, *written["notes"]]))
             return
         tables = pipeline.profile(
             device,

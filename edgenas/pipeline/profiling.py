@@ -83,13 +83,7 @@ def profile(
     written = []
     for profiled in devices:
         started = time.monotonic()
-        notes: list[str] = []
-
-        def hear(event: Event, notes: list[str] = notes) -> None:
-            if event.stage == NOTICE:
-                notes.append(event.message)
-            report(event)
-
+        hear, notes = _noting(report)
         if results is None:
             check_here(profiled)
         run = measuring(profiled, space.digest, quick=quick, minutes=minutes, report=hear)
@@ -143,9 +137,10 @@ def profile_kit(
     devices = devices_named(device)
     profiled = _one_device(device, devices, models=models)
     space = space_of(None if run_file is None else str(run_file))
-    run = measuring(profiled, space.digest, quick=quick, minutes=minutes, report=report)
+    hear, notes = _noting(report)
+    run = measuring(profiled, space.digest, quick=quick, minutes=minutes, report=hear)
     path = folder / f"{profiled.name}.json"
-    earlier = None if fresh else _earlier(profiled, path, report=report)
+    earlier = None if fresh else _earlier(profiled, path, report=hear)
     files = profile_models(profiled, space, earlier=earlier, run=run)
     write_kit(files, profiled, kit, back=back, settings=run.settings, seed=run.seed)
     return {
@@ -153,7 +148,20 @@ def profile_kit(
         "kit": str(kit),
         "models": len(files),
         "size_bytes": kit.stat().st_size,
+        "notes": notes,
     }
+
+
+def _noting(report: Report) -> tuple[Report, list[str]]:
+    """`report`, and the list that it then adds every notice to: a result repeats them."""
+    notes: list[str] = []
+
+    def hear(event: Event) -> None:
+        if event.stage == NOTICE:
+            notes.append(event.message)
+        report(event)
+
+    return hear, notes
 
 
 def _earlier(device: DeviceProfile, path: Path, *, report: Report) -> LatencyTable | None:

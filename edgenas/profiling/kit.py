@@ -14,7 +14,7 @@ from typing import Any
 
 from edgenas.artifacts import replacing
 from edgenas.artifacts.files import MAX_JSON_BYTES, io_errors
-from edgenas.errors import ArtifactError
+from edgenas.errors import ArtifactError, SpecError
 from edgenas.hardware import DeviceProfile
 from edgenas.profiling import agent
 from edgenas.profiling.session import (
@@ -163,6 +163,10 @@ def _answers(
     device: DeviceProfile, path: Path, ids: Mapping[str, str], *, settings: Settings, seed: int
 ) -> list[dict[str, Any]]:
     """The records in `path` of the job that `plan_job` plans; `ids` are for messages."""
+    if not path.is_file():
+        raise SpecError(
+            f"cannot read {path}: there is no such file", hint=f"bring {RESULTS} from the device"
+        )
     with io_errors(path, "read"), path.open("rb") as file:
         data = file.read(MAX_JSON_BYTES + 1)
     if len(data) > MAX_JSON_BYTES:

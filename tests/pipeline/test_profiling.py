@@ -96,6 +96,10 @@ def test_a_damaged_table_is_set_aside_and_made_anew(converted: list[str]) -> Non
     assert table.created == row["date"] == "2026-01-01"
     damaged = TABLE.with_name(f"{TABLE.name}.damaged")
     assert damaged.stat().st_size == 300
+    TABLE.write_text("{", "utf-8")
+    told = profile_kit(INVENTED_DEVICE, Path("k.zip"), back="", run_file=Path("run.toml"))["notes"]
+    assert len(told) == 1
+    assert str(damaged) in told[0]
 
 
 def test_the_results_of_part_of_the_units_can_be_read_twice(converted: list[str]) -> None:
