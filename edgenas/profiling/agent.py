@@ -628,7 +628,8 @@ def bind(affinity: list[int]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Runs a job.
 
-    0: all was measured; 3: drift or the budget ended it; 4: no runtime; 5: no such processor.
+    0: all was measured; 3: drift or the budget ended it; 4: no runtime; 5: no such processor; 6: a
+    kit for another version of the runtime.
     """
     parser = argparse.ArgumentParser(description="Times model files on this device.")
     parser.add_argument("job")
@@ -667,6 +668,14 @@ def main(argv: list[str] | None = None) -> int:
     except ImportError as error:
         print(error, file=sys.stderr)
         return 4
+    wanted = job.get("runtime_version")
+    if "names" in job and wanted not in (None, version):  # else the host says so, once it hears
+        print(
+            f"this kit is for {job['runtime']} {wanted}, here is {version}: install that one, or "
+            "change runtime_version in the device's file and write the kit anew",
+            file=sys.stderr,
+        )
+        return 6
     emit(
         {
             "type": "start",

@@ -466,3 +466,12 @@ def test_inputs_of_any_type_of_number_are_made_and_others_named(
     else:
         with pytest.raises(ValueError, match=r"input 'x' is tensor\(string\)"):
             agent.open_model(str(path), runtime="onnxruntime", threads=1, rng=rng)
+
+
+def test_a_kit_for_another_version_of_the_runtime_is_not_begun(
+    tmp_path: Path, make_onnx: Callable[[str, int], Path]
+) -> None:
+    work = job({"a": make_onnx("a", 1)}, names={"a": "unit a"}, runtime_version="0.1")
+    status, found, told = run(tmp_path, work)
+    assert (status, found) == (6, [])
+    assert "this kit is for onnxruntime 0.1, here is " in told
