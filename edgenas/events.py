@@ -17,6 +17,9 @@ class Event:
     remaining_s: float | None = None
 
 
+NOTICE = "notice"
+"""The stage of what must not be missed: something was done otherwise than one would think."""
+
 Report = Callable[[Event], None]
 
 

@@ -24,13 +24,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgenas.artifacts import digest, io_errors, read_json, read_toml, sha256_file, write_atomic
+from edgenas.artifacts import (
+    digest,
+    io_errors,
+    read_json,
+    read_toml,
+    sha256_file,
+    toml_value,
+    write_atomic,
+)
 from edgenas.ci.stages import Fact, Facts
 from edgenas.ci.targets import Target
 from edgenas.errors import ArtifactError, SpecError
 from edgenas.objectives import Objective
 from edgenas.pareto import FRONT_SCHEMA, Metric, ParetoFront
-from edgenas.pipeline.config import toml_value
 from edgenas.pipeline.runs import fleet_of, read_result
 from edgenas.spaces import Architecture
 from edgenas.spaces.architecture import split_line

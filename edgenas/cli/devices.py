@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -36,8 +37,8 @@ def list_devices(json: Json = False) -> None:
         rows = [
             (
                 d["name"],
-                d["class"],
-                (d["source"] or "no table") + (", rough" if d["rough"] else ""),
+                d["class"] or "",
+                _source(d),
                 _percent(d["error_median"]),
                 _percent(d["macs_constant_error"]),
                 _percent(d["nearest_device_error"]),
@@ -58,7 +59,9 @@ def list_devices(json: Json = False) -> None:
             "n",
             "date",
         )
-        out.result({"schema": "edgenas.devices/1", "devices": devices}, columns(heads, rows))
+        lines = [columns(heads, rows)]
+        lines += [f"{d['name']}: {d['problem']}" for d in devices if "problem" in d]
+        out.result({"schema": "edgenas.devices/1", "devices": devices}, "\n".join(lines))
 
 
 @app.command()
@@ -77,6 +80,12 @@ def show(
         lines = [f"{key}: {value}" for key, value in facts.items() if value not in (None, "")]
         text = pipeline.device_file(name) if toml else "\n".join(lines)
         out.result({"schema": "edgenas.device/1", **facts}, text)
+
+
+def _source(device: Mapping[str, Any]) -> str:
+    if "problem" in device:
+        return "unreadable"
+    return (device["source"] or "no table") + (", rough" if device["rough"] else "")
 
 
 def _percent(value: float | None) -> str:

@@ -35,6 +35,10 @@ def profile(
             help="Time the units that matter most in so long; a later call goes on.",
         ),
     ] = None,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Time all anew: no earlier timing or table counts."),
+    ] = False,
     kit: Annotated[
         Path | None,
         typer.Option(metavar="ZIP", help="Write what measures a device that is not connected."),
@@ -61,18 +65,19 @@ def profile(
             written = pipeline.profile_kit(
                 device,
                 kit,
-                back=_back(device, run, quick=quick, minutes=minutes),
+                back=_back(device, run, quick=quick, minutes=minutes, fresh=fresh),
                 run_file=run,
                 quick=quick,
                 models=models,
                 minutes=minutes,
+                fresh=fresh,
                 report=out.report,
             )
             text = (
                 f"{written['device']}: {written['models']} models, written to {written['kit']} "
                 f"({written['size_bytes'] / 1e6:.1f} MB); its README.txt says the rest"
             )
-            out.result({"schema": "edgenas.kit/1", **written}, text)
+            out.result({"schema": "edgenas.kit/1", **written}, "\n".join([text, *written["notes"]]))
             return
         tables = pipeline.profile(
             device,
@@ -80,20 +85,27 @@ def profile(
             quick=quick,
             models=models,
             minutes=minutes,
+            fresh=fresh,
             results=from_kit,
             report=out.report,
         )
-        lines = [
-            f"{t['device']}: {t['entries']} units, {t['source']}, written to {t['table']} "
-            f"in {duration(t['elapsed_s'])}"
-            for t in tables
-        ]
+        lines = []
+        for t in tables:
+            lines.append(
+                f"{t['device']}: {t['entries']} units, {t['source']}, written to {t['table']} "
+                f"in {duration(t['elapsed_s'])}"
+            )
+            lines += [f"{t['device']}: {note}" for note in t["notes"]]
+            if t["excluded"]:
+                left_out = f"{t['excluded']} units left out; its 'excluded' says why"
+                lines.append(f"{t['device']}: {left_out}")
         out.result({"schema": "edgenas.profile/1", "tables": tables}, "\n".join(lines))
 
 
-def _back(device: str, run: Path | None, *, quick: bool, minutes: float | None) -> str:
+def _back(device: str, run: Path | None, *, quick: bool, minutes: float | None, fresh: bool) -> str:
     """The command that reads a kit's results: with all that decides what is measured."""
     options = ["--quick"] if quick else []
     options += [] if run is None else ["--run", str(run)]
     options += [] if minutes is None else ["--minutes", f"{minutes:g}"]
+    options += ["--fresh"] if fresh else []
     return shlex.join(["edgenas", "profile", device, *options, "--from-kit", "results.json"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgenas.artifacts import digest, read_toml
+from edgenas.artifacts import digest, read_toml, toml_value
 from edgenas.errors import SpecError, UsageError, nearest
 from edgenas.hardware.chip import this_chip
 from edgenas.hardware.folders import Found, check_name, find, listing
@@ -178,7 +177,7 @@ class _DeviceFile(BaseModel):
     precision: Precision
     threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     batch: Annotated[int, Field(ge=1, le=65536)] = 1
-    affinity: list[Annotated[int, Field(ge=0)]] = []
+    affinity: list[Annotated[int, Field(ge=0, le=1023)]] = []
     toolchain: ToolchainName | None = None
     operators: list[str] = []
     connection: dict[str, Any] = {}  # each kind checks its own keys
@@ -191,6 +190,8 @@ class _DeviceFile(BaseModel):
             raise SpecError(f"connection.kind: {kind!r} is not text")
         connection = Connection(kind, tuple(sorted(options.items())))
         transport_for(connection)
+        if len(set(self.affinity)) < len(self.affinity):
+            raise SpecError(f"affinity: {self.affinity}: a processor is named twice")
         if "benchmark_model" in options and self.runtime != "litert":
             raise SpecError(f"connection.benchmark_model runs litert, not {self.runtime}")
         profile = DeviceProfile(
@@ -311,29 +312,29 @@ def device_toml(device: DeviceProfile, *, runtime_version: str | None = None) ->
     """The file that `load_device_file` reads back; `runtime_version` fixes the one that ran."""
     lines = [
         f'schema = "{SCHEMA}"',
-        f"name = {json.dumps(device.name)}",
-        f"title = {json.dumps(device.title)}",
-        f"class = {json.dumps(device.device_class)}",
-        f"chip = {json.dumps(device.chip)}",
-        f"runtime = {json.dumps(device.runtime)}",
-        f"precision = {json.dumps(device.precision)}",
+        f"name = {toml_value(device.name)}",
+        f"title = {toml_value(device.title)}",
+        f"class = {toml_value(device.device_class)}",
+        f"chip = {toml_value(device.chip)}",
+        f"runtime = {toml_value(device.runtime)}",
+        f"precision = {toml_value(device.precision)}",
     ]
     if device.threads is not None:
         lines.append(f"threads = {device.threads}")
     if device.batch != 1:
         lines.append(f"batch = {device.batch}")
     if version := runtime_version or device.runtime_version:
-        lines.append(f"runtime_version = {json.dumps(version)}")
+        lines.append(f"runtime_version = {toml_value(version)}")
     if device.affinity:
-        lines.append(f"affinity = {json.dumps(list(device.affinity))}")
+        lines.append(f"affinity = {toml_value(list(device.affinity))}")
     if device.toolchain:
-        lines.append(f"toolchain = {json.dumps(device.toolchain)}")
+        lines.append(f"toolchain = {toml_value(device.toolchain)}")
     if device.operators:
-        lines.append(f"operators = {json.dumps(list(device.operators))}")
+        lines.append(f"operators = {toml_value(list(device.operators))}")
     if device.connection != LOCAL:
         options = {"kind": device.connection.kind, **dict(device.connection.options)}
         lines += ["", "[connection]"]
-        lines += [f"{key} = {json.dumps(value)}" for key, value in options.items()]
+        lines += [f"{key} = {toml_value(value)}" for key, value in options.items()]
     limits = {"ram_bytes": device.ram_bytes, "flash_bytes": device.flash_bytes}
     if any(limits.values()):
         lines += ["", "[memory]"] + [f"{key} = {value}" for key, value in limits.items() if value]

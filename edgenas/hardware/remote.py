@@ -20,7 +20,7 @@ from typing import IO
 
 from edgenas.artifacts import sha256_file
 from edgenas.errors import DeviceError
-from edgenas.hardware.transports import Finished, stream
+from edgenas.hardware.transports import Finished, limited, stream
 
 CONNECT_S = 15
 """Seconds until a device that does not answer counts as unreachable."""
@@ -120,10 +120,11 @@ class RemoteShell:
         """The stdout of a short command.
 
         Raises:
-            DeviceError: it failed, with what it said.
+            DeviceError: it failed, with what it said; it did not end in `timeout_s`.
         """
         found: list[str] = []
-        ended = self.run(argv, idle_s=timeout_s, on_line=found.append, stdin=stdin)
+        take = limited(found.append, timeout_s, what=f"{argv[0]} on the device")
+        ended = self.run(argv, idle_s=timeout_s, on_line=take, stdin=stdin)
         if ended.returncode:
             said = (ended.stderr.strip() or "\n".join(found).strip() or "nothing").splitlines()
             raise DeviceError(

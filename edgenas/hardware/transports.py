@@ -204,6 +204,25 @@ def stream(
             thread.join(timeout=1)
 
 
+def limited(
+    on_line: Callable[[str], object], limit_s: float, *, what: str
+) -> Callable[[str], None]:
+    """`on_line` for a command that may take `limit_s`, however much it says meanwhile.
+
+    What it returns raises `DeviceError` at the first line after that.
+    """
+    until = time.monotonic() + limit_s
+
+    def take(line: str) -> None:
+        if time.monotonic() > until:
+            raise DeviceError(
+                f"{what} did not end in {limit_s:g} s, and still says {line[:100]!r}", hint=RESUMES
+            )
+        on_line(line)
+
+    return take
+
+
 def transport_for(connection: Connection) -> Transport:
     """The transport that `connection` names, its keys checked; nothing is reached yet.
 

@@ -184,6 +184,8 @@ class _Strict(BaseModel):
 
 _Ms = Annotated[float, Field(gt=0)]
 _Share = Annotated[float, Field(ge=0)]
+_Fraction = Annotated[float, Field(ge=0, le=1)]
+_Constant = Annotated[float, Field(ge=-1e5, le=1e5)]
 _Count = Annotated[int, Field(ge=1)]
 _Size = Annotated[int, Field(ge=0)]
 
@@ -212,14 +214,14 @@ class _DeviceFile(_Strict):
 
 class _FitFile(_Strict):
     granularity: Granularity
-    scale: Annotated[float, Field(gt=0)]
-    per_part_ms: float
-    per_network_ms: float = 0.0
-    call_ms: float = Field(0.0, ge=0)
+    scale: Annotated[float, Field(gt=0, le=1e6)]
+    per_part_ms: _Constant
+    per_network_ms: _Constant = 0.0
+    call_ms: Annotated[_Constant, Field(ge=0)] = 0.0
     n_networks: _Count
     error_mean: _Share
     error_max: _Share
-    interval: _Share
+    interval: Annotated[float, Field(ge=0, le=1e4)]
     plain_sum_error_mean: _Share
 
 
@@ -232,6 +234,58 @@ class _CostFile(_Strict):
     high: Annotated[float, Field(ge=1)]
 
 
+class _Told(BaseModel):
+    """A part that may say more than what is read of it."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class _PowerFile(_Told):
+    mean_mw: Annotated[float, Field(gt=0, le=1e9)]
+
+
+class _MemoryFile(_Told):
+    sram_factor: Annotated[float, Field(gt=0, le=1e6)]
+
+
+class _DataFile(_Told):
+    upstream: str
+
+
+class _ConditionsFile(_Told):
+    power: _PowerFile | None = None
+    memory: _MemoryFile | None = None
+    data: _DataFile | None = None
+    calibrated_from: str | None = None
+    latency_of: str | None = None
+    not_stated: list[str] | None = None
+    grade: str | None = None
+    virtualised: bool | None = None
+
+
+class _ErrorsFile(_Told):
+    error_median: _Share | None = None
+    error_mean: _Share | None = None
+    error_max: _Share | None = None
+    within_5: _Fraction | None = None
+    within_10: _Fraction | None = None
+
+
+class _NearestFile(_ErrorsFile):
+    device: str
+
+
+class _BaselinesFile(_Told):
+    macs_constant: _ErrorsFile | None = None
+    nearest_device: _NearestFile | None = None
+
+
+class _ValidationFile(_ErrorsFile):
+    kind: str | None = None
+    n: _Count | None = None
+    baselines: _BaselinesFile | None = None
+
+
 class TableFile(_Strict):
     """The format of `latency_tables/*.json`; `model_json_schema()` is its JSON Schema."""
 
@@ -240,12 +294,12 @@ class TableFile(_Strict):
     device: _DeviceFile
     source: Source
     created: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\d$")]
-    conditions: dict[str, Any]
+    conditions: _ConditionsFile
     entries: dict[str, _EntryFile]
     excluded: dict[str, str] = {}
     fits: list[_FitFile] = []
     cost_model: _CostFile | None = None
-    validation: dict[str, Any] | None = None
+    validation: _ValidationFile | None = None
 
 
 def read_table(path: Path) -> LatencyTable:
@@ -255,7 +309,28 @@ def read_table(path: Path) -> LatencyTable:
         ArtifactError: cut off, not JSON, newer schema or key grammar, unknown field, duplicate
             key, a value that is no latency or cannot be one beside the others.
     """
-    value = artifacts.read_json(path, schema=SCHEMA)
+    return parse_table(artifacts.read_json(path, schema=SCHEMA), path)
+
+
+def check_readable(table: LatencyTable) -> None:
+    """Whether the file of `table` could be read again.
+
+    Raises:
+        ArtifactError: as `read_table` would.
+    """
+    parse_table(json.loads(table_text(table)), Path(f"{table.name}.json"))
+
+
+def parse_table(value: Mapping[str, Any], path: Path) -> LatencyTable:
+    """The table in a document of `edgenas.table/1`; `path` is where it came from.
+
+    Raises:
+        ArtifactError: see `read_table`.
+    """
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ArtifactError(f"{path}: {error.object[error.start]!r} is half a character") from error
     try:
         file = TableFile.model_validate(value)
     except ValidationError as error:
@@ -275,13 +350,15 @@ def read_table(path: Path) -> LatencyTable:
             raise ArtifactError(f"{path}: entries: {key!r}: {error}") from error
     try:
         table = _table(file, entries, path)
+        # as they stand: what is not read of them is kept too, and a digest is of every digit
+        stated = {name: value[name] for name in ("conditions", "validation") if name in value}
+        table = replace(table, **stated)
     except SpecError as error:
         raise ArtifactError(f"{path}: {error}") from error
-    if found := implausible(table):
+    if found := implausible(entries, table.cost_model):
         op, expected = found[0]
         raise ArtifactError(
-            f"{path}: entries: {op.key!r}: {entries[op].latency_ms:g} ms is implausible: the rest "
-            f"of the table says about {expected:g} ms",
+            f"{path}: entries: {op.key!r}: {implausibility(entries[op], expected)}",
             hint=f"edgenas profile {table.name}",
         )
     return table
@@ -401,26 +478,35 @@ def energy_mj(table: LatencyTable, latency_ms: float) -> float | None:
     return None if power is None else float(power["mean_mw"]) * latency_ms / 1000
 
 
-def implausible(table: LatencyTable) -> list[tuple[OpSpec, float]]:
-    """Units whose latency is over 100 times more or less than expected, with the expectation.
+def implausible(
+    entries: Mapping[OpSpec, Entry], model: CostModel | None
+) -> list[tuple[OpSpec, float]]:
+    """Units whose latency is over 100 times more or less than expected, with the expectation (ms).
 
-    Expected is the stored cost model's word, else the middle of what the others take for their
+    Expected is the cost model's word, else the middle of what the others take for their
     work, for which at least three others are needed.
     """
-    model = table.cost_model
     guesses: dict[OpSpec, float] = {}
     if model is not None:
-        guesses = {op: ms for op in table.entries if (ms := model.unit_ms(op)) is not None}
-    if len(table.entries) >= 4:
-        rate = statistics.median(e.latency_ms / _work(op) for op, e in table.entries.items())
-        guesses = {op: rate * _work(op) for op in table.entries} | guesses
+        guesses = {op: ms for op in entries if (ms := model.unit_ms(op)) is not None}
+    if len(entries) >= 4:
+        rate = statistics.median(e.latency_ms / _work(op) for op, e in entries.items())
+        guesses = {op: rate * _work(op) for op in entries} | guesses
     return sorted(
         (
             (op, guess)
             for op, guess in guesses.items()
-            if not 1 / IMPLAUSIBLE < table.entries[op].latency_ms / guess < IMPLAUSIBLE
+            if not 1 / IMPLAUSIBLE < entries[op].latency_ms / guess < IMPLAUSIBLE
         ),
         key=lambda pair: pair[0].key,
+    )
+
+
+def implausibility(entry: Entry, expected_ms: float) -> str:
+    """What is told of a unit that `implausible` found."""
+    return (
+        f"{entry.latency_ms:g} ms is implausible: the rest of the table says about "
+        f"{expected_ms:g} ms"
     )
 
 
@@ -501,8 +587,6 @@ def _table(file: TableFile, entries: Mapping[OpSpec, Entry], path: Path) -> Late
         )
         if cost
         else None,
-        conditions=file.conditions,
-        validation=file.validation,
         excluded=file.excluded,
         path=path,
         key_version=file.key_version,

@@ -7,7 +7,6 @@ relative to its folder. The copy in a run folder (`write_config`) holds absolute
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -24,7 +23,7 @@ from pydantic import (
 )
 
 from edgenas import plugins
-from edgenas.artifacts import read_toml, write_atomic
+from edgenas.artifacts import read_toml, toml_value, write_atomic
 from edgenas.errors import SpecError, UsageError, nearest
 from edgenas.export.formats import BUILT_IN, FORMATS, MIXED
 from edgenas.spaces.registry import FAMILIES
@@ -466,23 +465,3 @@ def _absolute(config: RunConfig, folder: Path) -> RunConfig:
         path = folder / Path(config.search.unlabelled).expanduser()
         config = replace(config, search=replace(config.search, unlabelled=str(path)))
     return config
-
-
-def toml_value(value: object) -> str:
-    """`value` as TOML on one line."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        # JSON's escapes are TOML's, but for DEL, which TOML wants escaped
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, Mapping):
-        return (
-            "{"
-            + ", ".join(f"{toml_value(str(k))} = {toml_value(v)}" for k, v in value.items())
-            + "}"
-        )
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(toml_value(item) for item in value) + "]"
-    raise TypeError(f"no TOML for {type(value).__name__}")

@@ -28,7 +28,8 @@ SHOWN_ENTRIES = 20
 def list_devices() -> list[dict[str, Any]]:
     """Every known device with where its table came from and its error, as `edgenas.devices/1`.
 
-    A table without a device file stands for a device of its own. A local device for which there is
+    A table without a device file stands for a device of its own; where either cannot be read, the
+    row's `problem` says why. A local device for which there is
     only a table under its chip's name is *calibrated*: a search rescales that table.
     """
     from edgenas.latency import table_names
@@ -52,12 +53,12 @@ def list_devices() -> list[dict[str, Any]]:
         }
         try:
             device = load_device(name) if name in device_names() else None
+            if device is not None:
+                row["class"] = device.device_class
             table, found = _table_of(name, device, tables)
         except EdgenasError as error:
             rows.append({**row, "problem": str(error)})
             continue
-        if device is not None:
-            row["class"] = device.device_class
         if table is not None and found is not None:
             facts = table_facts(name, table)
             row |= {"class": table.device.device_class, "table": str(found.path)}

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgenas.artifacts import write_json
-from edgenas.errors import SpecError, UsageError
-from edgenas.events import Event, Report, silent
+from edgenas.artifacts import io_errors, write_json
+from edgenas.errors import ArtifactError, SpecError, UsageError
+from edgenas.events import NOTICE, Event, Report, silent
 from edgenas.hardware import (
     FORMATS,
     DeviceProfile,
@@ -32,6 +32,7 @@ from edgenas.pipeline.tables import (
     profile_here,
     profile_models,
     timed_before,
+    write_measured,
 )
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def profile(
     quick: bool = False,
     models: int | None = None,
     minutes: float | None = None,
+    fresh: bool = False,
     results: Path | None = None,
     folder: Path = Path("latency_tables"),
     report: Report = silent,
@@ -63,6 +65,7 @@ def profile(
         models: instead of every unit, time so many whole networks and combine them with what is
             known of other devices (see `latency.adapt`).
         minutes: time what tells most in so long, and stop then, at the end of a round.
+        fresh: time all anew; neither what an earlier call timed nor an earlier table counts.
         results: what the agent of a kit wrote on the device, which is then not reached.
         folder: for the tables.
         report: progress.
@@ -71,9 +74,8 @@ def profile(
         UsageError: an unknown device; `results` with several devices or with `models`.
         ArtifactError: `results` are none, or of another kit.
         DeviceError: it cannot be reached or timed; what was measured is kept.
+        MeasurementError: what was measured cannot be true.
     """
-    from edgenas.latency import load_table, write_table
-
     devices = devices_named(device)
     if results is not None:
         _one_device(device, devices, models=models)
@@ -81,25 +83,29 @@ def profile(
     written = []
     for profiled in devices:
         started = time.monotonic()
+        hear, notes = _noting(report)
         if results is None:
             check_here(profiled)
-        run = measuring(profiled, space.digest, quick=quick, minutes=minutes, report=report)
-        run = replace(run, results=results)
+        run = measuring(profiled, space.digest, quick=quick, minutes=minutes, report=hear)
+        run = replace(run, results=results, resume=not fresh)
         path = folder / f"{profiled.name}.json"
         if models is not None:
             table = adapt_here(profiled, space, n_networks=models, run=run)
         else:
-            earlier = load_table(profiled.name) if path.is_file() else None
-            table = profile_here(profiled, space, earlier=timed_before(earlier), run=run)
-        write_table(table, path)
+            earlier = None if fresh else _earlier(profiled, path, report=hear)
+            table = profile_here(profiled, space, earlier=earlier, run=run)
+        write_measured(table, path)
         written.append(
             {
                 "device": profiled.name,
                 "table": str(path),
                 "source": table.source,
                 "entries": len(table.entries),
+                "excluded": len(table.excluded),
                 "error_mean": table.fits[0].error_mean if table.fits else None,
                 "grade": table.conditions.get("grade"),
+                "date": table.created,
+                "notes": notes,
                 "elapsed_s": round(time.monotonic() - started, 1),
             }
         )
@@ -115,6 +121,7 @@ def profile_kit(
     quick: bool = False,
     models: int | None = None,
     minutes: float | None = None,
+    fresh: bool = False,
     folder: Path = Path("latency_tables"),
     report: Report = silent,
 ) -> dict[str, Any]:
@@ -125,23 +132,63 @@ def profile_kit(
     Raises:
         UsageError: an unknown device, several, or `models`.
     """
-    from edgenas.latency import load_table
     from edgenas.profiling import write_kit
 
     devices = devices_named(device)
     profiled = _one_device(device, devices, models=models)
     space = space_of(None if run_file is None else str(run_file))
-    run = measuring(profiled, space.digest, quick=quick, minutes=minutes, report=report)
+    hear, notes = _noting(report)
+    run = measuring(profiled, space.digest, quick=quick, minutes=minutes, report=hear)
     path = folder / f"{profiled.name}.json"
-    earlier = load_table(profiled.name) if path.is_file() else None
-    files = profile_models(profiled, space, earlier=timed_before(earlier), run=run)
+    earlier = None if fresh else _earlier(profiled, path, report=hear)
+    files = profile_models(profiled, space, earlier=earlier, run=run)
     write_kit(files, profiled, kit, back=back, settings=run.settings, seed=run.seed)
     return {
         "device": profiled.name,
         "kit": str(kit),
         "models": len(files),
         "size_bytes": kit.stat().st_size,
+        "notes": notes,
     }
+
+
+def _noting(report: Report) -> tuple[Report, list[str]]:
+    """`report`, and the list that it then adds every notice to: a result repeats them."""
+    notes: list[str] = []
+
+    def hear(event: Event) -> None:
+        if event.stage == NOTICE:
+            notes.append(event.message)
+        report(event)
+
+    return hear, notes
+
+
+def _earlier(device: DeviceProfile, path: Path, *, report: Report) -> LatencyTable | None:
+    """The table in `path`, to be extended; None where there is none that can be, which is told.
+
+    One that cannot be read is set aside.
+    """
+    from edgenas.latency import read_table
+
+    if not path.is_file():
+        return None
+    try:
+        table = read_table(path)
+        if table.name != device.name:
+            raise ArtifactError(f"{path}: it holds the table of {table.name!r}")
+    except ArtifactError as error:
+        aside = path.with_name(f"{path.name}.damaged")
+        with io_errors(aside, "write"):
+            path.replace(aside)
+        report(Event(NOTICE, message=f"{error}; it is now {aside}, and a new one is made"))
+        return None
+    try:
+        table.check_device(device)
+    except ArtifactError as error:
+        report(Event(NOTICE, message=f"{error}: the table is made anew"))
+        return None
+    return timed_before(table)
 
 
 def _one_device(

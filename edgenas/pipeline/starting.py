@@ -8,10 +8,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from edgenas.artifacts import write_atomic
+from edgenas.artifacts import toml_value, write_atomic
 from edgenas.errors import UsageError
 from edgenas.events import Event, Report, silent
-from edgenas.pipeline.config import SCHEMA, read_config, run_name, toml_value
+from edgenas.pipeline.config import SCHEMA, read_config, run_name
 
 DEFAULT_DEVICE = "local-litert-int8-t1"
 

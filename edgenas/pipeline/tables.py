@@ -18,8 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import read_json
-from edgenas.errors import DeviceError, MissingUnitsError, SpecError
-from edgenas.events import Event, Report, silent
+from edgenas.errors import (
+    ArtifactError,
+    DeviceError,
+    MeasurementError,
+    MissingUnitsError,
+    SpecError,
+    UsageError,
+)
+from edgenas.events import NOTICE, Event, Report, silent
 from edgenas.hardware import DeviceProfile, find, this_chip, user_folder
 from edgenas.pipeline.runs import SESSIONS
 from edgenas.spaces import Lowering, OpSpec, SearchSpace
@@ -116,12 +123,23 @@ def profile_here(
     run: Run,
     n_networks: int = FIT_NETWORKS,
 ) -> LatencyTable:
-    """The measured table of a device for all units of `space`."""
-    from edgenas.profiling.build import profile_device
+    """The measured table of a device for all units of `space`, or for those of a kit.
 
-    units, networks = _to_profile(space, earlier, n_networks=n_networks, run=run)
+    Where the device runs another version of its runtime than `earlier` is of, all is timed.
+    """
+    from edgenas.profiling.build import profile_device
+    from edgenas.profiling.session import OtherVersionError
+
+    if run.results is None:
+        units, networks = _to_profile(space, earlier, n_networks=n_networks, run=run)
+    else:
+        units, networks = _of_kit(device, space, run.results, n_networks=n_networks, run=run)
     converter = converter_for(device, report=run.report)
-    return profile_device(device, units, networks, converter, run=run, earlier=earlier)
+    try:
+        return profile_device(device, units, networks, converter, run=run, earlier=earlier)
+    except OtherVersionError as error:
+        run.report(Event(NOTICE, message=f"{error}: the table is made anew"))
+    return profile_here(device, space, earlier=None, run=run, n_networks=n_networks)
 
 
 def profile_models(
@@ -152,6 +170,30 @@ def _to_profile(
     if (budget_s := run.settings.budget_s) is None:
         return units, networks
     return affordable(space, units, networks, int(budget_s / _TIME_S), seed=run.seed)
+
+
+def _of_kit(
+    device: DeviceProfile, space: SearchSpace, results: Path, *, n_networks: int, run: Run
+) -> tuple[Sequence[OpSpec], dict[str, Lowering]]:
+    """The units and networks that a kit held, as its results name them.
+
+    Raises:
+        SpecError: there are no such results, or they are damaged.
+        UsageError: the kit is of another space.
+    """
+    from edgenas.profiling.build import named_models
+    from edgenas.profiling.kit import planned
+    from edgenas.profiling.plan import calibration_networks
+
+    units, names = named_models(planned(device, results, settings=run.settings, seed=run.seed))
+    architectures = calibration_networks(space, n_networks, seed=run.seed)
+    known = {arch.digest: space.lower(arch) for arch in architectures}
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(
+            f"{results}: the kit was made for another space: network {unknown[0]} is none of this",
+            hint="give the --run that the kit was written with; its README has the command",
+        )
+    return units, {name: known[name] for name in names}
 
 
 def calibrate_here(
@@ -268,6 +310,24 @@ def cache_folder() -> Path:
     return platformdirs.user_cache_path("edgenas", appauthor=False)
 
 
+def write_measured(table: LatencyTable, path: Path) -> None:
+    """Writes a table that was measured now.
+
+    Raises:
+        MeasurementError: it could not be read again, for what stands in it.
+    """
+    from edgenas.latency import check_readable, write_table
+
+    try:
+        check_readable(table)
+    except ArtifactError as error:
+        raise MeasurementError(
+            f"{error}: what was measured cannot be true, and {path} was not written",
+            hint=f"edgenas profile {table.name} --fresh, with the device idle",
+        ) from error
+    write_table(table, path)
+
+
 def measuring(
     device: DeviceProfile,
     purpose: str,
@@ -297,7 +357,7 @@ def _table_for(
     profile_minutes: float,
     report: Report,
 ) -> LatencyTable:
-    from edgenas.latency import load_table, nearest_table, table_for, write_table
+    from edgenas.latency import load_table, nearest_table, table_for
     from edgenas.profiling.plan import missing_units
 
     if not device.is_local:
@@ -314,7 +374,7 @@ def _table_for(
     if not known and profile_seconds(missing, device) <= 60 * profile_minutes:
         run = measuring(device, space.digest, report=report)
         table = profile_here(device, space, earlier=earlier, run=run)
-        write_table(table, user_folder("latency_tables") / f"{device.name}.json")
+        write_measured(table, user_folder("latency_tables") / f"{device.name}.json")
         return table
     if base is None:
         raise DeviceError(

@@ -46,6 +46,13 @@ CONFIRMED = 0.03  # a model's best round median by its second best
 QUIET = 0.08  # the pace of a quiet moment by the best pace
 SLICE_S = 0.001
 CALM = 3  # samples in quiet moments that a visit needs
+ONNX_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(bool)": "bool",
+    **{f"tensor({kind}{n})": f"{kind}{n}" for kind in ("int", "uint") for n in (8, 16, 32, 64)},
+}
 clock = time.perf_counter_ns
 
 
@@ -91,6 +98,20 @@ def finished(records: Iterable[dict[str, Any]]) -> dict[tuple[str, int], dict[st
             else:
                 visits[place] = record
     return {place: record for place, record in visits.items() if record["final"]}
+
+
+def of_version(records: Iterable[dict[str, Any]], version: str) -> list[dict[str, Any]]:
+    """What came after the last start under another version of the runtime: the rest is void."""
+    kept: list[dict[str, Any]] = []
+    same = True
+    for record in records:
+        if record["type"] == "start":
+            same = record["runtime_version"] == version
+        if same:
+            kept.append(record)
+        else:
+            kept = []
+    return kept
 
 
 # --- runtimes ---------------------------------------------------------------------------------
@@ -152,18 +173,15 @@ def _open_onnx(path: str, threads: int, rng: Any) -> tuple[Callable[[], object],
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    types = {
-        "tensor(float)": "float32",
-        "tensor(float16)": "float16",
-        "tensor(uint8)": "uint8",
-        "tensor(int8)": "int8",
-        "tensor(int32)": "int32",
-        "tensor(int64)": "int64",
-    }
     feed = {}
     for node in session.get_inputs():
+        if node.type not in ONNX_TYPES:
+            raise ValueError(
+                f"input {node.name!r} is {node.type}; random values can be made for "
+                + ", ".join(sorted(ONNX_TYPES))
+            )
         shape = [size if isinstance(size, int) and size > 0 else 1 for size in node.shape]
-        feed[node.name] = _random(shape, types[node.type], rng)
+        feed[node.name] = _random(shape, ONNX_TYPES[node.type], rng)
     names = [node.name for node in session.get_outputs()]
     first = str(next(iter(feed.values())).dtype)
     return (lambda: session.run(names, feed)), first
@@ -346,7 +364,8 @@ class Job:
     `warmup_runs`, `patience` (how many times its share of time a visit may wait for quiet
     moments), `retries` (of a visit without the processor), `canary` (a key or null),
     `canary_every_s`, `cool_s`, `on_drift` ("keep", "stop", or "auto": stop unless virtualised,
-    where neighbours come and go), `affinity` (list, empty: none), `budget_s` (null: none).
+    where neighbours come and go), `affinity` (list, empty: none), `budget_s` (null: none);
+    in a kit `names` (key to what the host calls the model), which the results repeat.
     """
 
     def __init__(
@@ -586,8 +605,32 @@ class Job:
         time.sleep(self.job["cool_s"])
 
 
+def bind(affinity: list[int]) -> None:
+    """Binds this process to the processors, where the system can.
+
+    Raises:
+        ValueError: one of them is not there.
+    """
+    if not affinity or not hasattr(os, "sched_setaffinity"):
+        return
+    try:
+        os.sched_setaffinity(0, affinity)
+        missing = set(affinity) - os.sched_getaffinity(0)  # what is not there is passed over
+    except OSError:  # none of them is there
+        missing = set(affinity)
+    if missing:
+        raise ValueError(
+            f"affinity: processors {sorted(missing)} are not there or not to be had; "
+            f"{os.cpu_count()} are there, from 0"
+        )
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Runs a job; 0: all was measured; 3: drift or the budget ended it; 4: no runtime."""
+    """Runs a job.
+
+    0: all was measured; 3: drift or the budget ended it; 4: no runtime; 5: no such processor; 6: a
+    kit for another version of the runtime.
+    """
     parser = argparse.ArgumentParser(description="Times model files on this device.")
     parser.add_argument("job")
     parser.add_argument("--done", help="lines of an earlier run")
@@ -604,6 +647,8 @@ def main(argv: list[str] | None = None) -> int:
             lines += _read_all(path).splitlines()
     records = [r for r in decode(lines) if r.get("nonce") == job["nonce"]]
     out = open(arguments.out, "a", encoding="utf-8") if arguments.out else None  # noqa: PTH123, SIM115
+    if out and out.tell() and not _read_all(arguments.out).endswith("\n"):
+        print(file=out, flush=True)  # a line that was cut would swallow the next one
 
     def emit(record: dict[str, Any]) -> None:
         line = encode({**record, "nonce": job["nonce"]})
@@ -611,8 +656,11 @@ def main(argv: list[str] | None = None) -> int:
         if out:
             print(line, file=out, flush=True)
 
-    if job["affinity"] and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, job["affinity"])
+    try:
+        bind(job["affinity"])
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 5
     gc.disable()
     before = conditions()
     try:
@@ -620,6 +668,14 @@ def main(argv: list[str] | None = None) -> int:
     except ImportError as error:
         print(error, file=sys.stderr)
         return 4
+    wanted = job.get("runtime_version")
+    if "names" in job and wanted not in (None, version):  # else the host says so, once it hears
+        print(
+            f"this kit is for {job['runtime']} {wanted}, here is {version}: install that one, or "
+            "change runtime_version in the device's file and write the kit anew",
+            file=sys.stderr,
+        )
+        return 6
     emit(
         {
             "type": "start",
@@ -628,8 +684,14 @@ def main(argv: list[str] | None = None) -> int:
             "runtime_version": version,
             "agent_sha256": hashlib.sha256(_read_all(__file__).encode()).hexdigest(),
             "timer_resolution_ns": timer_resolution_ns(),
+            "time_s": int(time.time()),
         }
     )
+    records = of_version(records, version)
+    named = {r["key"] for r in records if r["type"] == "planned"}
+    for key, name in job.get("names", {}).items():
+        if key not in named:
+            emit({"type": "planned", "key": key, "name": name})
     complete = Job(job, records, emit).run()
     emit({"type": "end", "complete": complete, "conditions": conditions()})
     if out:
@@ -638,7 +700,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _read_all(path: str) -> str:
-    with open(path, encoding="utf-8") as file:  # noqa: PTH123
+    with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
         return file.read()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 import platform
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import digest
-from edgenas.errors import MeasurementError, MissingUnitsError, SpecError
-from edgenas.events import Event, Report, silent
-from edgenas.hardware import DeviceProfile, Transport
+from edgenas.errors import ArtifactError, MeasurementError, MissingUnitsError, SpecError
+from edgenas.events import NOTICE, Event, Report, silent
+from edgenas.hardware import DeviceProfile, Transport, installed_version
 from edgenas.latency import (
     Entry,
     Fit,
@@ -34,17 +35,30 @@ from edgenas.latency import (
     rescale,
 )
 from edgenas.latency.fit import MIN_NETWORKS, Granularity, sum_of_parts
+from edgenas.latency.table import ROUGH_ERROR, implausibility, implausible
 from edgenas.latency.validate import REPEAT
 from edgenas.profiling.estimate import estimate_models
 from edgenas.profiling.kit import RESULTS, read_results
 from edgenas.profiling.plan import anchor_units, primitives
-from edgenas.profiling.session import QUICK, STANDARD, Measurements, Settings, Timing, measure
+from edgenas.profiling.session import (
+    QUICK,
+    STANDARD,
+    Measurements,
+    Settings,
+    Timing,
+    check_version,
+    measure,
+)
 from edgenas.spaces import Lowering, OpSpec
 
 if TYPE_CHECKING:
     from edgenas.latency.adapt import Adaptation
 
 N_ANCHORS = 16
+MAX_DRIFT = 1.25
+"""A device that takes so many times as long as it did, or as little, is no longer the same."""
+MAX_IMPLAUSIBLE = 0.05
+"""More units than this share that cannot be true are no mishap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +84,8 @@ class Run:
     report: Report = silent
     results: Path | None = None
     """What a kit's agent wrote elsewhere: read instead of reaching the device."""
+    table_version: str | None = None
+    """The runtime's version in the table that is to be extended."""
 
 
 def models_to_time(
@@ -82,8 +98,26 @@ def models_to_time(
 ) -> dict[str, Path]:
     """The model files that `profile_device` times for these arguments, by their keys."""
     timed, _ = _units_to_time(units, earlier)
-    report(Event("convert", message=f"{len(timed)} units, {len(networks)} networks"))
-    return _unit_models(timed, converter) | _network_models(networks, converter)
+    return _models(timed, networks, converter, report)
+
+
+def named_models(keys: Iterable[str]) -> tuple[list[OpSpec], list[str]]:
+    """The units, and the names of the networks, whose models have these keys.
+
+    Raises:
+        ArtifactError: a key that no model has.
+    """
+    units, networks = [], []
+    for key in keys:
+        kind, _, name = key.partition(" ")
+        if kind == "network":
+            networks.append(name)
+            continue
+        try:
+            units.append(OpSpec.parse(name))
+        except SpecError as error:
+            raise ArtifactError(f"{key!r} is no model of a kit: {error}") from error
+    return units, networks
 
 
 def profile_device(
@@ -100,16 +134,32 @@ def profile_device(
     Units and networks are timed in one run of the agent, interleaved. At least 8 networks of
     varying depth are needed; those whose parts were not all timed do not count. With `earlier`,
     a table of the same device, its units are kept and the new ones brought to the same time by
-    anchors.
+    anchors. Where a kit's results are read, `units` are those of the kit: what it shares with
+    `earlier` are the anchors, and an `earlier` of which the kit has every unit has no say.
 
     Raises:
-        SpecError: too few networks for a fit.
-        MeasurementError: a device error, or a measurement that is not complete.
-        ArtifactError: `earlier` is of another device or runtime version.
+        SpecError: too few networks for a fit; a kit that shares no unit with `earlier`.
+        OtherVersionError: the device runs another version of its runtime than `earlier` is of.
+        MeasurementError: a device error, a measurement that is not complete, or one of which too
+            many units cannot be true.
+        ArtifactError: `earlier` is of another device.
     """
     wanted = list(dict.fromkeys(units))
-    timed, anchors = _units_to_time(wanted, earlier)
-    models = models_to_time(wanted, networks, converter, earlier=earlier, report=run.report)
+    by_kit = run.results is not None
+    if earlier is not None and by_kit and set(earlier.entries) <= set(wanted):
+        earlier = None
+    timed, anchors = _units_to_time(wanted, earlier, by_kit=by_kit)
+    if earlier is not None:
+        earlier.check_device(device)
+        run = replace(run, table_version=earlier.device.runtime_version)
+    if earlier is not None and not anchors:
+        raise SpecError(
+            f"{run.results}: the kit has no unit of the table of {device.name}: the two cannot be "
+            "compared",
+            hint=f"edgenas profile {device.name} --fresh --from-kit {run.results} takes the kit's "
+            "units alone",
+        )
+    models = _models(timed, networks, converter, run.report)
     found = _measure(models, device, run)
     if not found.complete:
         raise MeasurementError(
@@ -119,25 +169,30 @@ def profile_device(
             if run.results is None
             else f"repeat the kit's command on the device: it goes on; then bring {RESULTS} back",
         )
+    if found.reused:
+        told = f"all was timed before, on {found.measured_on}, and is taken over as it is"
+        hint = f"edgenas profile {device.name} --fresh times it anew"
+        run.report(Event(NOTICE, message=f"{told}; {hint}"))
     entries = {op: _entry(found.timings[_unit(op)]) for op in timed if _unit(op) in found.timings}
     excluded = {
         key.removeprefix("unit "): reason
         for key, reason in found.failed.items()
         if key.startswith("unit ")
     }
-    version = str(found.conditions["runtime_version"])
-    drift = 1.0
+    drift, created, doubts = 1.0, found.measured_on or today(), []
     if earlier is not None:
-        earlier.check_device(device, runtime_version=version)
-        drift = drift_factor(
-            {op.key: entries[op].latency_ms for op in anchors if op in entries},
-            {op.key: earlier.entries[op].latency_ms for op in anchors},
-        )
+        now = {op.key: entries[op].latency_ms for op in anchors if op in entries}
+        then = {op.key: earlier.entries[op].latency_ms for op in anchors}
+        drift = drift_factor(now, then)
+        doubts = _doubts(now, then, drift)
+        created = min(created, earlier.created)
         entries = dict(earlier.entries) | {
             op: _scaled(entry, 1 / drift)
             for op, entry in entries.items()
             if op not in earlier.entries
         }
+    entries, left_out = _plausible(device, entries)
+    excluded |= left_out
     whole = {
         name: found.timings[_network(name)].latency_ms / drift
         for name in networks
@@ -151,15 +206,22 @@ def profile_device(
             f"were timed; {len(whole)} networks were timed",
             hint="profile more units, or other networks",
         )
+    if earlier is not None and fits[0].error_mean > ROUGH_ERROR:
+        doubts.append(f"whole networks are {100 * fits[0].error_mean:.0f} % off what it says")
+    if doubts:
+        told = f"the table that was extended does not agree with what was timed now: {doubts[0]}"
+        hint = f"edgenas profile {device.name} --fresh times all anew"
+        run.report(Event(NOTICE, message=f"{told}; {hint}"))
     return LatencyTable(
-        device=TableDevice.of(device, runtime_version=version),
+        device=TableDevice.of(device, runtime_version=str(found.conditions["runtime_version"])),
         source="estimated" if device.is_estimated else "measured",
-        created=today(),
+        created=created,
         entries=entries,
         fits=fits,
         cost_model=fit_cost({op: entry.latency_ms for op, entry in entries.items()}),
         conditions={
             **found.conditions,
+            **({"grade": "poor", "doubts": doubts} if doubts else {}),
             "drift_since_earlier": round(drift, 5),
             "networks": digest(sorted(op.key for net in networks.values() for op in net)),
             "host_python": platform.python_version(),
@@ -370,15 +432,68 @@ _GRANULARITIES: tuple[Granularity, ...] = ("unit", "primitive")
 
 
 def _units_to_time(
-    units: Iterable[OpSpec], earlier: LatencyTable | None
+    units: Iterable[OpSpec], earlier: LatencyTable | None, *, by_kit: bool = False
 ) -> tuple[list[OpSpec], list[OpSpec]]:
-    """Those that `earlier` lacks with its anchors, and the anchors."""
+    """Those that `earlier` lacks with its anchors, and the anchors.
+
+    A kit has timed what it has: all `units`, of which those in `earlier` are the anchors.
+    """
     wanted = list(dict.fromkeys(units))
     if earlier is None:
         return wanted, []
+    if by_kit:
+        return wanted, [op for op in wanted if op in earlier.entries]
     anchors = anchor_units(earlier, N_ANCHORS)
     new = [op for op in wanted if op not in earlier.entries]
     return list(dict.fromkeys([*new, *anchors])), anchors
+
+
+def _doubts(now_ms: Mapping[str, float], then_ms: Mapping[str, float], drift: float) -> list[str]:
+    """Why units that were timed before do not agree with the same units timed now."""
+    doubts = []
+    if not 1 / MAX_DRIFT <= drift <= MAX_DRIFT:
+        doubts.append(f"the device takes {drift:.3g} times as long as it did")
+    apart = statistics.median(abs(now_ms[key] / then_ms[key] / drift - 1) for key in now_ms)
+    if apart > ROUGH_ERROR:
+        doubts.append(f"units are {100 * apart:.0f} % apart from what they took (median)")
+    return doubts
+
+
+def _plausible(
+    device: DeviceProfile, entries: Mapping[OpSpec, Entry]
+) -> tuple[dict[OpSpec, Entry], dict[str, str]]:
+    """The units that a table can be read with, and why the others are left out.
+
+    Raises:
+        MeasurementError: these are too many to be a mishap.
+    """
+    left, excluded = dict(entries), {}
+
+    def off(pair: tuple[OpSpec, float]) -> float:
+        op, expected = pair
+        return abs(math.log(left[op].latency_ms / expected))
+
+    while found := implausible(left, fit_cost({op: e.latency_ms for op, e in left.items()})):
+        op, expected = max(found, key=off)
+        excluded[op.key] = implausibility(left.pop(op), expected)
+        if len(excluded) > max(1, MAX_IMPLAUSIBLE * len(entries)):
+            key, reason = next(iter(excluded.items()))
+            raise MeasurementError(
+                f"device {device.name}: over {len(excluded) - 1} of {len(entries)} units cannot be "
+                f"true; {key}: {reason}",
+                hint=f"edgenas profile {device.name} --fresh, with the device idle",
+            )
+    return left, excluded
+
+
+def _models(
+    timed: Sequence[OpSpec],
+    networks: Mapping[str, Lowering],
+    converter: Converter,
+    report: Report,
+) -> dict[str, Path]:
+    report(Event("convert", message=f"{len(timed)} units, {len(networks)} networks"))
+    return _unit_models(timed, converter) | _network_models(networks, converter)
 
 
 def _unit(op: OpSpec) -> str:
@@ -403,11 +518,16 @@ def _network_models(networks: Mapping[str, Lowering], converter: Converter) -> d
 
 def _measure(models: Mapping[str, Path], device: DeviceProfile, run: Run) -> Measurements:
     if device.is_estimated:
+        if (installed := installed_version(device.runtime)) is not None:
+            check_version(device, installed, table_version=run.table_version)
         return estimate_models(
             models, device, workdir=run.workdir, resume=run.resume, report=run.report
         )
     if run.results is not None:
-        return read_results(models, device, run.results, settings=run.settings, seed=run.seed)
+        found = read_results(models, device, run.results, settings=run.settings, seed=run.seed)
+        version = str(found.conditions["runtime_version"])
+        check_version(device, version, table_version=run.table_version)
+        return found
     return measure(
         models,
         device,
@@ -416,6 +536,7 @@ def _measure(models: Mapping[str, Path], device: DeviceProfile, run: Run) -> Mea
         seed=run.seed,
         resume=run.resume,
         transport=run.transport,
+        table_version=run.table_version,
         report=run.report,
     )
 
@@ -425,7 +546,7 @@ def _told(found: Measurements) -> dict[str, Any]:
     version = str(found.conditions["runtime_version"])
     return {
         "device": TableDevice.of(found.device, runtime_version=version),
-        "created": today(),
+        "created": found.measured_on or today(),
         "conditions": {**found.conditions, "failed": dict(found.failed)},
     }
 

@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from edgenas.artifacts import replacing
 from edgenas.artifacts.files import MAX_JSON_BYTES, io_errors
-from edgenas.errors import ArtifactError
+from edgenas.errors import ArtifactError, SpecError
 from edgenas.hardware import DeviceProfile
 from edgenas.profiling import agent
 from edgenas.profiling.session import (
     STANDARD,
     Measurements,
     Settings,
+    check_version,
     collect,
+    decoded,
+    fault,
+    is_known,
+    nonce_of,
+    of_last_version,
     plan_job,
-    read_records,
 )
 
 RESULTS = "results.json"
@@ -63,7 +69,11 @@ def write_kit(
         ResourceError: the file cannot be written.
     """
     plan = plan_job(models, device, settings=settings, seed=seed)
-    job = {**plan.job, "models": {i: f"models/{i}.model" for i in plan.ids}}
+    job = {
+        **plan.job,
+        "models": {i: f"models/{i}.model" for i in plan.ids},
+        "names": dict(plan.ids),
+    }
     low = max(1, round(len(models) * (settings.seconds + settings.warmup_s) / 60))
     readme = _README.format(
         name=device.name,
@@ -114,24 +124,80 @@ def read_results(
 
     Raises:
         SpecError: no such file.
-        ArtifactError: nothing in it is a line of the agent, or it answers another job.
+        ArtifactError: nothing in it is a line of the agent, it answers another job, or a line says
+            what cannot be.
+        DeviceError: another version of the runtime than the device's file wants.
         MeasurementError: no model was timed.
     """
     plan = plan_job(models, device, settings=settings, seed=seed)
+    records = _answers(device, path, plan.ids, settings=settings, seed=seed)
+    found = collect(device, records, plan.ids, settings=settings, seed=seed)
+    check_version(device, found.conditions["runtime_version"])
+    return found
+
+
+def planned(
+    device: DeviceProfile, path: Path, *, settings: Settings = STANDARD, seed: int = 0
+) -> list[str]:
+    """The keys of the models of the kit that `path` answers, before any model is at hand.
+
+    Raises:
+        SpecError, ArtifactError: as `read_results`; or a model that was timed is not named.
+    """
+    records = of_last_version(_answers(device, path, {}, settings=settings, seed=seed))
+    names = _names(records)
+    timed = {r["key"] for r in records if r["type"] in ("visit", "failed")}
+    if nameless := timed - set(names):
+        told = f"{len(nameless)} of the {len(timed)} models that were timed have no name"
+    elif not names:
+        told = "its last run named no model"
+    else:
+        return list(names.values())
+    raise ArtifactError(
+        f"{path}: {told}: lines of the type 'planned' are missing",
+        hint=f"repeat the kit's command on the device: it adds them to {RESULTS}",
+    )
+
+
+def _answers(
+    device: DeviceProfile, path: Path, ids: Mapping[str, str], *, settings: Settings, seed: int
+) -> list[dict[str, Any]]:
+    """The records in `path` of the job that `plan_job` plans; `ids` are for messages."""
+    if not path.is_file():
+        raise SpecError(
+            f"cannot read {path}: there is no such file", hint=f"bring {RESULTS} from the device"
+        )
     with io_errors(path, "read"), path.open("rb") as file:
         data = file.read(MAX_JSON_BYTES + 1)
     if len(data) > MAX_JSON_BYTES:
         raise ArtifactError(f"{path}: larger than {MAX_JSON_BYTES} bytes")
-    records = read_records(data.decode("utf-8", errors="replace").splitlines())
+    lines = data.decode("utf-8-sig", errors="replace").splitlines()
+    records = [r for r in decoded(lines) if isinstance(r.get("nonce"), str) and is_known(r)]
     if not records:
         raise ArtifactError(
             f"{path}: it holds no whole line of the agent", hint="the kit's README names the file"
         )
-    mine = [record for record in records if record["nonce"] == plan.job["nonce"]]
+    nonce = nonce_of(device, settings=settings, seed=seed)
+    mine = [record for record in records if record["nonce"] == nonce]
     if not mine:
         raise ArtifactError(
             f"{path}: it answers another job than the one for {device.name}",
             hint="give the device, --run and --quick of the kit; a kit of another version of "
             "edgenas, or of a device file that has changed since, is measured anew",
         )
-    return collect(device, mine, plan.ids, settings=settings, seed=seed)
+    names = {**ids, **_names(mine)}
+    for record in mine:
+        if wrong := fault(record):
+            key = record.get("key")
+            of = f" of {names.get(key, key)!r}" if isinstance(key, str) else ""
+            raise ArtifactError(
+                f"{path}: a line of the type {record['type']!r}{of}: {wrong}",
+                hint=f"delete that line of {RESULTS} on the device and repeat the kit's command "
+                "there: it measures what lacks",
+            )
+    return mine
+
+
+def _names(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """What the host called the models, by their ids."""
+    return {r["key"]: r["name"] for r in records if r["type"] == "planned" and not fault(r)}

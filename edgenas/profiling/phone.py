@@ -16,11 +16,14 @@ from typing import Any
 from edgenas.artifacts import sha256_file
 from edgenas.errors import MeasurementError
 from edgenas.hardware import AdbTransport
+from edgenas.hardware.transports import limited
 from edgenas.profiling import agent
 from edgenas.profiling.benchmark_output import BenchmarkOutput, parse_benchmark
 
 _ASK = """uname -m; uname -r; cat /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor || echo
 getprop ro.product.model || echo; getprop ro.kernel.qemu || echo; getprop ro.boot.qemu || echo"""
+_PATIENCE = 5.0
+"""How many times the silence allowed a command may take that is never silent."""
 _ENVIRONMENT: Mapping[str, str] = MappingProxyType({})
 
 
@@ -86,9 +89,8 @@ class _Phone(agent.Job):
     def command(self, argv: list[str]) -> tuple[int, list[str]]:
         """Exit status and output of a command on the phone."""
         lines: list[str] = []
-        ended = self.link.run(
-            argv, idle_s=self.idle_s, on_line=lines.append, environment=_ENVIRONMENT
-        )
+        take = limited(lines.append, _PATIENCE * self.idle_s, what="the command on the phone")
+        ended = self.link.run(argv, idle_s=self.idle_s, on_line=take, environment=_ENVIRONMENT)
         return ended.returncode, lines
 
     def _open(self, key: str) -> tuple[Callable[[], object], int] | None:

@@ -6,11 +6,13 @@ that a killed agent, a killed host and a lost device cost the visit under way an
 
 from __future__ import annotations
 
+import datetime
+import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
@@ -18,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from edgenas import artifacts
 from edgenas.errors import DeviceError, MeasurementError, UsageError
-from edgenas.events import Event, Report, silent
+from edgenas.events import NOTICE, Event, Report, silent
 from edgenas.hardware import (
     AdbTransport,
     DeviceProfile,
@@ -28,6 +30,7 @@ from edgenas.hardware import (
     held,
     installed_version,
 )
+from edgenas.hardware.transports import RESUMES
 from edgenas.pareto import Metric
 from edgenas.profiling import agent
 from edgenas.profiling.phone import run_on_phone
@@ -35,6 +38,10 @@ from edgenas.profiling.phone import run_on_phone
 LINES = "measured.jsonl"
 STEADY = 0.05
 """The spread of a model's samples that nobody disturbs, at most."""
+SHORTEST_MS = 1e-6
+"""No model takes less."""
+MIN_ROUNDS = 3
+"""So many rounds are measured whatever time is given; the agent has the same number."""
 MAX_LINE = 2**20
 """Characters; longer lines are none of an agent."""
 _AGENT = Path(agent.__file__)
@@ -61,7 +68,7 @@ class Settings:
     cool_s: float = 2.0
     on_drift: Literal["auto", "keep", "stop"] = "auto"
     budget_s: float | None = None
-    """Ends after a round, at least three, when the next would exceed it."""
+    """Ends after a round, at least three, when the next would exceed it; those are then enough."""
     idle_s: float = 120.0
     """Silence after which the device counts as hung."""
 
@@ -75,6 +82,10 @@ class Settings:
 QUICK = Settings(rounds=5, extra_rounds=9, seconds=0.06, runs=15, warmup_s=0.02, cool_s=0.5)
 STANDARD = Settings()
 FULL = Settings(seconds=1.0, runs=50, warmup_s=0.5)
+
+
+class OtherVersionError(MeasurementError):
+    """The device runs another version of its runtime than the table that was to be extended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +131,19 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """What a device answered: a timing for each model, the models that failed, the conditions."""
+    """What a device answered: a timing for each model, the models that failed, the conditions.
+
+    `measured_on` is the day (UTC) of the oldest timing; None where no clock tells it. `reused`
+    tells that earlier calls timed all of it.
+    """
 
     device: DeviceProfile
     timings: Mapping[str, Timing]
     failed: Mapping[str, str]
     conditions: Mapping[str, Any]
     complete: bool
+    measured_on: str | None = None
+    reused: bool = False
 
     def latency_ms(self) -> dict[str, float]:
         """The one statistic, by key."""
@@ -174,17 +191,11 @@ def plan_job(
     if canary is None:
         by_size = sorted(models, key=lambda key: (models[key].stat().st_size, key))
         canary = by_size[len(by_size) // 2]  # the smallest is all overhead, the largest costs time
-    here = installed_version(device.runtime) if isinstance(link, LocalTransport) else None
-    version = device.runtime_version or here or "unknown"
-    how = {k: v for k, v in asdict(settings).items() if k not in ("idle_s", "budget_s")}
-    measured_by = [artifacts.sha256_file(_AGENT)]
-    if isinstance(link, AdbTransport) and link.tool is not None:
-        measured_by.append(artifacts.sha256_file(link.tool))
     return Plan(
         ids,
         {
             "schema": agent.JOB_SCHEMA,
-            "nonce": artifacts.digest([device.digest, version, how, seed, *measured_by]),
+            "nonce": nonce_of(device, settings=settings, seed=seed, link=link),
             "runtime": device.runtime,
             "runtime_version": device.runtime_version,
             "threads": device.threads,
@@ -194,6 +205,19 @@ def plan_job(
             **{k: v for k, v in asdict(settings).items() if k != "idle_s"},
         },
     )
+
+
+def nonce_of(
+    device: DeviceProfile, *, settings: Settings, seed: int, link: Transport | None = None
+) -> str:
+    """What tells the job of `plan_job` from others; the models are no part of it."""
+    here = installed_version(device.runtime) if isinstance(link, LocalTransport) else None
+    version = device.runtime_version or here or "unknown"
+    how = {k: v for k, v in asdict(settings).items() if k not in ("idle_s", "budget_s")}
+    measured_by = [artifacts.sha256_file(_AGENT)]
+    if isinstance(link, AdbTransport) and link.tool is not None:
+        measured_by.append(artifacts.sha256_file(link.tool))
+    return artifacts.digest([device.digest, version, how, seed, *measured_by])
 
 
 def measure(
@@ -206,18 +230,22 @@ def measure(
     canary: str | None = None,
     resume: bool = True,
     transport: Transport | None = None,
+    table_version: str | None = None,
     report: Report = silent,
 ) -> Measurements:
     """Times `models` on `device`, all in one run of the agent, interleaved.
 
     With `resume`, finished rounds in `workdir` of the same files, settings, seed and runtime are
     not measured again. `canary` is a key of `models`; the file of middle size where it is None.
-    While another process times on the device, it waits.
+    `table_version` is the runtime's version in the table that the timings are to extend. While
+    another process times on the device, it waits.
 
     Raises:
         UsageError: no models; an unknown canary.
-        DeviceError: the device hangs, the runtime is missing, or the agent keeps dying; what was
-            measured is kept and counts when the call is repeated.
+        DeviceError: the device hangs, the runtime is missing or another version than its file
+            wants, or the agent keeps dying; what was measured is kept and counts when the call is
+            repeated.
+        OtherVersionError: the runtime is not `table_version`; told before anything is timed.
         MeasurementError: no model could be timed.
         ResourceError: the work folder cannot be written.
     """
@@ -239,37 +267,99 @@ def measure(
         paths = link.push({f"{i}.model": models[key] for i, key in plan.ids.items()})
         job = {**plan.job, "models": {i: paths[f"{i}.model"] for i in plan.ids}}
         drive = _drive if link.python else _drive_tool
+
+        def check(version: str) -> None:
+            check_version(device, version, table_version=table_version)
+
+        began = int(time())
         with held(device.connection, report=report):
-            records = drive(link, job, store, idle_s=settings.idle_s, report=report)
+            records = drive(link, job, store, check, idle_s=settings.idle_s, report=report)
     finally:
         lock.release()
-    return collect(device, records, plan.ids, settings=settings, seed=seed)
+    found = collect(device, records, plan.ids, settings=settings, seed=seed)
+    starts = (i for i, r in enumerate(records) if r["type"] == "start" and _told_at(r) >= began)
+    now = next(starts, 0)
+    return replace(found, reused=all(r["type"] != "visit" for r in records[now:]))
+
+
+def check_version(device: DeviceProfile, version: str, *, table_version: str | None = None) -> None:
+    """Whether the device runs the version of its runtime that its file and its table name.
+
+    Raises:
+        DeviceError: another than the file's.
+        OtherVersionError: another than the table's.
+    """
+    if device.runtime_version not in (None, version):
+        where = device.path or f"device {device.name}"
+        raise DeviceError(
+            f"{where}: runtime_version is {device.runtime_version!r}, but {device.name} runs "
+            f"{device.runtime} {version}",
+            hint="change one of them: the device's file, or what is installed there",
+        )
+    if table_version not in (None, version):
+        raise OtherVersionError(
+            f"device {device.name} runs {device.runtime} {version}, its table has {table_version}",
+            hint=f"edgenas profile {device.name} --fresh",
+        )
+
+
+def of_last_version(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records that were made with the version of the runtime that the last start tells."""
+    starts = [r for r in records if r["type"] == "start"]
+    return agent.of_version(records, starts[-1]["runtime_version"]) if starts else list(records)
 
 
 def _drive(
-    link: Transport, job: Mapping[str, Any], store: Path, *, idle_s: float, report: Report
+    link: Transport,
+    job: Mapping[str, Any],
+    store: Path,
+    check: Callable[[str], None],
+    *,
+    idle_s: float,
+    report: Report,
 ) -> list[dict[str, Any]]:
-    """Runs the agent until it ends in order; all records of this job, old and new."""
+    """Runs the agent until it ends in order; all records of this job, old and new.
+
+    `check` is called with the version of the runtime, and raises where it will not do.
+    """
     job_path = store.with_name("job.json")
     artifacts.write_json(job_path, job)
-    records = [r for r in _read_lines(store) if r["nonce"] == job["nonce"]]
+    records = _session(store, job)
     ids, rounds = set(job["models"]), int(job["rounds"])
     progress = _Progress(report, ids, rounds)
-    for record in records:
-        progress.note(record)
+    progress.begin(records)
     barren = 0  # starts in a row that brought nothing new
     while True:
         before = _progressed(records, ids)
+        heard = monotonic()
         with artifacts.io_errors(store, "write"), store.open("a+b") as file:
             _end_line(file)
 
             def keep(line: str) -> None:
-                found = read_records([line])
-                if found and found[0]["nonce"] == job["nonce"]:
-                    file.write(line.encode() + b"\n")
-                    file.flush()
-                    records.extend(found)
-                    progress.step(found[0])
+                nonlocal heard
+                found = [r for r in read_records([line]) if r["nonce"] == job["nonce"]]
+                if not found:
+                    if monotonic() - heard > idle_s:
+                        raise DeviceError(
+                            f"the device sent no record for {idle_s:g} s, but lines such as "
+                            f"{line[:100]!r}; its command was stopped",
+                            hint=RESUMES,
+                        )
+                    return
+                heard = monotonic()
+                record = found[0]
+                if record["type"] == "start":
+                    check(record["runtime_version"])
+                    record["time_s"] = int(time())  # not the device's clock, which may be unset
+                file.write(agent.encode(record).encode() + b"\n")
+                file.flush()
+                records.append(record)
+                if record["type"] == "start" and len(of_last_version(records)) < len(records):
+                    records[:] = [record]
+                    progress.begin(records)
+                    told = f"the runtime is now {record['runtime_version']}: all is timed anew"
+                    report(Event(NOTICE, message=told))
+                progress.step(record)
 
             file.flush()
             paths = link.push({"agent.py": _AGENT, "job.json": job_path, LINES: store})
@@ -283,34 +373,53 @@ def _drive(
         if ended.returncode in (0, 3) and orderly:
             return records
         told = ended.stderr.strip().splitlines()
-        if ended.returncode in (2, 4):
+        if ended.returncode in _REFUSALS:
             raise DeviceError(
-                told[-1] if told else "the agent could not start", hint="edgenas doctor"
+                told[-1] if told else "the agent could not start",
+                hint=_REFUSALS[ended.returncode],
             )
         barren = barren + 1 if _progressed(records, ids) == before else 0
         if barren >= 2:
             last = told[-1] if told else "it said nothing"
             raise DeviceError(
                 f"the agent on the device ended with status {ended.returncode}: {last}",
-                hint="what was measured is kept: repeat the command to resume",
+                hint=RESUMES,
             )
 
 
+_REFUSALS: Mapping[int, str] = MappingProxyType(
+    {
+        2: "edgenas doctor",
+        4: "edgenas doctor",
+        5: "name other processors in the affinity of the device's file, or none",
+    }
+)
+"""Exit codes of an agent that did not begin, with what to do."""
+
+
 def _drive_tool(
-    link: Transport, job: Mapping[str, Any], store: Path, *, idle_s: float, report: Report
+    link: Transport,
+    job: Mapping[str, Any],
+    store: Path,
+    check: Callable[[str], None],
+    *,
+    idle_s: float,
+    report: Report,
 ) -> list[dict[str, Any]]:
     """The same for a device without Python: the host runs the rounds, a tool there the models."""
     if not isinstance(link, AdbTransport) or link.tool is None:
         raise DeviceError("the device has no Python, and no other tool times models there")
-    records = [r for r in _read_lines(store) if r["nonce"] == job["nonce"]]
+    records = _session(store, job)
     progress = _Progress(report, set(job["models"]), int(job["rounds"]))
-    for record in records:
-        progress.note(record)
+    progress.begin(records)
     with artifacts.io_errors(store, "write"), store.open("a+b") as file:
         _end_line(file)
 
         def keep(record: dict[str, Any]) -> None:
             found = {**record, "nonce": job["nonce"]}
+            if found["type"] == "start":
+                check(found["runtime_version"])
+                found["time_s"] = int(time())
             file.write(agent.encode(found).encode() + b"\n")
             file.flush()
             records.append(found)
@@ -320,6 +429,11 @@ def _drive_tool(
     return records
 
 
+def _session(store: Path, job: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What earlier calls left of this job."""
+    return of_last_version([r for r in _read_lines(store) if r["nonce"] == job["nonce"]])
+
+
 class _Progress:
     """Events with the time that is left, from the pace of this run."""
 
@@ -327,6 +441,12 @@ class _Progress:
         self.report, self.ids, self.rounds = report, ids, rounds
         self.done: set[tuple[str, int]] = set()
         self.start: tuple[float, int] | None = None
+
+    def begin(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Counts anew, from what was measured before."""
+        self.done, self.start = set(), None
+        for record in records:
+            self.note(record)
 
     def note(self, record: Mapping[str, Any]) -> None:
         """Keeps count; rounds beyond the planned ones are no part of the total."""
@@ -365,21 +485,47 @@ def read_records(lines: Iterable[str]) -> list[dict[str, Any]]:
 
     It comes from a device: a checksum that fits says that it arrived whole, not that it is sound.
     """
+    return [record for record in decoded(lines) if not fault(record)]
+
+
+def decoded(lines: Iterable[str]) -> list[dict[str, Any]]:
+    """The objects of JSON among `lines` that arrived whole, sound or not.
+
+    Raises:
+        MeasurementError: one is nested deeper than any agent writes.
+    """
     short = (line for line in lines if len(line) <= MAX_LINE)
     try:
-        return [record for record in agent.decode(short) if _sound(record)]
+        return agent.decode(short)
     except RecursionError:
         raise MeasurementError("the device sent lines that no agent writes") from None
 
 
-def _sound(record: Mapping[str, Any]) -> bool:
-    """Whether a record has what its type promises, with finite and positive times."""
+def is_known(record: Mapping[str, Any]) -> bool:
+    """Whether an agent writes records of this type."""
+    return str(record.get("type")) in _FIELDS
+
+
+def fault(record: Mapping[str, Any]) -> str:
+    """Why a record cannot be used; empty for one that has what its type promises."""
     fields = _FIELDS.get(str(record.get("type")))
-    return (
-        fields is not None
-        and isinstance(record.get("nonce"), str)
-        and all(fits(record.get(name)) for name, fits in fields.items())
-    )
+    if fields is None:
+        return f"its type {record.get('type')!r:.60} is unknown"
+    if not isinstance(record.get("nonce"), str):
+        return "it belongs to no job"
+    for name, fits in fields.items():
+        if not fits(record.get(name)):
+            return f"{name} is {record.get(name)!r:.60}"
+    if record["type"] == "visit" and not (
+        record["p10_ms"] <= record["median_ms"] <= record["p90_ms"]
+    ):
+        times = [record[name] for name in ("p10_ms", "median_ms", "p90_ms")]
+        return f"p10_ms, median_ms, p90_ms are {times}, not in this order"
+    try:
+        json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError:  # UnicodeEncodeError is one
+        return "it holds NaN, an infinity or half a character"
+    return ""
 
 
 def _amount(value: object) -> bool:
@@ -388,7 +534,7 @@ def _amount(value: object) -> bool:
 
 
 def _time(value: object) -> bool:
-    return _amount(value) and value != 0
+    return _amount(value) and cast(float, value) >= SHORTEST_MS
 
 
 def _count(value: object) -> bool:
@@ -420,6 +566,7 @@ _FIELDS: Mapping[str, Mapping[str, Callable[[object], bool]]] = MappingProxyType
             "timer_resolution_ns": _count,
         },
         "end": {"conditions": _table},
+        "planned": {"key": _text, "name": _text},
         "opening": {"key": _text},
         "opened": {"key": _text},
         "failed": {"key": _text, "reason": _text},
@@ -470,8 +617,9 @@ def collect(
     """What the records of one job say about the models whose ids are given.
 
     Raises:
-        MeasurementError: no model was timed; the runtime changed meanwhile.
+        MeasurementError: no model was timed, or it is not told with which runtime.
     """
+    records = of_last_version(records)
     made = {r["key"]: r for r in records if r["type"] == "model"}
     visits: dict[str, list[dict[str, Any]]] = {}
     for (name, _), record in sorted(_done(records, set(ids)).items()):
@@ -482,29 +630,29 @@ def collect(
     }
     starts = [r for r in records if r["type"] == "start"]
     ends = [r for r in records if r["type"] == "end"]
-    if not visits or not starts:
+    if not visits:
         reason = next(iter(failed.values()), "the agent sent no timing")
         raise MeasurementError(f"device {device.name}: no model could be timed: {reason}")
-    timings = {ids[name]: _timing(rounds, made[name]) for name, rounds in visits.items()}
-    versions = sorted({r["runtime_version"] for r in starts})
-    if len(versions) > 1:
+    if not starts:
         raise MeasurementError(
-            f"device {device.name}: the runtime changed while it was measured: {versions}",
-            hint="measure anew, without --resume",
+            f"device {device.name}: there are timings, but no whole line of the type 'start', "
+            "which says with which runtime",
+            hint="repeat the command on the device: it writes one, and times nothing twice",
         )
+    timings = {ids[name]: _timing(rounds, made[name]) for name, rounds in visits.items()}
     canaries = [r for r in records if r["type"] == "canary"]
     canary_ms = [float(r["median_ms"]) for r in canaries]
     contended = sum(t.n_contended == t.n_rounds for t in timings.values())
     drift = statistics.median(canary_ms) / min(canary_ms) - 1 if canary_ms else 0.0
-    complete = len(timings) + len(failed) == len(ids) and all(
-        len(rounds) >= settings.rounds for rounds in visits.values()
-    )
+    rounds_done = min(map(len, visits.values()))
+    wanted = settings.rounds if settings.budget_s is None else min(MIN_ROUNDS, settings.rounds)
+    complete = len(timings) + len(failed) == len(ids) and rounds_done >= wanted
     told_shares = [r.get("quiet_share") for r in records if r["type"] == "visit"]
     shares = [x for x in told_shares if isinstance(x, float | int) and 0 <= x <= 1]
     told = {str(r["statistic"]) for rounds in visits.values() for r in rounds if "statistic" in r}
     conditions = {
         "runtime": device.runtime,
-        "runtime_version": versions[0],
+        "runtime_version": starts[-1]["runtime_version"],
         "threads": device.threads,
         "before": starts[0]["conditions"],
         "after": ends[-1]["conditions"] if ends else {},
@@ -516,15 +664,39 @@ def collect(
         "settings": {k: v for k, v in asdict(settings).items() if k != "idle_s"},
         "seed": seed,
         "n_starts": len(starts),
+        "n_rounds": rounds_done,
         "n_canaries": len(canaries),
         "canary_drift_median": round(drift, 4),
         **({"quiet_share": round(statistics.fmean(shares), 3)} if shares else {}),
         "n_repeated": sum(r["type"] == "visit" and not r["final"] for r in records),
         "n_withdrawn": sum(len(r["keys"]) for r in records if r["type"] == "void"),
         "n_contended": contended,
-        "grade": _grade(complete=complete, contended=contended / len(timings), drift=drift),
+        "grade": _grade(
+            complete=complete,
+            all_rounds=rounds_done >= settings.rounds,
+            contended=contended / len(timings),
+            drift=drift,
+        ),
     }
-    return Measurements(device, timings, failed, conditions, complete)
+    return Measurements(device, timings, failed, conditions, complete, _day(starts))
+
+
+def _told_at(start: Mapping[str, Any]) -> int:
+    """When a start was heard, in seconds since 1970; 0 where it does not say."""
+    value = start.get("time_s")
+    return value if isinstance(value, int) else 0
+
+
+def _day(starts: Sequence[Mapping[str, Any]]) -> str | None:
+    """The day of the first start; None where one has no time or one that cannot be."""
+    times = [_told_at(start) for start in starts]
+    if not all(_YEAR_2025 <= x <= time() + 86400 for x in times):
+        return None
+    return datetime.datetime.fromtimestamp(min(times), datetime.UTC).date().isoformat()
+
+
+_YEAR_2025 = 1735689600
+"""A clock that says less was never set."""
 
 
 def _timing(rounds: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> Timing:
@@ -549,8 +721,8 @@ def _timing(rounds: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> Ti
     )
 
 
-def _grade(*, complete: bool, contended: float, drift: float) -> str:
-    """good: complete, calm and steady; fair: complete; poor: not complete, or half contended."""
+def _grade(*, complete: bool, all_rounds: bool, contended: float, drift: float) -> str:
+    """good: all rounds, calm and steady; fair: complete; poor: not complete, or half contended."""
     if not complete or contended > 0.5:
         return "poor"
-    return "good" if contended <= 0.05 and drift <= agent.DRIFT else "fair"
+    return "good" if all_rounds and contended <= 0.05 and drift <= agent.DRIFT else "fair"

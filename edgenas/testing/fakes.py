@@ -89,7 +89,7 @@ def write_tiny_run(
     folder: Path, *, device: str = INVENTED_DEVICE, trials: int = 12, formats: str = '"onnx"'
 ) -> Path:
     """Writes a run file on the digits with the tiny space and one short epoch."""
-    from edgenas.pipeline.config import toml_value
+    from edgenas.artifacts import toml_value
 
     path = folder / "run.toml"
     path.write_text(

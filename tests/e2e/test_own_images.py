@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from edgenas.artifacts import toml_value
 from edgenas.cli.main import main
-from edgenas.pipeline.config import read_config, toml_value
+from edgenas.pipeline.config import read_config
 from edgenas.spaces.mobile import MobileSpace
 from edgenas.testing.fakes import INVENTED_DEVICE, tiny_space, write_invented_device
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgenas.artifacts import check_manifest, sha256_file
+from edgenas.artifacts import check_manifest, sha256_file, toml_value
 from edgenas.cli.main import main
 from edgenas.data import prepare
 from edgenas.data.folder import read_image
@@ -24,7 +24,6 @@ from edgenas.export.formats import FORMATS
 from edgenas.export.runners import open_model
 from edgenas.objectives import Objective
 from edgenas.pareto import ParetoFront
-from edgenas.pipeline.config import toml_value
 from edgenas.report import load_run
 from edgenas.spaces.mobile import MobileSpace
 from edgenas.targets import operators_of_file

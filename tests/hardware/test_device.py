@@ -216,6 +216,18 @@ def test_a_device_known_by_published_figures_may_leave_threads_unstated(tmp_path
     assert replace(again, path=None) == replace(device, path=None)
 
 
+def test_a_title_of_any_characters_is_written_as_toml_that_can_be_read(tmp_path: Path) -> None:
+    device = replace(load_device_file(write(tmp_path, GOOD)), title="Pi \U0001f967 \x7f")
+    again = load_device_file(write(tmp_path, device_toml(device)))
+    assert again == device
+
+
+@pytest.mark.parametrize("affinity", ["[1000000000000]", "[1024]", "[2, 2]", "[-1]"])
+def test_processors_that_cannot_be_are_refused(tmp_path: Path, affinity: str) -> None:
+    with pytest.raises(SpecError, match="affinity"):
+        load_device_file(write(tmp_path, GOOD.replace("[2, 3]", affinity)))
+
+
 def test_a_wrong_file_is_told_what_prints_a_right_one(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="threds") as caught:
         load_device_file(write(tmp_path, GOOD.replace("threads = 4", "threds = 4")))

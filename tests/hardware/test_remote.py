@@ -54,6 +54,11 @@ def test_a_command_that_fails_is_told_with_its_words() -> None:
         SHELL.lines(["sh", "-c", "echo no such thing >&2; exit 7"])
 
 
+def test_a_command_that_is_never_silent_ends_too() -> None:
+    with pytest.raises(DeviceError, match=r"sh on the device did not end in .* still says 'w'"):
+        SHELL.lines(["sh", "-c", "while :; do echo w; sleep 0.05; done"], timeout_s=0.3)
+
+
 def test_only_what_differs_is_sent(tmp_path: Path) -> None:
     sent: list[list[str]] = []
     there = tmp_path / "device" / "deep"

@@ -92,6 +92,14 @@ def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[str], str]:
     return apply
 
 
+def stated(part: str, value: dict[str, Any]) -> Callable[[dict[str, Any]], object]:
+    return lambda document: document.update({part: value})
+
+
+def fitted(name: str, value: float) -> Callable[[dict[str, Any]], object]:
+    return lambda document: document["fits"][0].update({name: value})
+
+
 def renamed(old: str, new: str) -> Callable[[str], str]:
     return lambda text: text.replace(old, new, 1)
 
@@ -126,6 +134,37 @@ FAULTS: dict[str, tuple[Callable[[str], str], str]] = {
         lambda text: re.sub(r'"conv (cin=\d+) (cout=\d+)', r'"conv \2 \1', text, count=1),
         "canonical",
     ),
+    **{
+        f"{part}: {value}": (edited(stated(part, value)), told)
+        for part, value, told in [
+            ("conditions", {"power": 5}, "power"),
+            ("conditions", {"power": {}}, "mean_mw"),
+            ("conditions", {"power": {"mean_mw": -100.0}}, "-100"),
+            ("conditions", {"power": {"mean_mw": "abc"}}, "'abc'"),
+            ("conditions", {"memory": [1]}, "memory"),
+            ("conditions", {"memory": {"sram_factor": 0.0}}, "sram_factor"),
+            ("conditions", {"data": {"upstream": 5}}, "upstream"),
+            ("conditions", {"grade": ["x"]}, "grade"),
+            ("validation", {"error_median": "0.1"}, "error_median"),
+            ("validation", {"error_median": -1.0}, "error_median"),
+            ("validation", {"error_median": True}, "error_median"),
+            ("validation", {"within_10": 1.5}, "within_10"),
+            ("validation", {"n": "many"}, "'many'"),
+            ("validation", {"baselines": 5}, "baselines"),
+            ("validation", {"baselines": {"macs_constant": "x"}}, "macs_constant"),
+            ("validation", {"baselines": {"nearest_device": {"device": 7}}}, "device"),
+        ]
+    },
+    **{
+        f"fits: {name} {value}": (edited(fitted(name, value)), name)
+        for name, value in [
+            ("scale", 1e308),
+            ("per_part_ms", -1e6),
+            ("per_network_ms", 1e308),
+            ("interval", 1e308),
+        ]
+    },
+    "half a character": (edited(stated("created", "\ud800")), "half a character"),
     "duplicate key": (
         lambda text: text.replace('  "entries": {\n', '  "entries": {\n' + _line(text) + "\n", 1),
         "twice",

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from edgenas.cli.main import main
 from edgenas.hardware import load_device, on_this_chip
 from edgenas.latency import named, write_table
 from edgenas.pipeline.devices import list_devices, show_device
@@ -57,3 +60,17 @@ def test_a_damaged_table_is_named_and_hides_nothing_else(folder: Path) -> None:
     found = rows()
     assert str(path.name) in str(found[INVENTED_DEVICE]["problem"])
     assert found["rpi4-tflite-int8"]["source"] == "calibrated"
+
+
+def test_what_cannot_be_read_is_listed_with_its_problem(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "devices" / "broken.toml").write_text("name = [", "utf-8")
+    (folder / "latency_tables" / f"{INVENTED_DEVICE}.json").write_text("{", "utf-8")
+    assert main(["devices", "list"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert any(line.split()[:2] == ["broken", "unreadable"] for line in lines)
+    assert any(line.startswith("broken: ") and "broken.toml" in line for line in lines)
+    assert any(line.split()[:3] == [INVENTED_DEVICE, "cpu", "unreadable"] for line in lines)
+    assert sum(line.startswith(f"{INVENTED_DEVICE}: ") for line in lines) == 1
+    assert any(line.startswith("rpi4-tflite-int8 ") for line in lines)

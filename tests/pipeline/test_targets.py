@@ -21,7 +21,7 @@ MCU = "cortex-m-tflm-int8"
 
 
 def with_targets(path: Path, *names: str, space: MobileSpace | None = None) -> Path:
-    from edgenas.pipeline.config import toml_value
+    from edgenas.artifacts import toml_value
 
     text = path.read_text("utf-8") + f"targets = {toml_value(names)}\n"
     if space is not None:

@@ -1,5 +1,6 @@
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -397,3 +398,80 @@ def test_a_best_round_that_no_other_confirms_gets_further_rounds(
     for key, _ in agent.finished(records):
         rounds[key] = rounds.get(key, 0) + 1
     assert rounds == {"0": 3, "1": 7, "2": 4, "3": 3}
+
+
+def test_a_line_that_was_cut_does_not_swallow_the_next_start(
+    tmp_path: Path, make_onnx: Callable[[str, int], Path]
+) -> None:
+    out = tmp_path / "out"
+    work = job({"a": make_onnx("a", 1)}, rounds=1, retries=0)
+    run(tmp_path, work, "--out", str(out))
+    out.write_text(out.read_text("utf-8")[:-20], "utf-8")
+    assert run(tmp_path, work, "--out", str(out))[0] == 0
+    kinds = [r["type"] for r in agent.decode(out.read_text("utf-8").splitlines())]
+    assert kinds.count("start") == 2
+    assert kinds.count("visit") == 1
+
+
+def test_what_another_version_of_the_runtime_took_is_measured_anew(
+    tmp_path: Path, make_onnx: Callable[[str, int], Path]
+) -> None:
+    done = tmp_path / "done"
+    work = job({"a": make_onnx("a", 1)}, rounds=2, retries=0, names={"a": "unit a"})
+    _, before, _ = run(tmp_path, work)
+    before[0]["runtime_version"] = "0.1"
+    done.write_text("\n".join(map(agent.encode, before)) + "\n", "utf-8")
+    status, found, _ = run(tmp_path, work, "--done", str(done))
+    assert status == 0
+    assert len(of(found, "visit")) == 2
+    assert [r["name"] for r in of(found, "planned")] == ["unit a"]
+    assert agent.of_version([*before, *found], found[0]["runtime_version"]) == found
+    done.write_text("\n".join(map(agent.encode, [*before, *found])) + "\n", "utf-8")
+    assert [r["type"] for r in run(tmp_path, work, "--done", str(done))[1]] == ["start", "end"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processors cannot be chosen")
+def test_processors_that_are_not_there_are_named(
+    tmp_path: Path, make_onnx: Callable[[str, int], Path]
+) -> None:
+    work = job({"a": make_onnx("a", 1)}, affinity=[0, 1023])
+    status, found, told = run(tmp_path, work)
+    assert (status, found) == (5, [])
+    assert "processors [1023] are not there" in told
+
+
+@pytest.mark.parametrize(("kind", "opens"), [("BOOL", True), ("DOUBLE", True), ("STRING", False)])
+def test_inputs_of_any_type_of_number_are_made_and_others_named(
+    tmp_path: Path,
+    kind: str,
+    opens: bool,  # noqa: FBT001
+) -> None:
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper
+
+    dtype = getattr(TensorProto, kind)
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "same",
+        [helper.make_tensor_value_info("x", dtype, [2, 3])],
+        [helper.make_tensor_value_info("y", dtype, [2, 3])],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), str(path))
+    rng = np.random.default_rng(0)
+    if opens:
+        agent.open_model(str(path), runtime="onnxruntime", threads=1, rng=rng)[0]()
+    else:
+        with pytest.raises(ValueError, match=r"input 'x' is tensor\(string\)"):
+            agent.open_model(str(path), runtime="onnxruntime", threads=1, rng=rng)
+
+
+def test_a_kit_for_another_version_of_the_runtime_is_not_begun(
+    tmp_path: Path, make_onnx: Callable[[str, int], Path]
+) -> None:
+    work = job({"a": make_onnx("a", 1)}, names={"a": "unit a"}, runtime_version="0.1")
+    status, found, told = run(tmp_path, work)
+    assert (status, found) == (6, [])
+    assert "this kit is for onnxruntime 0.1, here is " in told

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from edgenas.errors import ArtifactError, MeasurementError, SpecError
+from edgenas.events import NOTICE, Event
 from edgenas.hardware import load_device
 from edgenas.latency import Entry, Predictor, read_table, write_table
 from edgenas.latency.adapt import Adaptation
@@ -24,6 +25,7 @@ from edgenas.profiling import (
     spread_architectures,
     validate_table,
 )
+from edgenas.profiling.session import OtherVersionError
 from edgenas.spaces import Lowering, OpSpec
 from edgenas.spaces.mobile import MobileSpace, Stage
 
@@ -142,20 +144,73 @@ def test_a_table_is_extended_by_what_it_lacks_at_its_own_time(
 
 
 def test_another_runtimes_table_is_not_extended(
-    tmp_path: Path, converter: Converter, run: Run
+    tmp_path: Path, converter: Converter, run: Run, oracle: Callable[..., Any]
 ) -> None:
     nets = lowered(12)
     table = profile_device(DEVICE, SPACE.units(), nets, converter, run=run)
-    foreign = replace(table, device=replace(table.device, runtime_version="0.1"))
-    with pytest.raises(ArtifactError, match="runtime_version"):
-        profile_device(
-            DEVICE,
-            SPACE.units(),
-            nets,
-            converter,
-            run=replace(run, workdir=tmp_path / "later"),
-            earlier=foreign,
+    later = oracle()
+    again = replace(run, workdir=tmp_path / "later", transport=later)
+    for changes, error, told in (
+        ({"runtime_version": "0.1"}, OtherVersionError, "its table has 0.1"),
+        ({"chip": "other"}, ArtifactError, "chip is 'other'"),
+    ):
+        foreign = replace(table, device=replace(table.device, **changes))
+        with pytest.raises(error, match=told):
+            profile_device(DEVICE, SPACE.units(), nets, converter, run=again, earlier=foreign)
+    assert not later.measured
+
+
+def test_what_no_table_can_be_read_with_is_left_out(
+    tmp_path: Path, converter: Converter, run: Run, oracle: Callable[..., Any]
+) -> None:
+    units = SPACE.units()
+    of = converter.units(units)
+    bad = str(of[units[3].key])
+
+    def wobble(path: str, start: int) -> float:
+        return 5000.0 if path == bad else 1.0
+
+    device = oracle(wobble=wobble)
+    # parts of no other network than these count for the fit
+    nets = {name: net for name, net in lowered(60).items() if units[3] not in net}
+    table = profile_device(DEVICE, units, nets, converter, run=replace(run, transport=device))
+    assert set(table.entries) == set(units) - {units[3]}
+    assert "is implausible: the rest of the table says about" in table.excluded[units[3].key]
+    write_table(table, tmp_path / "t.json")
+    assert read_table(tmp_path / "t.json").excluded == table.excluded
+
+    far = {str(path) for path in list(of.values())[: len(units) // 4]}
+    device = oracle(wobble=lambda path, start: 1e4 if path in far else 1.0)
+    worse = replace(run, workdir=tmp_path / "worse", transport=device)
+    with pytest.raises(MeasurementError, match="units cannot be true"):
+        profile_device(DEVICE, units, lowered(12), converter, run=worse)
+
+
+def test_a_table_that_does_not_agree_with_what_is_timed_now_is_poor_and_said(
+    tmp_path: Path, converter: Converter, run: Run, oracle: Callable[..., Any]
+) -> None:
+    nets = lowered(12)
+    first = profile_device(DEVICE, SPACE.units(), nets, converter, run=run)
+    first = replace(first, created="2026-01-01")
+
+    def uneven(path: str, start: int) -> float:
+        return 1.0 + zlib.crc32(path.encode()) % 7
+
+    for changes, doubt in (
+        ({"slow": (7.0,)}, "takes 7 times as long"),
+        ({"wobble": uneven}, "apart from what they took"),
+        ({"slow": (1.1,)}, ""),
+    ):
+        events: list[Event] = []
+        again = replace(
+            run, workdir=tmp_path / doubt[:5], transport=oracle(**changes), report=events.append
         )
+        table = profile_device(DEVICE, SPACE.units(), nets, converter, run=again, earlier=first)
+        told = [e.message for e in events if e.stage == NOTICE]
+        assert bool(told) == bool(doubt)
+        assert (table.conditions["grade"] == "poor") == bool(doubt)
+        assert doubt in " ".join(table.conditions.get("doubts", ()))
+        assert table.created == "2026-01-01"
 
 
 def test_validation_corrects_drift_and_tells_noise(

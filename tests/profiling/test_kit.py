@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from edgenas.errors import ArtifactError, MeasurementError, SpecError
+from edgenas.errors import ArtifactError, DeviceError, MeasurementError, SpecError
 from edgenas.hardware import load_device
 from edgenas.profiling import agent
-from edgenas.profiling.kit import read_results, write_kit
+from edgenas.profiling.kit import planned, read_results, write_kit
 from edgenas.profiling.session import Settings
 
 FAST = Settings(
@@ -39,8 +41,6 @@ def kit(tmp_path: Path, models: dict[str, Path]) -> Path:
 
 def invented(kit: Path) -> list[str]:
     """Lines as the kit's agent writes them, without the time that it takes."""
-    import json
-
     with zipfile.ZipFile(kit) as archive:
         job = json.loads(archive.read("job.json"))
     common = {"nonce": job["nonce"]}
@@ -48,6 +48,7 @@ def invented(kit: Path) -> list[str]:
         {"type": "start", "conditions": {}, "runtime_version": "1.0", "agent_sha256": "0",
          "timer_resolution_ns": 1}
     ]  # fmt: skip
+    records += [{"type": "planned", "key": i, "name": job["names"][i]} for i in job["models"]]
     for i in job["models"]:
         records.append({"type": "model", "key": i, "init_ms": 1.0, "first_ms": 1.0})
         records += [
@@ -57,6 +58,14 @@ def invented(kit: Path) -> list[str]:
         ]  # fmt: skip
     records.append({"type": "end", "complete": True, "conditions": {}})
     return [agent.encode({**record, **common}) for record in records]
+
+
+def spoil(lines: list[str], changes: dict[str, object], *, kind: str = "visit") -> list[str]:
+    """The lines with the first record of a kind changed, under a checksum that fits."""
+    place = next(i for i, line in enumerate(lines) if f'"type": "{kind}"' in line)
+    (record,) = agent.decode([lines[place]])
+    text = json.dumps({**record, **changes}, sort_keys=True)
+    return [*lines[:place], f"{zlib.crc32(text.encode()):08x} {text}", *lines[place + 1 :]]
 
 
 def write(path: Path, lines: list[str]) -> Path:
@@ -117,30 +126,103 @@ def test_cut_and_damaged_lines_count_as_not_measured(
 @pytest.mark.parametrize(
     "spoilt",
     [
-        {"median_ms": 0},
-        {"median_ms": -1.0},
-        {"median_ms": "2.0"},
-        {"median_ms": True},
-        {"median_ms": 1e300},
-        {"n": 1.5},
-        {"round": -1},
-        {"key": 7},
         {"type": "visits"},
         {"type": ["visit"]},
         {"nonce": None},
     ],
 )
-def test_a_sound_checksum_over_nonsense_does_not_count(
+def test_a_sound_checksum_over_what_no_agent_writes_does_not_count(
     tmp_path: Path, kit: Path, models: dict[str, Path], spoilt: dict[str, object]
 ) -> None:
-    lines = invented(kit)
-    place = next(i for i, line in enumerate(lines) if '"visit"' in line)
-    (record,) = agent.decode([lines[place]])
-    lines[place] = agent.encode({**record, **spoilt})
-    path = write(tmp_path / "results.json", lines)
+    path = write(tmp_path / "results.json", spoil(invented(kit), spoilt))
     found = read_results(models, DEVICE, path, settings=FAST)
     assert not found.complete
     assert set(found.latency_ms().values()) == {2.0}
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"median_ms": 0},
+        {"median_ms": -1.0},
+        {"median_ms": 1e-310},
+        {"median_ms": float("nan")},
+        {"p10_ms": 2.1},
+        {"p90_ms": 1.9},
+        {"median_ms": "2.0"},
+        {"median_ms": True},
+        {"median_ms": 1e300},
+        {"n": 1.5},
+        {"round": -1},
+        {"board": "\ud800"},
+    ],
+)
+def test_a_sound_checksum_over_nonsense_is_told(
+    tmp_path: Path, kit: Path, models: dict[str, Path], spoilt: dict[str, object]
+) -> None:
+    path = write(tmp_path / "results.json", spoil(invented(kit), spoilt))
+    with pytest.raises(ArtifactError, match=r"results\.json: .* of 'chain of [14]': ") as caught:
+        read_results(models, DEVICE, path, settings=FAST)
+    assert "delete that line" in caught.value.hint
+
+
+@pytest.mark.parametrize("load", [float("nan"), "\ud800"])
+def test_conditions_that_cannot_be_written_are_told(
+    tmp_path: Path, kit: Path, models: dict[str, Path], load: object
+) -> None:
+    spoilt = {"conditions": {"load_1min": load}}
+    path = write(tmp_path / "results.json", spoil(invented(kit), spoilt, kind="start"))
+    with pytest.raises(ArtifactError, match="'start'"):
+        read_results(models, DEVICE, path, settings=FAST)
+
+
+def test_results_that_an_editor_saved_with_a_mark_of_their_encoding(
+    tmp_path: Path, kit: Path, models: dict[str, Path]
+) -> None:
+    path = tmp_path / "results.json"
+    path.write_text("\n".join(invented(kit)), "utf-8-sig")
+    assert read_results(models, DEVICE, path, settings=FAST).complete
+
+
+def test_timings_without_a_start_are_told_apart_from_none(
+    tmp_path: Path, kit: Path, models: dict[str, Path]
+) -> None:
+    path = write(tmp_path / "results.json", invented(kit)[1:])
+    with pytest.raises(MeasurementError, match="no whole line of the type 'start'") as caught:
+        read_results(models, DEVICE, path, settings=FAST)
+    assert "repeat the command" in caught.value.hint
+
+
+def test_what_another_version_of_the_runtime_took_does_not_count(
+    tmp_path: Path, kit: Path, models: dict[str, Path]
+) -> None:
+    lines = invented(kit)
+    later = spoil(lines, {"runtime_version": "2.0"}, kind="start")
+    found = read_results(models, DEVICE, write(tmp_path / "r", [*lines, *later]), settings=FAST)
+    assert (found.complete, found.conditions["runtime_version"]) == (True, "2.0")
+    with pytest.raises(MeasurementError, match="no model could be timed"):
+        read_results(models, DEVICE, write(tmp_path / "r", [*lines, later[0]]), settings=FAST)
+
+
+def test_a_version_that_the_devices_file_does_not_want_is_told(
+    tmp_path: Path, models: dict[str, Path]
+) -> None:
+    pinned = replace(DEVICE, runtime_version="1.22.0")
+    write_kit(models, pinned, tmp_path / "kit.zip", back="", settings=FAST)
+    path = write(tmp_path / "results.json", invented(tmp_path / "kit.zip"))
+    with pytest.raises(DeviceError, match=r"'1\.22\.0', but .* runs onnxruntime 1\.0"):
+        read_results(models, pinned, path, settings=FAST)
+
+
+def test_the_results_say_which_models_the_kit_held(
+    tmp_path: Path, kit: Path, models: dict[str, Path]
+) -> None:
+    lines = invented(kit)
+    path = write(tmp_path / "results.json", lines)
+    assert sorted(planned(DEVICE, path, settings=FAST)) == sorted(models)
+    path = write(path, [line for line in lines if '"planned"' not in line])
+    with pytest.raises(ArtifactError, match="2 of the 2 models that were timed have no name"):
+        planned(DEVICE, path, settings=FAST)
 
 
 def test_results_of_another_job_are_refused(
@@ -170,8 +252,6 @@ def test_garbage_is_refused(tmp_path: Path, models: dict[str, Path], data: bytes
 
 
 def test_lines_that_are_nested_too_deeply(tmp_path: Path, models: dict[str, Path]) -> None:
-    import zlib
-
     text = '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"
     path = write(tmp_path / "results.json", [f"{zlib.crc32(text.encode()):08x} {text}"])
     with pytest.raises(MeasurementError, match="no agent writes"):

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from edgenas.errors import DeviceError, MeasurementError, SpecError, UsageError
-from edgenas.events import Event
+from edgenas.events import NOTICE, Event
 from edgenas.hardware import LocalTransport, held, load_device
 from edgenas.pareto import Metric
 from edgenas.profiling import agent
-from edgenas.profiling.session import LINES, QUICK, Settings, Timing, measure
+from edgenas.profiling.build import today
+from edgenas.profiling.session import LINES, QUICK, OtherVersionError, Settings, Timing, measure
 
 FAST = Settings(
     rounds=3,
@@ -71,6 +72,7 @@ def test_a_second_call_measures_nothing_and_gives_the_same(
     again = measure(models, DEVICE, workdir=tmp_path / "w", settings=FAST)
     assert again.timings == first.timings
     assert again.conditions["n_starts"] == 2
+    assert (first.reused, again.reused) == (False, True)
 
 
 def test_a_changed_file_is_measured_anew_and_it_alone(
@@ -298,3 +300,99 @@ def test_a_timing_waits_for_the_device(tmp_path: Path, oracle: Callable[..., Any
     holder.join(10)
     assert len(told) == 1
     assert found.timings["m"].confirmed
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    found = {name: tmp_path / name for name in "ab"}
+    for path in found.values():
+        path.write_text("2.0")
+    return found
+
+
+def test_another_version_of_the_runtime_is_measured_anew_and_said(
+    tmp_path: Path, files: dict[str, Path], oracle: Callable[..., Any]
+) -> None:
+    how = {"workdir": tmp_path / "w", "settings": FAST}
+    assert measure(files, DEVICE, transport=oracle(), **how).conditions["runtime_version"] == "1.0"
+    events: list[Event] = []
+    upgraded = oracle(version="2.0", slow=(1.5,))
+    for _ in range(2):
+        found = measure(files, DEVICE, transport=upgraded, report=events.append, **how)
+        assert found.conditions["runtime_version"] == "2.0"
+        assert found.latency_ms() == {"a": 3.0, "b": 3.0}
+        assert len(upgraded.measured) == 2 * FAST.rounds
+    told = [e.message for e in events if e.stage == NOTICE]
+    assert told == ["the runtime is now 2.0: all is timed anew"]
+
+
+def test_a_version_that_the_file_or_the_table_does_not_have_stops_before_any_timing(
+    tmp_path: Path, files: dict[str, Path], oracle: Callable[..., Any]
+) -> None:
+    device = oracle(version="1.23.0")
+    pinned = replace(DEVICE, runtime_version="1.22.0")
+    with pytest.raises(DeviceError, match=r"'1\.22\.0', but .* runs onnxruntime 1\.23\.0"):
+        measure(files, pinned, workdir=tmp_path / "w", settings=FAST, transport=device)
+    with pytest.raises(OtherVersionError, match=r"1\.23\.0, its table has 1\.22\.0") as caught:
+        measure(
+            files,
+            DEVICE,
+            workdir=tmp_path / "w",
+            settings=FAST,
+            transport=device,
+            table_version="1.22.0",
+        )
+    assert caught.value.exit_code == 4
+    assert not device.measured
+
+
+@pytest.mark.parametrize(("rounds", "complete"), [(3, True), (2, False)])
+def test_three_rounds_are_enough_where_time_is_given(
+    tmp_path: Path,
+    files: dict[str, Path],
+    oracle: Callable[..., Any],
+    rounds: int,
+    complete: bool,  # noqa: FBT001
+) -> None:
+    how = {"workdir": tmp_path / "w", "transport": oracle(rounds=rounds)}
+    found = measure(files, DEVICE, settings=replace(FAST, rounds=7, budget_s=60.0), **how)
+    assert found.complete is complete
+    assert found.conditions["n_rounds"] == rounds
+    assert found.conditions["grade"] == ("fair" if complete else "poor")
+    assert not measure(files, DEVICE, settings=replace(FAST, rounds=7), **how).complete
+
+
+def test_timings_keep_their_day(
+    tmp_path: Path, files: dict[str, Path], oracle: Callable[..., Any]
+) -> None:
+    how = {"workdir": tmp_path / "w", "settings": FAST, "transport": oracle()}
+    assert measure(files, DEVICE, **how).measured_on == today()
+    store = tmp_path / "w" / LINES
+    for time_s, day in ((1767225600, "2026-01-01"), (5, None), ("x", None)):
+        records = agent.decode(store.read_text("utf-8").splitlines())
+        records[0]["time_s"] = time_s
+        store.write_text("".join(agent.encode(r) + "\n" for r in records), "utf-8")
+        assert measure(files, DEVICE, **how).measured_on == day
+
+
+def test_a_device_that_says_much_but_measures_nothing_times_out(
+    tmp_path: Path, models: dict[str, Path]
+) -> None:
+    python = script(tmp_path / "python", "while :; do echo W: a warning; sleep 0.05; done\n")
+    with pytest.raises(DeviceError, match=r"no record for .* lines such as 'W: a warning'"):
+        measure(
+            models,
+            DEVICE,
+            workdir=tmp_path / "w",
+            settings=replace(FAST, idle_s=0.5),
+            transport=LocalTransport(python=python),
+        )
+
+
+def test_processors_that_are_not_there_are_told_with_the_devices_file(
+    tmp_path: Path, models: dict[str, Path]
+) -> None:
+    device = replace(DEVICE, affinity=(1023,))
+    with pytest.raises(DeviceError, match=r"processors \[1023\] are not there") as caught:
+        measure(models, device, workdir=tmp_path / "w", settings=FAST)
+    assert "affinity of the device's file" in caught.value.hint
