@@ -271,14 +271,14 @@ def measure(
         def check(version: str) -> None:
             check_version(device, version, table_version=table_version)
 
-        began = int(time())
+        begun = _starts(_session(store, job))
         with held(device.connection, report=report):
             records = drive(link, job, store, check, idle_s=settings.idle_s, report=report)
     finally:
         lock.release()
     found = collect(device, records, plan.ids, settings=settings, seed=seed)
-    starts = (i for i, r in enumerate(records) if r["type"] == "start" and _told_at(r) >= began)
-    now = next(starts, 0)
+    starts = _starts(records)
+    now = starts[len(begun) if len(starts) > len(begun) else 0]
     return replace(found, reused=all(r["type"] != "visit" for r in records[now:]))
 
 
@@ -427,6 +427,11 @@ def _drive_tool(
 
         run_on_phone(link, link.tool, job, list(records), keep, idle_s=idle_s)
     return records
+
+
+def _starts(records: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Where a run of the agent begins."""
+    return [i for i, record in enumerate(records) if record["type"] == "start"]
 
 
 def _session(store: Path, job: Mapping[str, Any]) -> list[dict[str, Any]]:
