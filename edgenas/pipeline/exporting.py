@@ -185,6 +185,7 @@ def export_candidates(
             requests.setdefault(lacking, []).append(
                 _request(run, candidate, folder, lacking, report)
             )
+    order = list(dict.fromkeys((*run.config.export.formats, *known)))
     for lacking, group in requests.items():
         certificates = export_networks(
             group,
@@ -194,7 +195,7 @@ def export_candidates(
         )
         for request, certificate in zip(group, certificates, strict=True):
             kept = done.get(request.folder)
-            joined = certificate if kept is None else _joined(kept, certificate, known)
+            joined = certificate if kept is None else _joined(kept, certificate, order)
             done[request.folder] = joined
     for _, candidate in chosen:
         _write_latency(run, candidate.architecture, folders[candidate.architecture])

@@ -15,7 +15,7 @@ from edgenas.latency import Predictor, table_for
 from edgenas.objectives import parse_objectives
 from edgenas.pareto import Candidate, Metric
 from edgenas.pipeline.config import DataConfig, RunConfig, SearchConfig, write_config
-from edgenas.pipeline.exporting import _asked
+from edgenas.pipeline.exporting import asked_targets
 from edgenas.pipeline.fleets import Chosen, accuracy_of
 from edgenas.pipeline.metrics import CheapMetrics
 from edgenas.pipeline.opening import loads_of, objectives_of
@@ -148,9 +148,9 @@ def test_a_device_is_not_asked_about_a_network_that_another_runs(devices: tuple[
     ]}  # fmt: skip
     fleet = fleet_of({"fleet": table})
     assert fleet == {devices[0]: "x", devices[1]: "y"}
-    assert _asked(run, fleet, "x") == (a, other)
-    assert _asked(run, fleet, "y") == (b, other)
-    assert _asked(run, fleet, "exported by hand") == run.targets
-    assert _asked(run, fleet_of({}), "x") == run.targets
+    assert asked_targets(run, fleet, "x") == (a, other)
+    assert asked_targets(run, fleet, "y") == (b, other)
+    assert asked_targets(run, fleet, "exported by hand") == run.targets
+    assert asked_targets(run, fleet_of({}), "x") == run.targets
     one = fleet_of({"fleet": {**table, "wanted": 1}})
-    assert _asked(run, one, "x") == run.targets
+    assert asked_targets(run, one, "x") == run.targets
