@@ -61,7 +61,7 @@ def certificate(path: Path, net: Lowering) -> Certificate:
             resize="bilinear-antialias",
             **input_quantisation(path),
         ),
-        verification=Verification(1, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0, 0.0, 0.0, 1.0),
+        verification=Verification(1, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0, 0.0, 0.0, 1.0, 1.0),
         gates=(),
     )
     return Certificate("x", path.stem, net.macs, net.params, (model,))
