@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgenas.artifacts import check_schema, parse_json, to_json
@@ -141,13 +141,19 @@ def differing_fields(one: InputContract, other: InputContract) -> str:
     told = []
     for name, value in contract_table(one).items():
         against = contract_table(other)[name]
-        if value == against or (name in ("mean", "std") and np.allclose(value, against, rtol=1e-5)):
+        if value == against or (name in ("mean", "std") and _close(value, against)):
             continue
         if name == "classes":
             told.append(f"classes {_named(value)}, not {_named(against)}")
         else:
             told.append(f"{name} {value}, not {against}")
     return "; ".join(told)
+
+
+def _close(one: Sequence[float], other: Sequence[float]) -> bool:
+    return len(one) == len(other) and all(
+        math.isclose(a, b, rel_tol=1e-5) for a, b in zip(one, other, strict=True)
+    )
 
 
 def _named(classes: tuple[str, ...]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from edgenas.pipeline.opening import Opened
     from edgenas.spaces import Architecture
 
+    Load = Callable[..., DataSet]
+    """Reads a data set as `load_data` does."""
+
 
 def verify(path: Path, *, data: str = "", report: Report = silent) -> Outcome:
     """The certificates at or below `path` again: digests, every file over the test split, targets.
@@ -46,12 +50,15 @@ def verify(path: Path, *, data: str = "", report: Report = silent) -> Outcome:
         DataError: the images are of other classes or channels than the file's.
         VerificationError: a file answers in another number of classes, or not with numbers.
     """
+    from edgenas.data import load_data
+
     found = _Found()
     folders, only = _certified_folders(path, needed=not data)
     if data:
         root = path
+        load = functools.cache(functools.partial(load_data, report=report))  # once for all folders
         for folder in folders:
-            _over_images(folder, only, data, found, report=report)
+            _over_images(folder, only, data, found, load, report=report)
     else:
         root = folders[0].resolve().parent.parent
         with also_in(root.parent.parent):  # where runs lies, devices of one's own do
@@ -62,6 +69,7 @@ def verify(path: Path, *, data: str = "", report: Report = silent) -> Outcome:
         "exports": found.rows,
         "targets": found.targets,
         "failures": found.failures,
+        "notes": found.notes,
     }
     return Outcome(root, document, tuple(found.failures), tuple(found.notes), found.exit_code)
 
@@ -178,7 +186,7 @@ def _check_network(run: Opened, arch: Architecture, certificate: Certificate) ->
 
 
 def _over_images(
-    folder: Path, only: str | None, source: str, found: _Found, *, report: Report
+    folder: Path, only: str | None, source: str, found: _Found, load: Load, *, report: Report
 ) -> None:
     """Files of a folder over the test split of `source`, wherever they lie."""
     from edgenas.export.certificate import FILE_NAME, REJECTED, recheck
@@ -189,7 +197,7 @@ def _over_images(
         path = folder / str(only)
         found.notes.append(f"{path} has no certificate: nothing to compare with")
         contract, _ = read_document(path)
-        images = _images(source, None, contract, path, report=report)
+        images = _images(source, None, contract, path, load)
         top1 = _top1(path, contract, images, report=report)
         found.rows.append(_row_of(path, None, top1, len(images.test)))
         return
@@ -204,7 +212,7 @@ def _over_images(
             continue
         check_stated(path, model)
         if data is None:
-            data = _images(source, certificate, model.input, path, report=report)
+            data = _images(source, certificate, model.input, path, load)
             if data.digest != certificate.parents.get("data"):
                 found.notes.append(
                     f"{source} is not what the files were verified on (digest {data.digest}, "
@@ -245,22 +253,18 @@ def _images(
     certificate: Certificate | None,
     contract: InputContract,
     path: Path,
-    *,
-    report: Report,
+    load: Load,
 ) -> DataSet:
     """The images of `source`, cut into splits as they were when the file was made.
 
     Raises:
         DataError: of other classes or channels than the file's.
     """
-    from edgenas.data import load_data
-
     stated = certificate.data if certificate is not None else None
-    data = load_data(
+    data = load(
         source,
         seed=stated.seed if stated else 0,
         image_size=stated.image_size if stated else None,
-        report=report,
     )
     if data.classes != contract.classes:
         raise DataError(

@@ -204,6 +204,7 @@ def test_over_other_images(model: Path, tmp_path: Path, capfd: pytest.CaptureFix
     code, document, _ = verify(path, "--data", str(tmp_path / "noise.npz"), capfd=capfd)
     assert code == 0, "there is nothing that it could be held to"
     assert document["exports"][0]["verified"] is None
+    assert "is not what the files were verified on" in document["notes"][0]
     code, _, said = verify(path, "--data", str(tmp_path / "three.npz"), capfd=capfd)
     assert code == 3
     assert "names 10 classes" in said
