@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from edgenas import networks
-from edgenas.export.certificate import Certificate
+from edgenas.export.certificate import Certificate, ExportedModel
 from edgenas.export.certified import ExportRequest, export_networks
 from edgenas.export.contract import InputContract
 from edgenas.export.formats import FORMATS
 from edgenas.export.models import torch_logits
+from edgenas.export.ready import write_ready
+from edgenas.export.verify import Gate, Verification
 from edgenas.networks import Network
 from edgenas.spaces.mobile import MobileSpace, Stage
 
@@ -169,3 +172,30 @@ def exported(_both: tuple[Exported, Exported]) -> Exported:
 def large(_both: tuple[Exported, Exported]) -> Exported:
     """A random network whose int8 constants exceed 256 KB."""
     return _both[1]
+
+
+@pytest.fixture
+def script_beside(tmp_path: Path) -> Callable[[InputContract], dict[str, Any]]:
+    """Writes what lies ready beside a float TFLite file that takes such images into `tmp_path`.
+
+    What it returns are the names that `infer.py` there defines.
+    """
+
+    def write(contract: InputContract) -> dict[str, Any]:
+        model = ExportedModel(
+            path="model.tflite",
+            format="tflite",
+            precision="fp32",
+            sha256="0" * 64,
+            size_bytes=1,
+            input=contract,
+            verification=Verification(600, 0.9, 0.9, 0.0, 0, 0, 1.0, 0, 0, 0, 3.0, 1.0),
+            gates=(Gate("fp32", "passed", "fine"),),
+        )
+        certificate = Certificate("mobile/1 r=24", "0123456789ab", 1000, 100, (model,))
+        write_ready(tmp_path, certificate, image_size=contract.shape[1])
+        names: dict[str, Any] = {"__name__": "infer"}
+        exec(compile((tmp_path / "infer.py").read_text("utf-8"), "infer.py", "exec"), names)
+        return names
+
+    return write

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from edgenas.export.certificate import Certificate, ExportedModel
 from edgenas.export.contract import InputContract
-from edgenas.export.ready import write_ready
-from edgenas.export.verify import Gate, Verification
 
 STAND_INS = Path(__file__).parent / "android"
 TOOLS = ("kotlinc", "javac", "java")
@@ -32,28 +31,14 @@ pytestmark = [
 ]
 
 
-def ready(folder: Path) -> None:
-    """The files beside a model for colour images."""
+def test_the_kotlin_file_prepares_images_as_python_does(
+    tmp_path: Path, script_beside: Callable[[InputContract], dict[str, Any]]
+) -> None:
     contract = InputContract(
         *((1, SIZE, SIZE, 3), (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)),
         *(tuple(f'cost ${i} "each"' for i in range(10)), "bilinear-antialias"),
     )
-    model = ExportedModel(
-        path="model.tflite",
-        format="tflite",
-        precision="fp32",
-        sha256="0" * 64,
-        size_bytes=1,
-        input=contract,
-        verification=Verification(600, 0.9, 0.9, 0.0, 0, 0, 1.0, 0, 0, 0, 3.0, 1.0),
-        gates=(Gate("fp32", "passed", "fine"),),
-    )
-    certificate = Certificate("mobile/1 r=24", "0123456789ab", 1000, 100, (model,))
-    write_ready(folder, certificate, image_size=SIZE)
-
-
-def test_the_kotlin_file_prepares_images_as_python_does(tmp_path: Path) -> None:
-    ready(tmp_path)
+    script = script_beside(contract)
     build = tmp_path / "build"
     java = sorted(map(str, STAND_INS.glob("*.java")))
     subprocess.run(["javac", "-d", str(build), *java], check=True)
@@ -79,9 +64,7 @@ def test_the_kotlin_file_prepares_images_as_python_does(tmp_path: Path) -> None:
     )
     assert told.stdout.splitlines() == ['cost $7 "each"'] * 2
 
-    script: dict[str, object] = {"__name__": "infer"}
-    exec(compile((tmp_path / "infer.py").read_text("utf-8"), "infer.py", "exec"), script)
-    wanted = script["prepare"](script["read"](tmp_path / "wide.png")).ravel()  # type: ignore[operator]
+    wanted = script["prepare"](script["read"](tmp_path / "wide.png")).ravel()
     got = np.frombuffer(seen["float32"].read_bytes(), "<f4")
     np.testing.assert_allclose(got, wanted, atol=1e-5)
     steps = np.clip(np.round(wanted / SCALE) + ZERO_POINT, -128, 127)
