@@ -151,7 +151,7 @@ def compare(
     n = len(labels)
     lost = int((reference_right & ~right).sum())
     won = int((right & ~reference_right).sum())
-    low, high = _paired_interval(lost, won, n)
+    low, high = paired_interval(lost, won, n)
     n_disagree = int((answers != reference).sum())
     difference = np.abs(logits - reference_logits)
     power = float(np.mean(np.square(reference_logits)))
@@ -348,7 +348,11 @@ def judged(*, met: bool, excluded: bool, n: int) -> Verdict:
     return "passed" if met and n >= MIN_IMAGES else "inconclusive"
 
 
-def _paired_interval(lost: int, won: int, n: int) -> tuple[float, float]:
+def paired_interval(lost: int, won: int, n: int) -> tuple[float, float]:
+    """The 95 % interval of (lost - won) / n, of n pairs.
+
+    Adjusted Wald: Bonett and Price 2012, Br J Math Stat Psychol 65:416.
+    """
     p, q = (lost + 1) / (n + 2), (won + 1) / (n + 2)
     half = _Z * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
     return max(-1.0, p - q - half), min(1.0, p - q + half)

@@ -21,7 +21,9 @@ from edgenas.spaces import Lowering, OpSpec
 from edgenas.supernet import Recipe, Supernet
 from edgenas.testing.fakes import tiny_space, write_tiny_run
 from tools.comparison import baselines as nets
+from tools.comparison.entrants import unpacked
 from tools.comparison.matching import Timed, compared, in_all
+from tools.comparison.measuring import baseline_entrants
 from tools.comparison.training import LEARNING_RATES, Job, Trainer
 
 ALL = nets.baselines()
@@ -74,27 +76,46 @@ def digits() -> DataSet:
 def trainer(folder: Path, data: DataSet, recipe: Recipe = RECIPE) -> Trainer:
     evaluate = SupernetEvaluator(Supernet(tiny_space()), data, n_recalibration=256)
     chosen = {"vgg-width-8": replace(ALL["vgg-width-8"], n_seeds=2)}
-    return Trainer(chosen, data, recipe, evaluate, folder / "work", folder / "results", {})
+    work, results = folder / "work", folder / "results"
+    return Trainer(chosen, data, recipe, evaluate, work, results, {}, ("onnx",), 0)
 
 
 def test_a_stopped_training_ends_as_an_undisturbed_one(digits: DataSet, tmp_path: Path) -> None:
     job = Job("vgg-width-8", 0.1, 0)
     stopped, whole = trainer(tmp_path / "a", digits), trainer(tmp_path / "b", digits)
     assert stopped.train(job, stop_after_steps=5) is None
-    assert not stopped.is_done(job)
+    assert stopped.result(job) is None
     found, other = stopped.train(job), whole.train(job)
     assert found is not None
     assert other is not None
-    assert found["weights_sha256"] == other["weights_sha256"]
+    assert found["answers"] == other["answers"]
     assert found["images_seen"] == len(digits.train) // 64 * 64
     assert found["top1"]["search"] > 0.3  # guessing: 0.1
     assert not list((tmp_path / "a" / "work" / "training").iterdir())
-    # the weights that were kept are those that were scored
-    network = whole.network(job)
-    logits = whole.evaluate.logits(network, digits.test)
-    assert float((logits.argmax(1) == digits.test.labels).double().mean()) == pytest.approx(
-        other["top1"]["test"], abs=2e-3
-    )
+    # what the file answered is kept, and is what the network was scored by
+    for split, images in (("search", digits.search), ("test", digits.test)):
+        named = unpacked(found["answers"]["onnx"])[split]
+        right = float((named == images.labels.numpy()).mean())
+        assert right == pytest.approx(found["top1"][split], abs=2e-3)
+
+
+def test_files_to_be_timed_have_the_operators_of_the_trained_ones(
+    digits: DataSet, tmp_path: Path
+) -> None:
+    pytest.importorskip("litert_torch", reason="TFLite export needs the extra tflite")
+    from edgenas.models import read_model
+
+    bench = replace(trainer(tmp_path, digits), formats=("onnx", "tflite-int8"))
+    job = Job("vgg-width-8", 0.1, 0)
+    assert bench.train(job)
+    (entrant,) = baseline_entrants(bench, [job], bench.formats, tmp_path / "timed")
+    for format_, name in (("onnx", "model.onnx"), ("tflite-int8", "model.int8.tflite")):
+        (trained,) = (tmp_path / "work" / "models").glob(f"*/{name}")
+        timed = entrant.files[format_]
+        assert timed.read_bytes() != trained.read_bytes()
+        ops = [[op for _, op in read_model(path).units] for path in (timed, trained)]
+        assert ops[0] == ops[1]
+        assert len(ops[0]) > 8
 
 
 def test_the_search_split_chooses_the_rate_and_results_of_other_settings_do_not_count(
@@ -117,7 +138,7 @@ def test_the_search_split_chooses_the_rate_and_results_of_other_settings_do_not_
     assert bench.jobs(name)[-1] == Job(name, LEARNING_RATES[1], 1)
     longer = trainer(tmp_path, digits, replace(RECIPE, epochs=2))
     assert longer.result(Job(name, LEARNING_RATES[1], 0)) is None
-    assert bench.is_done(Job(name, LEARNING_RATES[1], 0))
+    assert bench.result(Job(name, LEARNING_RATES[1], 0))
 
 
 def test_a_pruned_network_is_rebuilt_from_its_weights_and_read_back(tmp_path: Path) -> None:
@@ -125,7 +146,8 @@ def test_a_pruned_network_is_rebuilt_from_its_weights_and_read_back(tmp_path: Pa
     from edgenas.export.jobs import write_lowering
     from edgenas.supernet import save_weights
     from tools.comparison.elsewhere import RESULT, SCHEMA
-    from tools.comparison.measuring import Trained, found_elsewhere
+    from tools.comparison.entrants import Trained
+    from tools.comparison.measuring import found_elsewhere
     from tools.comparison.search_fastnas import rebuilt
 
     whole = ALL["ds-cnn"].lowering.primitive()

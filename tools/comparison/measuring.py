@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,23 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgenas.artifacts import derive_seed, digest, read_json, replacing, sha256_file
-from edgenas.data import RESIZE, DataSet, Images
-from edgenas.errors import EdgenasError, ExportError, MeasurementError, SpecError
+from edgenas.artifacts import derive_seed, digest, read_json, replacing, sha256_file, write_json
+from edgenas.data import DataSet, Images
+from edgenas.errors import EdgenasError, MeasurementError
 from edgenas.events import Event, Report, silent
-from edgenas.export.certificate import Certificate, recheck
-from edgenas.export.certified import ExportRequest, export_networks
-from edgenas.export.contract import InputContract
-from edgenas.export.jobs import convert_networks, read_lowering, write_lowering
-from edgenas.export.runners import open_model
-from edgenas.export.verify import compare
+from edgenas.export.certificate import recheck
+from edgenas.export.jobs import convert_networks, read_lowering
+from edgenas.export.verify import paired_interval
 from edgenas.hardware import DeviceProfile
 from edgenas.hardware.micro import measure_arena
 from edgenas.models import read_model
-from edgenas.networks import Network, build
+from edgenas.networks import build
 from edgenas.pipeline import FinalConfig, RunConfig
-from edgenas.pipeline.config import FORMATS, ExportConfig, SearchConfig
-from edgenas.pipeline.evaluating import calibration_images
+from edgenas.pipeline.config import ExportConfig, SearchConfig
 from edgenas.pipeline.exporting import network_images
 from edgenas.pipeline.runs import RESULT_SCHEMA
 from edgenas.profiling.session import Settings, Timing, measure
@@ -37,41 +32,22 @@ from edgenas.spaces.ops import chain
 from edgenas.supernet import load_weights
 from tools.comparison.elsewhere import RESULT
 from tools.comparison.elsewhere import SCHEMA as ELSEWHERE
+from tools.comparison.entrants import (
+    ANY_DROP,
+    Answers,
+    Entrant,
+    Trained,
+    answers,
+    packed,
+    unpacked,
+)
 from tools.comparison.matching import Timed, compared, in_all
 from tools.comparison.training import Job, Trainer
-
-FloatArray = npt.NDArray[np.float32]
 
 EDGENAS = "edgenas"
 """The family of our own networks."""
 EMPTY = "empty model"
-ANY_DROP = 1.0
-"""Of top-1 in int8: no file is rejected for it, since all of them are scored."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entrant:
-    """A network with its files, by format."""
-
-    name: str
-    family: str
-    macs: int
-    params: int
-    files: Mapping[str, Path]
-    resolution: int
-
-    @classmethod
-    def certified(cls, name: str, family: str, folder: Path, found: Certificate) -> Entrant:
-        """The network whose certificate lies in `folder`.
-
-        Raises:
-            ExportError: a file failed a gate, or could not be written.
-        """
-        if problems := found.problems():
-            raise ExportError(f"{folder}: {'; '.join(problems)}")
-        files = {model.format: folder / model.path for model in found.models}
-        _, resolution, _, _ = found.models[0].input.shape
-        return cls(name, family, found.macs, found.params, files, resolution)
+ANSWERS = "edgenas.bench-frontier-answers/1"
 
 
 def our_run(
@@ -105,26 +81,33 @@ def our_entrants(folder: Path) -> list[Entrant]:
     ]
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A network trained by somebody else than our pipeline; `weights` names them."""
+def baseline_entrants(
+    trainer: Trainer, jobs: Sequence[Job], formats: Sequence[str], folder: Path
+) -> list[Entrant]:
+    """The networks of finished jobs: answers of the trained files, and files to be timed.
 
-    name: str
-    family: str
-    network: Network
-    weights: str
-
-
-def trained_baseline(trainer: Trainer, job: Job) -> Trained:
-    """The network of a finished job.
-
-    Raises:
-        ArtifactError: its weights are missing or damaged.
+    Those have the trained ones' operators (a test compares them) and weights drawn by chance: so
+    results suffice, and the files of a training need not be kept.
     """
-    network, result = trainer.network(job), trainer.result(job)
-    assert result is not None  # noqa: S101  # its weights were just read
-    family = trainer.networks[job.network].family
-    return Trained(job.network, family, network, result["weights_sha256"][:12])
+    lowerings = {job.network: trainer.networks[job.network].lowering for job in jobs}
+    files = {f: convert_networks(lowerings, format=f, folder=folder) for f in formats}
+    entrants = []
+    for job in jobs:
+        result, lowering = trainer.result(job), lowerings[job.network]
+        assert result is not None  # noqa: S101  # finished jobs have one
+        entrants.append(
+            Entrant(
+                job.network,
+                trainer.networks[job.network].family,
+                lowering.macs,
+                lowering.params,
+                {f: files[f][job.network] for f in formats},
+                lowering.in_chw[1],
+                result["size_bytes"],
+                {f: unpacked(result["answers"][f]) for f in formats},
+            )
+        )
+    return entrants
 
 
 def found_elsewhere(folder: Path, size: int) -> Trained | Entrant:
@@ -137,57 +120,12 @@ def found_elsewhere(folder: Path, size: int) -> Trained | Entrant:
     if "lowering" not in result:
         files = {"tflite": folder / "model.tflite", "tflite-int8": folder / "model.int8.tflite"}
         macs = read_model(files["tflite"]).macs
-        return Entrant(result["name"], result["family"], macs, result["params"], files, size)
+        sizes = {f: path.stat().st_size for f, path in files.items()}
+        return Entrant(result["name"], result["family"], macs, result["params"], files, size, sizes)
     network = build(read_lowering(result["lowering"]), norm=False)
     sha256 = result["weights_sha256"]
     network = load_weights(folder / "weights.safetensors", network, sha256=sha256)
     return Trained(result["name"], result["family"], network, sha256[:12])
-
-
-def export_trained(
-    networks: Sequence[Trained], data: DataSet, folder: Path, *, seed: int, report: Report = silent
-) -> list[Entrant]:
-    """The networks as verified files; those that are there are kept."""
-    requests, places = [], {}
-    sample = calibration_images(data, seed)
-    prepared = functools.cache(functools.partial(network_images, data))
-    for one in networks:
-        network = one.network
-        places[one.name] = place = folder / one.name.replace(" ", "-").replace("%", "")
-        parents = {"data": data.digest, "weights": one.weights}
-        if _is_exported(place, parents):
-            continue
-        size = network.lowering.in_chw[1]
-        calibration, _ = prepared(sample, size)
-        images, labels = prepared(data.test, size)
-        requests.append(
-            ExportRequest(
-                network=network,
-                folder=place,
-                architecture=one.name,
-                digest=digest(write_lowering(network.lowering)),
-                contract=InputContract(
-                    (1, size, size, data.channels), data.mean, data.std, data.classes, RESIZE
-                ),
-                calibration=calibration,
-                images=images,
-                labels=labels,
-                parents=parents,
-                weights="trained alone",
-            )
-        )
-    export_networks(requests, formats=FORMATS, max_top1_drop=ANY_DROP, report=report)
-    return [
-        Entrant.certified(one.name, one.family, places[one.name], recheck(places[one.name]))
-        for one in networks
-    ]
-
-
-def _is_exported(folder: Path, parents: Mapping[str, str]) -> bool:
-    try:
-        return dict(recheck(folder).parents) == dict(parents)
-    except SpecError:  # not there, or damaged
-        return False
 
 
 @dataclass(frozen=True)
@@ -263,7 +201,7 @@ class Contest:
             "family": entrant.family,
             "macs": entrant.macs,
             "params": entrant.params,
-            "size_bytes": {f: path.stat().st_size for f, path in entrant.files.items()},
+            "size_bytes": dict(entrant.size_bytes),
             **arena,
             "runtimes": {
                 name: {
@@ -308,40 +246,33 @@ class Contest:
         return sessions
 
     def _top1(self, entrant: Entrant, device: DeviceProfile, split: str) -> float:
-        answers = self._answers(entrant, device)[split]
-        return float((answers.argmax(1) == self._split(split).labels.numpy()).mean())
+        return float(self._right(entrant, device, split).mean())
 
     def _gain(self, first: str, second: str, device: DeviceProfile) -> dict[str, float]:
         """Top-1 of the first less that of the second on the test split; paired 95 % interval."""
         by_name = {entrant.name: entrant for entrant in self.entrants}
-        a, b = by_name[first], by_name[second]
-        found = compare(
-            self._answers(a, device)["test"],
-            reference_logits=self._answers(b, device)["test"],
-            labels=self._split("test").labels.numpy(),
-        )
-        return {
-            "top1": -found.top1_drop,
-            "low": -found.drop_high,
-            "high": -found.drop_low,
-        }
+        a, b = (self._right(by_name[name], device, "test") for name in (first, second))
+        won, lost = int((a & ~b).sum()), int((b & ~a).sum())
+        low, high = paired_interval(won, lost, len(a))
+        return {"top1": (won - lost) / len(a), "low": low, "high": high}
 
-    def _answers(self, entrant: Entrant, device: DeviceProfile) -> dict[str, FloatArray]:
-        """Logits (n, classes) of the network's file in its runtime, by split; computed once."""
+    def _right(self, entrant: Entrant, device: DeviceProfile, split: str) -> npt.NDArray[np.bool_]:
+        """Of each image of the split, whether the network's file names it rightly."""
+        right = self._answers(entrant, device)[split] == self._split(split).labels.numpy()
+        return np.asarray(right)
+
+    def _answers(self, entrant: Entrant, device: DeviceProfile) -> Answers:
+        """What the network's file names in its runtime; asked once."""
+        if device.format in entrant.answers:
+            return entrant.answers[device.format]
         path = entrant.files[device.format]
-        kept = self.work / "answers" / f"{sha256_file(path)[:12]}-{self.data.digest}.npz"
+        kept = self.work / "answers" / f"{sha256_file(path)[:12]}-{self.data.digest}.json"
         if kept.is_file():
-            with np.load(kept) as found:
-                return {split: found[split] for split in ("search", "test")}
+            return unpacked(read_json(kept, schema=ANSWERS))
         self.report(Event("score", message=f"{entrant.name} on {device.name}"))
-        model = open_model(path)
-        answers = {}
-        for split in ("search", "test"):
-            images, _ = network_images(self.data, self._split(split), entrant.resolution)
-            answers[split] = model.run(images)
-        with replacing(kept) as temporary, temporary.open("wb") as file:
-            np.savez(file, **answers)
-        return answers
+        found = answers(path, self.data, entrant.resolution)
+        write_json(kept, {"schema": ANSWERS, **packed(found)})
+        return found
 
     def _split(self, name: str) -> Images:
         return self.data.search if name == "search" else self.data.test

@@ -30,9 +30,9 @@ from edgenas.pipeline.training import read_data
 from edgenas.spaces import Lowering, Node, OpSpec
 from edgenas.supernet import Recipe, recalibrate, save_weights
 from edgenas.supernet.training import Training
+from tools.comparison.alone import Alone
 from tools.comparison.baselines import baselines
 from tools.comparison.elsewhere import RESULT, SCHEMA
-from tools.comparison.training import Alone
 
 DIVISOR = 8
 """Of channel numbers; its default of 32 leaves nothing to choose in networks as small as these."""

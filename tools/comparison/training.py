@@ -1,7 +1,8 @@
 """Baselines trained alone: by the supernet's recipe, for as many images as edgenas's networks see.
 
-A training that was stopped goes on; a finished one is a file in the folder of results, and its
-weights lie in the work folder. A result counts as long as data, recipe and network are the same.
+A training that was stopped goes on. A finished one is exported and verified, and is a file in the
+folder of results, with all that is asked of it later: what its files answer, and their sizes. A
+result counts as long as data, recipe and network are the same.
 """
 
 from __future__ import annotations
@@ -15,19 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from edgenas.artifacts import derive_seed, digest, read_json, write_json
-from edgenas.data import DataSet, prepare
+from edgenas.data import DataSet
 from edgenas.evaluation import SupernetEvaluator, top1
 from edgenas.events import Report, silent
 from edgenas.export.jobs import write_lowering
 from edgenas.networks import Network, build, fold
-from edgenas.supernet import Recipe, load_weights, save_weights
-from edgenas.supernet.training import HardLoss, Training
+from edgenas.supernet import Recipe
+from edgenas.supernet.training import Training
+from tools.comparison.alone import Alone
 from tools.comparison.baselines import Baseline
+from tools.comparison.entrants import Trained, answers, export_trained, packed
 
-SCHEMA = "edgenas.bench-frontier-training/1"
+SCHEMA = "edgenas.bench-frontier-training/2"
 LEARNING_RATES = (0.1, 0.25)
 """Peaks that each baseline is trained with; the search split says which one counts."""
 
@@ -59,6 +61,10 @@ class Trainer:
     results: Path
     about: Mapping[str, object]
     """What every result names: versions, machine."""
+    formats: tuple[str, ...]
+    """Of the files whose answers are kept."""
+    seed: int
+    """Of the images that calibrate int8 files."""
 
     def jobs(self, name: str) -> list[Job]:
         """The network's trainings: all rates, then further seeds with the better one.
@@ -83,10 +89,6 @@ class Trainer:
         found = read_json(path, schema=SCHEMA)
         return found if found["settings"] == self._settings(job) else None
 
-    def is_done(self, job: Job) -> bool:
-        """Whether there is nothing to train: the result is there, and its weights."""
-        return self.result(job) is not None and self._weights_path(job).is_file()
-
     def train(
         self, job: Job, *, stop_after_steps: int | None = None, report: Report = silent
     ) -> dict[str, Any] | None:
@@ -95,8 +97,8 @@ class Trainer:
         Raises:
             SpecError, ResourceError, Interrupted: see `edgenas.supernet.train`.
         """
-        if self.is_done(job):
-            return self.result(job)
+        if done := self.result(job):
+            return done
         folder = self.work / "training" / f"{job.name}-{digest(self._settings(job))}"
         training = self._training(job, folder, report)
         log = training(resume=True, stop_after_steps=stop_after_steps)
@@ -111,6 +113,13 @@ class Trainer:
             for name, images in splits.items()
         }
         baseline = self.networks[job.network]
+        weights = digest([job.name, self._settings(job)])
+        (entrant,) = export_trained(
+            [Trained(job.name, baseline.family, fold(network), weights)],
+            self.data,
+            self.work / "models",
+            seed=self.seed,
+        )
         result = {
             "schema": SCHEMA,
             "network": job.network,
@@ -124,24 +133,17 @@ class Trainer:
             "n": {name: len(images) for name, images in splits.items()},
             "images_seen": training.n_steps * self.recipe.batch,
             "log": log,
-            "weights_sha256": save_weights(self._weights_path(job), fold(network)),
+            "size_bytes": dict(entrant.size_bytes),
+            "answers": {
+                f: packed(answers(entrant.files[f], self.data, entrant.resolution))
+                for f in self.formats
+            },
             "settings": self._settings(job),
             **self.about,
         }
         write_json(self._result_path(job), result)
         shutil.rmtree(folder)
         return result
-
-    def network(self, job: Job) -> Network:
-        """The trained network, BatchNorm folded.
-
-        Raises:
-            ArtifactError: its weights are missing or damaged.
-        """
-        result = self.result(job)
-        network = build(self.networks[job.network].lowering, norm=False)
-        sha256 = "" if result is None else result["weights_sha256"]
-        return load_weights(self._weights_path(job), network, sha256=sha256)
 
     def cpu_minutes(self, name: str) -> float:
         """What one training of the network takes, by a few steps timed now."""
@@ -176,31 +178,3 @@ class Trainer:
 
     def _result_path(self, job: Job) -> Path:
         return self.results / f"{job.name}.json"
-
-    def _weights_path(self, job: Job) -> Path:
-        return self.work / "weights" / f"{job.name}.safetensors"
-
-
-class Alone:
-    """A network that learns from the labels alone."""
-
-    def __init__(self, network: Network, data: DataSet, recipe: Recipe) -> None:
-        self.module = network
-        self.fingerprint = {"network": digest(write_lowering(network.lowering))}
-        self._data, self._hard_loss = data, HardLoss(network, data, recipe)
-
-    def accumulate(self, pixels: Tensor, labels: Tensor, *, step: int, parts: int) -> float:
-        """See `edgenas.supernet.training.Learner`."""
-        images = prepare(
-            pixels,
-            resolution=self.module.lowering.in_chw[1],
-            mean=self._data.mean,
-            std=self._data.std,
-        )
-        loss = self._hard_loss(self.module(images), labels)
-        (loss / parts).backward()
-        return float(loss.detach())
-
-    def work(self, steps: range) -> float:
-        """See `Learner`: all steps are alike."""
-        return len(steps)
