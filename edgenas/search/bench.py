@@ -271,9 +271,10 @@ def run_bench(
     """Every strategy with every seed, up to the largest budget, read off at each budget (trials).
 
     Costly metrics are shared between the runs, so an architecture is evaluated once; its time is
-    counted in every run that asks for it. Times are CPU time of this process: with one thread what
-    an idle machine takes, whatever else this one does. Finished runs are kept in the folder `work`,
-    and read from there, so that a comparison that was killed goes on.
+    counted in every run that asks for it. Times are CPU time of this process: waiting
+    for other programs does not change it, sharing caches and arithmetic units with them does.
+    Finished runs are kept in the folder `work`, and read from there, so that a comparison that was
+    killed goes on.
 
     Raises:
         UsageError: no strategy, budget or seed, or one twice.

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,13 +18,14 @@ import torch
 from edgenas.data import DataSet, load_data
 from edgenas.evaluation import SupernetEvaluator
 from edgenas.networks import build, fold
+from edgenas.profiling import QUICK
 from edgenas.spaces import Lowering, OpSpec
 from edgenas.supernet import Recipe, Supernet
 from edgenas.testing.fakes import tiny_space, write_tiny_run
 from tools.comparison import baselines as nets
 from tools.comparison.entrants import unpacked
 from tools.comparison.matching import Timed, compared, in_all
-from tools.comparison.measuring import baseline_entrants
+from tools.comparison.measuring import Contest, baseline_entrants
 from tools.comparison.training import LEARNING_RATES, Job, Trainer
 
 ALL = nets.baselines()
@@ -116,6 +118,12 @@ def test_files_to_be_timed_have_the_operators_of_the_trained_ones(
         ops = [[op for _, op in read_model(path).units] for path in (timed, trained)]
         assert ops[0] == ops[1]
         assert len(ops[0]) > 8
+        asked = replace(entrant, files={format_: trained}, answers={})
+        device = SimpleNamespace(name=format_, format=format_)
+        for _ in range(2):  # computed, then read
+            found = Contest([], [], digits, tmp_path, QUICK, 1, 0)._answers(asked, device)
+            for split in ("search", "test"):
+                assert found[split].tolist() == entrant.answers[format_][split].tolist()
 
 
 def test_the_search_split_chooses_the_rate_and_results_of_other_settings_do_not_count(

@@ -268,10 +268,10 @@ class Contest:
         path = entrant.files[device.format]
         kept = self.work / "answers" / f"{sha256_file(path)[:12]}-{self.data.digest}.json"
         if kept.is_file():
-            return unpacked(read_json(kept, schema=ANSWERS))
+            return unpacked(read_json(kept, schema=ANSWERS)["answers"])
         self.report(Event("score", message=f"{entrant.name} on {device.name}"))
         found = answers(path, self.data, entrant.resolution)
-        write_json(kept, {"schema": ANSWERS, **packed(found)})
+        write_json(kept, {"schema": ANSWERS, "answers": packed(found)})
         return found
 
     def _split(self, name: str) -> Images:

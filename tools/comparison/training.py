@@ -23,7 +23,7 @@ from edgenas.evaluation import SupernetEvaluator, top1
 from edgenas.events import Report, silent
 from edgenas.export.jobs import write_lowering
 from edgenas.networks import Network, build, fold
-from edgenas.supernet import Recipe
+from edgenas.supernet import Recipe, save_weights
 from edgenas.supernet.training import Training
 from tools.comparison.alone import Alone
 from tools.comparison.baselines import Baseline
@@ -113,9 +113,10 @@ class Trainer:
             for name, images in splits.items()
         }
         baseline = self.networks[job.network]
-        weights = digest([job.name, self._settings(job)])
+        folded = fold(network)
+        sha256 = save_weights(folder / "weights.safetensors", folded)
         (entrant,) = export_trained(
-            [Trained(job.name, baseline.family, fold(network), weights)],
+            [Trained(job.name, baseline.family, folded, sha256[:12])],
             self.data,
             self.work / "models",
             seed=self.seed,
@@ -133,6 +134,7 @@ class Trainer:
             "n": {name: len(images) for name, images in splits.items()},
             "images_seen": training.n_steps * self.recipe.batch,
             "log": log,
+            "weights_sha256": sha256,
             "size_bytes": dict(entrant.size_bytes),
             "answers": {
                 f: packed(answers(entrant.files[f], self.data, entrant.resolution))
