@@ -61,7 +61,10 @@ def search(
         typer.Option(help="CSV of evaluated architectures; default: a run's supernet, --run."),
     ] = None,
     architecture: Annotated[
-        str, typer.Option(help="Columns that make up an architecture, with commas.")
+        str,
+        typer.Option(
+            help="Columns that make up an architecture, with commas; `block*` is a pattern."
+        ),
     ] = "",
     accuracy: Annotated[str, typer.Option(help="Column to be maximised.")] = "",
     latency: Annotated[str, typer.Option(help="Column to be minimised.")] = "",

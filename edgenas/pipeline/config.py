@@ -117,7 +117,7 @@ class SearchConfig:
     begin_with: tuple[str, ...] = ()
     """Architectures (their lines) that are evaluated before the first trial, bounds permitting."""
     gradient_steps: int = 8
-    """Of the strategy `gradient`: gradients a proposal."""
+    """Of the strategy `gradient`: gradients a lesson; it takes twelve at most."""
     gradient_partial_channels: float = 1.0
     """Of the strategy `gradient`: share of hidden channels that an expansion is judged by."""
     gradient_progressive_depth: bool = False

@@ -1,19 +1,22 @@
 """Differentiable search: architecture parameters learned on the supernet for a target of a cost.
 
 Every proposal aims at one value of a cheap metric (the bound where there is one, else a point of
-the range, so that trials spread over the front). Each gene has a categorical distribution. A step
-draws an architecture, asks the supernet for the gradient of its loss by every choice
-(straight-through, as ProxylessNAS, arXiv:1812.00332, and FBNetV2 do), and the table for what every
-choice would do to the logarithm of the cost: for one gene after the other that is exact, and over
-draws it is the gradient of the expected cost. Their sum, the cost times a multiplier that rises
-while the cost is above the target, moves the distributions. The weights of the supernet stay.
+the range, so that trials spread over the front). For the first `LESSONS` aims it learns: each gene
+has a categorical distribution, and a step draws an architecture, asks the supernet for the gradient
+of its loss by every choice (straight-through, as ProxylessNAS, arXiv:1812.00332, and FBNetV2 do),
+and the table for what every choice would do to the logarithm of the cost: for one gene after the
+other that is exact, and over draws it is the gradient of the expected cost. Their sum, the cost
+times a multiplier that rises while the cost is above the target, moves the distributions. The
+weights of the supernet stay. A lesson begins with what the nearest one before it found.
 
-The most probable architecture is then moved, one choice at a time, to between 95 % and 100 % of
-the target, by what a choice was seen to do to the loss for its share of the cost. That is also the
-guard against collapse: a network that saved blocks without need grows until the target is used up.
+Later proposals, each with an aim of its own, use the lesson that lies nearest, so that the time
+the gradients take does not grow with the trials. It is counted as the strategy's own. Lessons
+depend on the problem and the seed alone: a process that resumes a study learns them anew.
 
-The distributions start from the nearest trial so far, so later proposals refine earlier ones. The
-gradients take most of the time of a trial, and it is counted as the strategy's own.
+The most probable architecture, or one that is drawn near the best trial, is then moved, one choice
+at a time, to between 95 % and 100 % of the target, by what a choice was seen to do to the loss for
+its share of the cost. That is also the guard against collapse: a network that saved blocks without
+need grows until the target is used up.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from edgenas.artifacts import derive_seed
 from edgenas.errors import SpecError
 from edgenas.search.moves import Params, untried
 from edgenas.search.problem import Gradients, History, Problem, Trial
@@ -36,11 +40,17 @@ Values = npt.NDArray[np.float64]
 
 TOLERANCE = 0.05
 """How far below its target a proposal's cost may lie."""
+LESSONS = 12
+"""Aims that are learned for."""
 NEAR = 0.1
 """Logarithm of the cost up to which a trial is near a target."""
 RATE = 1.0
 START = 2.0
-"""Logit of the nearest trial's choices at the start."""
+"""Logit that the choices of a known architecture begin with."""
+TAUGHT = 0.1
+"""Share of a lesson's logits that draws near a trial are led by."""
+KEPT = 0.5
+"""Of what a lesson saw choices do to loss and cost, the share that the next one begins with."""
 DUAL_RATE = 0.5
 """By how much a cost one logarithm too high multiplies the price of cost, in each step."""
 
@@ -59,11 +69,12 @@ def propose(problem: Problem, history: History, rng: random.Random) -> Mapping[s
     Raises:
         SpecError: nothing gives gradients.
     """
-    gradients = check_gradients(problem.gradients)
-    learned = _Learned(problem, gradients, next_aim(problem, len(history)), rng)
-    learned.start(problem.evaluated(history))
-    learned.run()
-    offers = learned.offers()
+    check_gradients(problem.gradients)
+    i, known = len(history), problem.evaluated(history)
+    aim = next_aim(problem, i)
+    nearest = _nearest(problem, aim, min(i + 1, LESSONS)) or 0
+    made = _Offers(_Costs(problem, aim), _lesson(problem, nearest), rng)
+    offers = made.later(known) if i >= LESSONS and known else made.first()
     return untried(problem, history, lambda: next(offers), rng)
 
 
@@ -103,130 +114,201 @@ def next_aim(problem: Problem, i: int) -> Aim | None:
     return Aim(axis.name, low ** (1 - share) * high**share)
 
 
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """A choice changed: all genes, the distance from the target, what it does to loss and cost."""
+@dataclass(slots=True)
+class _Lesson:
+    """What gradients taught for one aim; arrays are by gene, with an entry a value."""
 
-    params: Params
-    away: float
-    harm: float
-    share: float
-    """Of the cost, as a logarithm, whatever its sign."""
+    logits: dict[str, Values]
+    """Of the distributions."""
+    harms: dict[str, Values]
+    """What each value did to the loss, summed over the steps; differences count."""
+    costs: dict[str, Values]
+    """What each value did to the logarithm of the cost, summed likewise."""
 
-
-class _Learned:
-    """The distributions of one proposal."""
-
-    def __init__(
-        self, problem: Problem, gradients: Gradients, aim: Aim | None, rng: random.Random
-    ) -> None:
-        self._problem = problem
-        self._gradients = gradients
-        self._aim = aim
-        self._rng = rng
-        self._logits = {gene: np.zeros(len(v)) for gene, v in problem.space.genes.items()}
-        self._slopes = {gene: np.zeros(len(v)) for gene, v in problem.space.genes.items()}
-        """Of the loss, summed over the steps."""
-
-    def start(self, known: Sequence[Trial]) -> None:
-        """From the best of the trials whose cost is near the target, or else nearest to it."""
-        if not known or self._aim is None:
-            return
-        metric, target = self._aim.metric, self._aim.target
-        ranked = sorted(known, key=lambda t: abs(math.log(t.metrics[metric] / target)))
-        near = [t for t in ranked if abs(math.log(t.metrics[metric] / target)) < NEAR]
-        free = self._problem.cheap(ranked[0].architecture)
-        costly = [o for o in self._problem.objectives if o.direction and o.name not in free]
-        best = min(near or ranked[:5], key=lambda t: [o.loss(t.metrics) for o in costly[:1]])
-        for gene, value in best.params.items():
-            self._logits[gene][self._values(gene).index(value)] = START
-
-    def run(self) -> None:
-        """Makes the steps."""
-        price: float | None = None
-        for step in range(self._gradients.steps):
-            open_ = (step + 1) / self._gradients.steps if self._gradients.progressive_depth else 1.0
-            params = self._drawn(open_)
-            slopes = self._gradients.of(params, self._rng.getrandbits(32))
-            costs = self._costs(params)
-            gains = {
-                gene: np.array([slopes[gene][v] for v in self._values(gene)]) for gene in costs
-            }
-            if price is None:
-                price = self._first_price(params, gains)
-            moves = {}
-            for gene, cost in costs.items():
-                self._slopes[gene] += gains[gene] - gains[gene].mean()
-                p = _softmax(self._logits[gene])
-                change = gains[gene] + price * cost
-                moves[gene] = p * (change - p @ change)
-            scale = max(float(np.sqrt(np.mean(np.concatenate(list(moves.values())) ** 2))), 1e-12)
-            for gene, move in moves.items():
-                self._logits[gene] -= RATE * move / scale
-            if self._aim is not None:
-                price *= (self._cost(params) / self._aim.target) ** DUAL_RATE
-
-    def offers(self) -> Iterator[Params]:
-        """The most probable architecture, then drawn ones, ever freer; each at the target."""
-        best = {g: self._values(g)[int(np.argmax(x))] for g, x in self._logits.items()}
-        yield self._at_target(best)
-        for i in itertools.count(1):
-            yield self._at_target(self._drawn(1.0, temperature=1 + i / 4))
-
-    def _values(self, gene: str) -> Sequence[Choice]:
-        return self._problem.space.genes[gene]
-
-    def _drawn(self, open_: float, *, temperature: float = 1.0) -> Params:
-        """Genes drawn from the distributions; of a depth only the share `open_` of its values."""
-        params = {}
-        for gene, logits in self._logits.items():
-            values = self._values(gene)
-            if gene.endswith("depth"):
-                values = values[: max(1, math.ceil(open_ * len(values)))]
-            weights = list(_softmax(logits[: len(values)] / temperature))
-            params[gene] = self._rng.choices(values, weights=weights)[0]
-        return params
-
-    def _cost(self, params: Params) -> float:
-        if self._aim is None:
-            return 1.0
-        return self._problem.cheap(self._problem.space.architecture(params))[self._aim.metric]
-
-    def _costs(self, params: Params) -> dict[str, Values]:
-        """By gene the logarithm of the cost with each of its values in place of its own."""
-        return {
-            gene: np.log([self._cost({**params, gene: value}) for value in self._values(gene)])
-            for gene in params
-        }
-
-    def _first_price(self, params: Params, gains: Mapping[str, Values]) -> float:
-        """What a logarithm of cost buys of the loss, on the way from here to the largest values."""
-        gain = sum(
-            max(0.0, g[self._values(gene).index(params[gene])] - g[-1]) for gene, g in gains.items()
+    def next(self) -> _Lesson:
+        """One that has not begun, but knows what this one found."""
+        return _Lesson(
+            {gene: START * (x == x.max()) for gene, x in self.logits.items()},
+            {gene: KEPT * x for gene, x in self.harms.items()},
+            {gene: KEPT * x for gene, x in self.costs.items()},
         )
-        rise = math.log(self._cost({g: self._values(g)[-1] for g in params}) / self._cost(params))
-        return float(gain / rise) if rise > 0.05 else float(gain)
 
-    def _at_target(self, params: Params) -> Params:
+
+def _lesson(problem: Problem, k: int) -> _Lesson:
+    """Lesson `k`; it and those it begins with are learned once."""
+    if ("lesson", k) not in problem.memory:
+        before = _nearest(problem, next_aim(problem, k), k)
+        if before is None:
+            nothing = {gene: np.zeros(len(v)) for gene, v in problem.space.genes.items()}
+            begun = _Lesson(dict(nothing), dict(nothing), dict(nothing))
+        else:
+            begun = _lesson(problem, before).next()
+        _learn(begun, problem, k)
+        problem.memory["lesson", k] = begun
+    found: _Lesson = problem.memory["lesson", k]
+    return found
+
+
+def _nearest(problem: Problem, aim: Aim | None, n: int) -> int | None:
+    """Of the first `n` lessons that whose target is nearest to that of `aim`, the last such."""
+    if aim is None:
+        return n - 1 if n else None
+    aims = ((k, next_aim(problem, k)) for k in range(n))
+    near = [
+        (abs(math.log(a.target / aim.target)), -k)
+        for k, a in aims
+        if a is not None and a.metric == aim.metric
+    ]
+    return -min(near)[1] if near else None
+
+
+def _learn(lesson: _Lesson, problem: Problem, k: int) -> None:
+    """Makes the steps of lesson `k`."""
+    genes, gradients = problem.space.genes, check_gradients(problem.gradients)
+    rng = random.Random(derive_seed(gradients.seed, "lesson", k))
+    at = _Costs(problem, next_aim(problem, k))
+    price: float | None = None
+    for step in range(gradients.steps):
+        open_ = (step + 1) / gradients.steps if gradients.progressive_depth else 1.0
+        params = _drawn(genes, lesson.logits, rng, open_=open_)
+        slopes = gradients.of(params, rng.getrandbits(32))
+        harms = {
+            gene: np.array([slopes[gene][v] for v in values]) for gene, values in genes.items()
+        }
+        costs = {
+            gene: np.log([at.cost({**params, gene: v}) for v in genes[gene]]) for gene in genes
+        }
+        if price is None:
+            price = _first_price(genes, params, harms, at)
+        moves = {}
+        for gene in genes:
+            lesson.harms[gene] = lesson.harms[gene] + harms[gene] - harms[gene].mean()
+            lesson.costs[gene] = lesson.costs[gene] + costs[gene] - costs[gene].mean()
+            p = _softmax(lesson.logits[gene])
+            change = harms[gene] + price * costs[gene]
+            moves[gene] = p * (change - p @ change)
+        scale = max(float(np.sqrt(np.mean(np.concatenate(list(moves.values())) ** 2))), 1e-12)
+        for gene, move in moves.items():
+            lesson.logits[gene] = lesson.logits[gene] - RATE * move / scale
+        if at.aim is not None:
+            price *= (at.cost(params) / at.aim.target) ** DUAL_RATE
+
+
+def _first_price(
+    genes: Mapping[str, Sequence[Choice]],
+    params: Params,
+    harms: Mapping[str, Values],
+    at: _Costs,
+) -> float:
+    """What a logarithm of cost buys of the loss, on the way from here to the largest values."""
+    gain = sum(max(0.0, harms[g][v.index(params[g])] - harms[g][-1]) for g, v in genes.items())
+    rise = math.log(at.cost({g: v[-1] for g, v in genes.items()}) / at.cost(params))
+    return float(gain / rise) if rise > 0.05 else float(gain)
+
+
+def _drawn(
+    genes: Mapping[str, Sequence[Choice]],
+    logits: Mapping[str, Values],
+    rng: random.Random,
+    *,
+    open_: float = 1.0,
+    temperature: float = 1.0,
+) -> Params:
+    """Genes drawn from the distributions; of a depth only the share `open_` of its values."""
+    params = {}
+    for gene, values in genes.items():
+        if gene.endswith("depth"):
+            values = values[: max(1, math.ceil(open_ * len(values)))]
+        weights = list(_softmax(logits[gene][: len(values)] / temperature))
+        params[gene] = rng.choices(values, weights=weights)[0]
+    return params
+
+
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """The cheap metric that an aim names; 1 without an aim."""
+
+    problem: Problem
+    aim: Aim | None
+
+    def cost(self, params: Params) -> float:
+        """Of the architecture with these genes."""
+        if self.aim is None:
+            return 1.0
+        return self.problem.cheap(self.problem.space.architecture(params))[self.aim.metric]
+
+    def above(self, params: Params) -> bool:
+        """Whether it exceeds the target."""
+        return self.aim is not None and self.cost(params) > self.aim.target
+
+    def away(self, params: Params) -> float:
+        """How far it is from the middle of the window, as a logarithm; 0 inside."""
+        if self.aim is None:
+            return 0.0
+        share = self.cost(params) / self.aim.target
+        return 0.0 if 1 - TOLERANCE <= share <= 1 else abs(math.log(share / (1 - TOLERANCE / 2)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Offers:
+    """The proposals for one aim, by what a lesson taught."""
+
+    at: _Costs
+    lesson: _Lesson
+    rng: random.Random
+
+    @property
+    def genes(self) -> Mapping[str, Sequence[Choice]]:
+        """Of the space."""
+        return self.at.problem.space.genes
+
+    def first(self) -> Iterator[Params]:
+        """The most probable architecture, then drawn ones, ever freer; each at the target."""
+        logits = self.lesson.logits
+        yield self.at_target({g: v[int(np.argmax(logits[g]))] for g, v in self.genes.items()})
+        for i in itertools.count(1):
+            yield self.at_target(_drawn(self.genes, logits, self.rng, temperature=1 + i / 4))
+
+    def later(self, known: Sequence[Trial]) -> Iterator[Params]:
+        """Drawn near the best of the trials near the target, ever freer; each at the target."""
+        best = self.best(known)
+        logits = {
+            gene: TAUGHT * x + START * np.array([v == best.params[gene] for v in self.genes[gene]])
+            for gene, x in self.lesson.logits.items()
+        }
+        for i in itertools.count():
+            yield self.at_target(_drawn(self.genes, logits, self.rng, temperature=1 + i / 4))
+
+    def best(self, known: Sequence[Trial]) -> Trial:
+        """Of the trials whose cost is near the target, or else of the five that are nearest."""
+        problem, aim = self.at.problem, self.at.aim
+        free = problem.cheap(known[0].architecture)
+        costly = [o for o in problem.objectives if o.direction and o.name not in free]
+
+        def distance(trial: Trial) -> float:
+            return 0.0 if aim is None else abs(math.log(trial.metrics[aim.metric] / aim.target))
+
+        ranked = sorted(known, key=distance)
+        near = [t for t in ranked if distance(t) < NEAR]
+        return min(near or ranked[:5], key=lambda t: [o.loss(t.metrics) for o in costly[:1]])
+
+    def at_target(self, params: Params) -> Params:
         """`params` with single choices changed until the cost lies in the window below the target.
 
-        Each change is, of those that lead nearer, the one that harms the loss least, or helps it
-        most, for its share of the cost.
+        Of the changes that lead nearer, first those that harmed the loss least, or helped it most,
+        for their share of the cost.
         """
-        if self._aim is None:
-            return params
         reached = self._nearer(params, crossing=True)
-        if self._away(reached) == 0:
+        if self.at.away(reached) == 0:
             return reached
         # Stuck: from the other side of the target, by each change that crosses it.
-        crossing = [
-            c for c in self._changes(reached) if self._above(c.params) != self._above(reached)
-        ]
-        for change in sorted(crossing, key=lambda c: c.harm / c.share):
-            found = self._nearer(change.params, crossing=False)
-            reached = min(reached, found, key=self._away)
-            if self._away(reached) == 0:
-                break
+        above = self.at.above(reached)
+        for changed in self._changes(reached):
+            if self.at.above(changed) != above:
+                found = self._nearer(changed, crossing=False)
+                reached = min(reached, found, key=self.at.away)
+                if self.at.away(reached) == 0:
+                    break
         return reached
 
     def _nearer(self, params: Params, *, crossing: bool) -> Params:
@@ -234,41 +316,35 @@ class _Learned:
 
         Unless `crossing`, to the window or on the same side of it.
         """
-        while (away := self._away(params)) > 0:
-            nearer = [
-                change
-                for change in self._changes(params)
-                if change.away < away
-                and (
-                    crossing
-                    or change.away == 0
-                    or self._above(change.params) == self._above(params)
-                )
-            ]
-            if not nearer:
+        while (away := self.at.away(params)) > 0:
+            for changed in self._changes(params):
+                now = self.at.away(changed)
+                if now < away and (
+                    crossing or now == 0 or self.at.above(changed) == self.at.above(params)
+                ):
+                    params = changed
+                    break
+            else:
                 break
-            params = min(nearer, key=lambda c: c.harm / c.share).params
         return params
 
-    def _above(self, params: Params) -> bool:
-        return self._aim is not None and self._cost(params) > self._aim.target
-
-    def _changes(self, params: Params) -> Iterator[_Change]:
-        """Single changes that change the cost."""
-        cost = self._cost(params)
-        for gene, values in self._problem.space.genes.items():
-            now = self._slopes[gene][values.index(params[gene])]
-            for value, slope in zip(values, self._slopes[gene], strict=True):
-                changed = {**params, gene: value}
-                if share := abs(math.log(self._cost(changed) / cost)):
-                    yield _Change(changed, self._away(changed), slope - now, share)
-
-    def _away(self, params: Params) -> float:
-        """How far the cost is from the middle of the window, as a logarithm; 0 inside."""
-        if self._aim is None:
-            return 0.0
-        share = self._cost(params) / self._aim.target
-        return 0.0 if 1 - TOLERANCE <= share <= 1 else abs(math.log(share / (1 - TOLERANCE / 2)))
+    def _changes(self, params: Params) -> Iterator[Params]:
+        """`params` with single changes: those towards the target first, by harm for their cost."""
+        sign = 1 if self.at.above(params) else -1
+        ranked = []
+        for gene, values in self.genes.items():
+            harms, costs, now = (
+                self.lesson.harms[gene],
+                self.lesson.costs[gene],
+                values.index(params[gene]),
+            )
+            for i, value in enumerate(values):
+                if i != now:
+                    saved = sign * (costs[now] - costs[i])
+                    worth = (harms[i] - harms[now]) / max(abs(saved), 1e-9)
+                    ranked.append((saved <= 0, float(worth), gene, value))
+        for _, _, gene, value in sorted(ranked, key=lambda r: r[:2]):
+            yield {**params, gene: value}
 
 
 def _softmax(logits: Values) -> Values:

@@ -48,10 +48,12 @@ class Gradients:
 
     of: LossGradient
     steps: int = 8
-    """Gradients a proposal."""
+    """Gradients a lesson."""
     progressive_depth: bool = False
     """Whether deeper stages become possible only in the course of the steps (after P-DARTS,
     arXiv:1904.12760)."""
+    seed: int = 0
+    """Of what is drawn in lessons; a search puts its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -228,7 +228,8 @@ def run_search(
     make_sampler = find_strategy(strategy)
     cheap = _remembered(cheap)
     earlier = _earlier(space, objectives, cheap, known, seed)
-    problem = Problem(space, tuple(objectives), cheap, earlier, prior, gradients)
+    seeded = gradients and replace(gradients, seed=derive_seed(seed, "gradients"))
+    problem = Problem(space, tuple(objectives), cheap, earlier, prior, seeded)
     check_reachable(problem, random.Random(derive_seed(seed, "reachable")))
     marks = {
         **fingerprint,

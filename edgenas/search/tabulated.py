@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import math
 import random
@@ -121,6 +122,8 @@ def read_table(
         path: a file with a header line.
         architecture: the columns that make up the architecture. One whose texts all split into the
             same number (> 1) of tokens at spaces, commas, bars, plus signs, ... is that many genes.
+            A pattern with `*` or `?` stands for all others that match it, of which there must be
+            some.
         metrics: column by metric name. Rows with a blank among them are left out; of several
             rows of one architecture the first counts.
         cost: the metric by which a gene's values are ordered, the cheapest on average first.
@@ -129,6 +132,8 @@ def read_table(
         SpecError: a column is missing, a value is no finite number, no row is left.
     """
     known, found_rows = read_csv(path)
+    others = [column for column in known if column not in metrics.values()]
+    architecture = [column for name in architecture for column in _matching(name, others)]
     for column in (*architecture, *metrics.values()):
         if column not in known:
             raise SpecError(f"{path}: no column {column!r}; {nearest(column, known)}")
@@ -153,6 +158,13 @@ def read_table(
         found = {name: _number(path, i, column, row[column]) for name, column in metrics.items()}
         rows.setdefault(tuple(values), found)
     return TabulatedSpace(_ordered(list(choices), rows, cost), rows)
+
+
+def _matching(name: str, known: Sequence[str]) -> Sequence[str]:
+    """The columns that a pattern stands for; a name, and a pattern without any, for itself."""
+    if name in known or not {"*", "?"} & set(name):
+        return [name]
+    return fnmatch.filter(known, name) or [name]
 
 
 def _typed(values: Sequence[str]) -> list[Choice]:

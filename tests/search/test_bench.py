@@ -68,6 +68,20 @@ def test_columns_are_genes_and_missing_settings_stand_for_the_nearest_row(tmp_pa
     assert space.parse("table/1 d=4 k=5")["d"] == 4
 
 
+def test_a_pattern_stands_for_the_columns_that_match(tmp_path: Path) -> None:
+    path = tmp_path / "blocks.csv"
+    path.write_text("b0_k,b0_e,note,b1_k,b_acc,ms\n3,1,x,5,50,1\n5,1,y,3,60,2\n3,6,z,3,70,3\n")
+    metrics = {"a": "b_acc", "l": "ms"}
+    space = read_table(path, architecture=["b*"], metrics=metrics, cost="l")
+    assert list(space.genes) == ["b0_k", "b0_e", "b1_k"], "a metric is no gene"
+    assert list(read_table(path, architecture=["b?_k"], metrics=metrics, cost="l").genes) == [
+        "b0_k",
+        "b1_k",
+    ]
+    with pytest.raises(SpecError, match=r"no column 'block\*'"):
+        read_table(path, architecture=["block*"], metrics=metrics, cost="l")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

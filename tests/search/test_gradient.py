@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from edgenas.errors import SpecError
 from edgenas.objectives import parse_objectives
 from edgenas.search import Gradients, SearchResult, run_search
 from edgenas.search.bench import BenchProblem, run_bench
-from edgenas.search.gradient import TOLERANCE, next_aim, propose
+from edgenas.search.gradient import LESSONS, TOLERANCE, next_aim, propose
 from edgenas.search.problem import Problem
 from edgenas.spaces import Architecture, Choice
 from edgenas.spaces.mobile import default_space
@@ -126,10 +127,34 @@ def test_without_a_cost_it_finds_the_most_accurate() -> None:
 
 @pytest.mark.long
 def test_the_same_history_and_seed_give_the_same_proposal() -> None:
-    task = problem("max top1", f"macs <= {target_macs():.0f}", gradients=Gradients(Exact()))
-    first, again, *others = (dict(propose(task, [], random.Random(s))) for s in (1, 1, 2, 3, 4))
+    def proposed(seed: int) -> Mapping[str, Choice]:
+        bound = f"macs <= {target_macs():.0f}"
+        gradients = Gradients(Exact(), seed=seed)
+        return propose(problem("max top1", bound, gradients=gradients), [], random.Random(1))
+
+    first, again, *others = (dict(proposed(seed)) for seed in (1, 1, 2, 3, 4))
     assert first == again
     assert any(other != first for other in others)
+
+
+@pytest.mark.long
+def test_gradients_are_asked_for_a_set_number_of_lessons_however_many_trials(
+    tmp_path: Path,
+) -> None:
+    exact = Exact()
+    whole = search("max top1", "min macs", trials=16, gradients=Gradients(exact, 3))
+    assert len(exact.asked) == 3 * LESSONS
+    file, resumed = tmp_path / "study.sqlite", Exact()
+    search("max top1", "min macs", trials=13, gradients=Gradients(Exact(), 3), storage=file)
+    found = search(
+        *("max top1", "min macs"),
+        trials=16,
+        gradients=Gradients(resumed, 3),
+        storage=file,
+        resume=True,
+    )
+    assert [t.architecture for t in found.trials] == [t.architecture for t in whole.trials]
+    assert len(resumed.asked) <= 3 * LESSONS
 
 
 def test_progressive_depth_begins_with_shallow_stages() -> None:
