@@ -87,15 +87,16 @@ def bench_search(
         problem = table_problem(
             table, architecture=architecture, accuracy=accuracy, latency=latency
         )
-        columns = f"--architecture {','.join(architecture)} --accuracy {accuracy}"
-        command = f"edgenas bench search --table {table.name} {columns} --latency {latency} {words}"
+        named = ["--architecture", ",".join(architecture)]
+        columns = shlex.join([*named, "--accuracy", accuracy, "--latency", latency])
+        command = f"edgenas bench search --table {_named(table)} {columns} {words}"
         return _run(problem, strategies, budgets, seeds, command, plots, work, report)
     if model is not None:
         problem = _model_problem(model, device, front, report)
-        command = f"edgenas bench search --accuracy-model {model.name} --device {device} {words}"
+        command = f"edgenas bench search --accuracy-model {_named(model)} --device {device} {words}"
         return _run(problem, strategies, budgets, seeds, command, plots, work, report)
     assert run_file is not None  # noqa: S101  # one of the three is set: checked above
-    command = f"edgenas bench search --run {run_file.name} {words}"
+    command = f"edgenas bench search --run {_named(run_file)} {words}"
     with tempfile.TemporaryDirectory(prefix="edgenas-bench-") as name:
         problem = _supernet_problem(run_file, runs, work or Path(name), report)
         return _run(problem, strategies, budgets, seeds, command, plots, work, report)
@@ -165,6 +166,11 @@ def _run(
     if plots:
         write_bench_plots(document, plots)
     return document
+
+
+def _named(path: Path) -> str:
+    """A file as a command names it that is run where it was; elsewhere its place means nothing."""
+    return shlex.quote(path.name if path.is_absolute() else str(path))
 
 
 def _supernet_problem(run_file: Path, runs: Path, folder: Path, report: Report) -> BenchProblem:
