@@ -121,7 +121,7 @@ class SearchConfig:
     gradient_partial_channels: float = 1.0
     """Of the strategy `gradient`: share of hidden channels that an expansion is judged by."""
     gradient_progressive_depth: bool = False
-    """Of the strategy `gradient`: whether deeper stages become possible in the course of a proposal
+    """Of the strategy `gradient`: whether deeper stages become possible in the course of a lesson
     only."""
     profile_minutes: float = 10.0
     """Time units that a table of this machine lacks, if it takes at most so long; 0: never."""

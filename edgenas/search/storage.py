@@ -343,7 +343,8 @@ def storage_errors(where: str, hint: str, *, verb: str = "store") -> Iterator[No
                 raise ArtifactError(
                     f"{where} is damaged: {text}", hint=f"restore it; {ANOTHER_FOLDER}"
                 ) from error
-            if "no such table" in text or 'relation "' in text:
+            # of SQLite, and of PostgreSQL: relation "studies" does not exist
+            if "no such table" in text or ("relation " in text and "does not exist" in text):
                 raise ArtifactError(f"{where} holds no study of edgenas") from error
         raise ResourceError(
             f"cannot {verb} the search in {where}: {str(cause).splitlines()[0]}", hint=hint
