@@ -31,7 +31,7 @@ Values = npt.NDArray[np.float64]
 FIRST = 12
 """Trials of the first design."""
 BATCH = 3
-"""Trials that share one model, at first."""
+"""Trials that share one model, at first; one where a prior tells, as few trials are to do then."""
 SHARE = 0.05
 """Later batches are this share of the trials before them, as a model costs more and more."""
 GENERATIONS = 4
@@ -58,7 +58,8 @@ def propose(problem: Problem, history: History, rng: random.Random) -> Mapping[s
                 return params
         return designed(problem, history, rng, first)
     n = len(problem.earlier)
-    start, size = present_batch(len(known) - n, max(0, first - n))
+    least = 1 if problem.prior else BATCH
+    start, size = present_batch(len(known) - n, max(0, first - n), least)
     known = known[: n + start]
     key = ("surrogate", tuple(trial.number for trial in known))
     if key not in problem.memory:
@@ -92,14 +93,15 @@ def hinted(problem: Problem) -> list[Params]:
     return found
 
 
-def present_batch(n: int, first: int = FIRST) -> tuple[int, int]:
+def present_batch(n: int, first: int = FIRST, least: int = BATCH) -> tuple[int, int]:
     """How many of `n` trials the present batch's model knows, and how many trials share it.
 
-    The first `first` trials are a design, for which there is no model.
+    The first `first` trials are a design, for which there is no model; no batch is smaller than
+    `least`.
     """
-    start, size = first, BATCH
+    start, size = first, least
     while start + size <= n:
-        start, size = start + size, max(BATCH, round(SHARE * (start + size)))
+        start, size = start + size, max(least, round(SHARE * (start + size)))
     return start, size
 
 

@@ -236,6 +236,15 @@ def test_a_policy_learns_which_values_pay() -> None:
     assert np.mean(others) < 1.5, "what says nothing stays open: 1 is uniform"
 
 
+def test_advantages_go_by_rank() -> None:
+    found = reinforce.advantages(np.array([0.1, 0.9, 0.2, 0.5, 0.5, 0.3, -1e6, 0.0]))
+    assert np.allclose([found.mean(), found.std()], [0, 1])
+    assert np.argmax(found) == 1
+    assert found[3] == found[4] > found[5], "a tie is a tie"
+    assert np.ptp(found[[0, 2, 6, 7]]) < 1e-12, "how bad the worse half is does not matter"
+    assert not reinforce.advantages(np.full(5, 0.5)).any()
+
+
 def test_rewards_are_for_accuracy_within_an_aim() -> None:
     grid = [trial(i, 0.5 + (i % 4) / 10, 10.0 * 2 ** (i // 4)) for i in range(16)]
     aims = set()
@@ -305,3 +314,4 @@ def test_batches_grow_with_the_trials() -> None:
         at = start + size
     assert surrogate.present_batch(surrogate.FIRST) == (surrogate.FIRST, surrogate.BATCH)
     assert surrogate.present_batch(390)[1] > 15
+    assert surrogate.present_batch(20, 6, 1) == (20, 1), "a model a trial, while trials are few"
