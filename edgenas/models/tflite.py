@@ -203,6 +203,8 @@ class _Reader:
             return None, f"custom operator {text(code.customCode)!r}"
         if kind not in _COSTED:
             return None, f"no cost is known for {kind}"
+        if why := self._hybrid(kind, inputs, outputs):
+            return None, why
         target = self._chw(outputs[0])
         variable = [t for t in inputs if not self.tensors[t].constant]
         source = self._chw(variable[0])
@@ -218,6 +220,17 @@ class _Reader:
             return like("function", source), ""
         same = len(variable) == 2 and self._chw(variable[1]) == source == target
         return like(("add" if kind == "ADD" else "binary") if same else "scale", target), ""
+
+    def _hybrid(self, kind: str, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> str:
+        """Why a product of float activations and integer weights is not known; empty for others.
+
+        With dynamic-range quantisation the runtime quantises the activations itself.
+        """
+        weights = self.tensors[inputs[1]] if kind in _WEIGHED else None
+        target = self.tensors[outputs[0]].dtype
+        if weights is None or "int" not in weights.dtype or "float" not in target:
+            return ""
+        return f"{weights.dtype} weights for {target} activations; tables hold one type for both"
 
     def conv(self, options: Any, inputs: tuple[int, ...], output: int) -> OpSpec:
         source, weights = self._chw(inputs[0]), self.tensors[inputs[1]].shape
@@ -282,4 +295,5 @@ _SHAPED: Mapping[str, Callable[[_Reader, Any, tuple[int, ...], int], OpSpec]] = 
     "RESIZE_BILINEAR": _Reader.resize,
     "RESIZE_NEAREST_NEIGHBOR": _Reader.resize,
 }
+_WEIGHED = {"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED", "BATCH_MATMUL"}
 _COSTED = {*_SHAPED, *_COPIES, *_SPLITS, *_ACTIVATIONS, *_FUNCTIONS, *_BINARY}

@@ -69,9 +69,15 @@ def test_activations_of_16_bits_are_named(path: Path) -> None:
 
 
 def one_operator(
-    path: Path, kind: str, inputs: list[list[int]], outputs: list[list[int]], options: Any = None
+    path: Path,
+    kind: str,
+    inputs: list[list[int]],
+    outputs: list[list[int]],
+    options: Any = None,
+    *,
+    weights: bytes = b"",
 ) -> Path:
-    """A file of one operator on float tensors of these shapes."""
+    """A file of one operator on float tensors of these shapes; int8 `weights` are the second."""
     model, graph = schema.ModelT(), schema.SubGraphT()
     model.version, model.buffers, model.subgraphs = 3, [schema.BufferT()], [graph]
     code, operator = schema.OperatorCodeT(), schema.OperatorT()
@@ -82,6 +88,10 @@ def one_operator(
         tensor = schema.TensorT()
         tensor.name, tensor.shape, tensor.buffer = f"t{i}", np.array(shape, np.int32), 0
         graph.tensors.append(tensor)
+    if weights:
+        model.buffers.append(schema.BufferT())
+        model.buffers[1].data = np.frombuffer(weights, np.uint8)
+        graph.tensors[1].type, graph.tensors[1].buffer = schema.TensorType.INT8, 1
     operator.inputs = graph.inputs = np.arange(len(inputs), dtype=np.int32)
     operator.outputs = graph.outputs = np.arange(len(outputs), dtype=np.int32) + len(inputs)
     if options is not None:
@@ -107,3 +117,16 @@ def test_a_leading_dimension_within_the_network_counts(path: Path) -> None:
     assert [op.key for _, op in read_model(path).units] == ["matmul cin=64 cout=12 n=10 times=8"]
     one_operator(path, "SOFTMAX", [[64, 49, 49]], [[64, 49, 49]])
     assert [op.key for _, op in read_model(path).units] == ["function c=49 h=3136 w=1"]
+
+
+def test_int8_weights_for_float_activations_are_named(path: Path) -> None:
+    """Dynamic-range quantisation: the runtime computes in int8, but the file's ports are float."""
+    options, shapes = schema.FullyConnectedOptionsT(), ([[1, 64], [10, 64]], [[1, 10]])
+    one_operator(path, "FULLY_CONNECTED", *shapes, options)
+    assert [op.key for _, op in read_model(path).units] == ["linear cin=64 cout=10"]
+    one_operator(path, "FULLY_CONNECTED", *shapes, options, weights=bytes(640))
+    graph = read_model(path)
+    assert not graph.units
+    assert [step.unsupported for step in graph.unsupported] == [
+        "int8 weights for float32 activations; tables hold one type for both"
+    ]
