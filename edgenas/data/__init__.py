@@ -1,6 +1,6 @@
 """Data sets in three splits (train, search, test), held as uint8, and how images are prepared."""
 
-from edgenas.data.devices import device, threads
+from edgenas.data.devices import device, keep_memory, threads
 from edgenas.data.folder import unlabelled_files, unlabelled_images
 from edgenas.data.images import DataSet, Images, Unlabelled, class_weights, data_set, imbalance
 from edgenas.data.load import SOURCES, assemble, estimate, load_data
@@ -35,6 +35,7 @@ __all__ = [
     "device",
     "estimate",
     "imbalance",
+    "keep_memory",
     "licence_of",
     "load_data",
     "policy_for",

@@ -1,8 +1,11 @@
-"""What torch computes on: a device chosen by name, a number of threads."""
+"""What torch computes on: a device chosen by name, a number of threads, memory."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
+import platform
 from collections.abc import Iterator
 
 import torch
@@ -41,3 +44,21 @@ def threads(n: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+@functools.cache
+def keep_memory() -> bool:
+    """From now on the process keeps memory that tensors free, for the next ones; False: cannot.
+
+    glibc gives each large tensor back to the system and gets its pages anew, zeroed, one fault at a
+    time: of a training step of MobileNetV2 (width 0.25, 28x28 pixels, batches of 128, one AVX2
+    core) 22 % of the CPU time. The process stays as large as it once was, and grows by what fits
+    into no gap.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgenas.artifacts import derive_seed
-from edgenas.data import DataSet, Images, Unlabelled, prepare
+from edgenas.data import DataSet, Images, Unlabelled, keep_memory, prepare
 from edgenas.errors import DataError, SpecError, nearest
 from edgenas.evaluation.contested import Contested
 from edgenas.evaluation.corruption import CORRUPTIONS, SEVERITIES, corrupt
@@ -68,6 +68,7 @@ class SupernetEvaluator:
         if self.n_images is not None:
             scored = scored.take(torch.arange(min(self.n_images, len(scored))))
         object.__setattr__(self, "_scored", scored)
+        keep_memory()
 
     def __call__(
         self,

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgenas.artifacts import derive_seed
-from edgenas.data import DataSet, augment, class_weights, policy_for, prepare
+from edgenas.data import DataSet, augment, class_weights, keep_memory, policy_for, prepare
 from edgenas.errors import Interrupted, ResourceError, SpecError, UsageError, nearest
 from edgenas.events import Event, Report, silent
 from edgenas.spaces import Architecture
@@ -326,6 +326,7 @@ class Training:
         """Trains, and returns the log; see `train`."""
         lock = filelock.FileLock(self.folder / f".train-{self.workers.rank}.lock", blocking=False)
         self.folder.mkdir(parents=True, exist_ok=True)
+        keep_memory()
         try:
             with lock:
                 if resume:

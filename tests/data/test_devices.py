@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -39,3 +43,32 @@ def test_threads_are_as_before_after_the_block() -> None:
     with threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back so soon"
+)
+def test_memory_is_kept_for_the_next_tensors() -> None:
+    code = """
+import resource, sys, torch
+from edgenas.data import keep_memory
+if sys.argv[1] == "keep":
+    assert keep_memory()
+def faults(n):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(n):
+        torch.empty(10_000_000).fill_(1.0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults(3)
+print(faults(20))
+"""
+    kept, given_back = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", code, how], capture_output=True, check=True
+            ).stdout
+        )
+        for how in ("keep", "not")
+    )
+    assert given_back > 300, "40 MB each time, in pages of at most 2 MiB"
+    assert kept < 30
