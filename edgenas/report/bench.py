@@ -73,23 +73,29 @@ def _series(curve: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     return {key: [point[key] for point in curve] for key in ("trials", "mean", "low", "high")}
 
 
+def _opacity(document: Mapping[str, Any]) -> float:
+    """Of a band: the more there are, the fainter, as they lie on top of each other."""
+    return min(0.15, 0.5 / len(document["curves"]))
+
+
 def _page(document: Mapping[str, Any]) -> str:
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    for colour, (name, curve) in zip(COLOURS, document["curves"].items(), strict=False):
-        s = _series(curve)
+    curves = {name: _series(curve) for name, curve in document["curves"].items()}
+    for colour, (name, s) in zip(COLOURS, curves.items(), strict=False):
         figure.add_scatter(
             x=[*s["trials"], *reversed(s["trials"])],
             y=[*s["high"], *reversed(s["low"])],
             fill="toself",
             fillcolor=colour,
-            opacity=0.15,
+            opacity=_opacity(document),
             line={"width": 0},
             hoverinfo="skip",
             showlegend=False,
             legendgroup=name,
         )
+    for colour, (name, s) in zip(COLOURS, curves.items(), strict=False):  # above all bands
         figure.add_scatter(
             x=s["trials"], y=s["mean"], name=name, line={"color": colour}, legendgroup=name
         )
@@ -111,11 +117,13 @@ def _draw(document: Mapping[str, Any], path: Path) -> None:
     axes = figure.subplots()
     for colour, (name, curve) in zip(COLOURS, document["curves"].items(), strict=False):
         s = _series(curve)
-        axes.fill_between(s["trials"], s["low"], s["high"], color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(
+            s["trials"], s["low"], s["high"], color=colour, alpha=_opacity(document), linewidth=0
+        )
         axes.plot(s["trials"], s["mean"], color=colour, label=name)
     axes.set(xlabel=_AXES[0], ylabel=_AXES[1], ylim=_bounds(document))
     axes.set_title(_title(document), fontsize=9)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize=9)
+    axes.legend(loc="upper left", fontsize=9)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
