@@ -47,6 +47,8 @@ _BINARY = {
     "ADD", "MUL", "SUB", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "POW", "GREATER",
     "LESS", "EQUAL", "GREATER_EQUAL", "LESS_EQUAL", "NOT_EQUAL", "SELECT", "SELECT_V2",
 }  # fmt: skip
+_TRANSPOSED_WITH_BIAS = "Convolution2DTransposeBias"
+"""MediaPipe's operator, which LiteRT's interpreter knows as well."""
 _FUSED_ACTIVATION = {0: "none", 1: "relu", 2: "relu", 3: "relu6"}
 
 
@@ -199,6 +201,8 @@ class _Reader:
         """What it costs, and why nothing is known where that is so."""
         if kind in _VIEWS or not inputs:
             return None, ""
+        if kind == "CUSTOM" and text(code.customCode) == _TRANSPOSED_WITH_BIAS:
+            return self._transposed(inputs[0], inputs[1], outputs[0]), ""
         if kind == "CUSTOM":
             return None, f"custom operator {text(code.customCode)!r}"
         if kind not in _COSTED:
@@ -247,9 +251,11 @@ class _Reader:
         )
 
     def transposed(self, options: Any, inputs: tuple[int, ...], output: int) -> OpSpec:
-        weights = self.tensors[inputs[1]].shape
-        (cin, h, w), (cout, oh, ow) = self._chw(inputs[2]), self._chw(output)
-        kh, kw = weights[1], weights[2]
+        return self._transposed(inputs[2], inputs[1], output)
+
+    def _transposed(self, source: int, weights: int, output: int) -> OpSpec:
+        (cin, h, w), (cout, oh, ow) = self._chw(source), self._chw(output)
+        _, kh, kw, _ = self.tensors[weights].shape
         return OpSpec.of("deconv", cin=cin, cout=cout, h=h, w=w, kh=kh, kw=kw, oh=oh, ow=ow)
 
     def dense(self, options: Any, inputs: tuple[int, ...], output: int) -> OpSpec:

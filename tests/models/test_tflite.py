@@ -76,6 +76,7 @@ def one_operator(
     options: Any = None,
     *,
     weights: bytes = b"",
+    custom: str = "",
 ) -> Path:
     """A file of one operator on float tensors of these shapes; int8 `weights` are the second."""
     model, graph = schema.ModelT(), schema.SubGraphT()
@@ -83,6 +84,7 @@ def one_operator(
     code, operator = schema.OperatorCodeT(), schema.OperatorT()
     code.builtinCode = getattr(schema.BuiltinOperator, kind)
     code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+    code.customCode = custom or None
     graph.tensors = []
     for i, shape in enumerate([*inputs, *outputs]):
         tensor = schema.TensorT()
@@ -130,3 +132,14 @@ def test_int8_weights_for_float_activations_are_named(path: Path) -> None:
     assert [step.unsupported for step in graph.unsupported] == [
         "int8 weights for float32 activations; tables hold one type for both"
     ]
+
+
+def test_custom_operators_are_named_but_the_one_that_is_known(path: Path) -> None:
+    shapes = [[1, 16, 20, 8], [3, 2, 2, 8], [3]], [[1, 32, 40, 3]]
+    one_operator(path, "CUSTOM", *shapes, custom="Convolution2DTransposeBias")
+    assert [op.key for _, op in read_model(path).units] == [
+        "deconv cin=8 cout=3 h=16 w=20 kh=2 kw=2 oh=32 ow=40 act=none"
+    ]
+    one_operator(path, "CUSTOM", *shapes, custom="MyOwn")
+    (step,) = read_model(path).unsupported
+    assert step.unsupported == "custom operator 'MyOwn'"
