@@ -71,4 +71,4 @@ print(faults(20))
         for how in ("keep", "not")
     )
     assert given_back > 300, "40 MB each time, in pages of at most 2 MiB"
-    assert kept < 30
+    assert kept < given_back / 5, "some, where the system takes what lies idle"
