@@ -53,10 +53,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 def keep_memory() -> bool:
     """From now on the process keeps memory that tensors free, for the next ones; False: cannot.
 
-    glibc gives each large tensor back to the system and gets its pages anew, zeroed, one fault at a
-    time: of a training step of MobileNetV2 (width 0.25, 28x28 pixels, batches of 128, one AVX2
-    core) 22 % of the CPU time. The process stays as large as it once was, and grows by what fits
-    into no gap.
+    glibc gives each tensor above 32 MiB, at first also smaller ones, back to the system
+    (mallopt(3), M_MMAP_THRESHOLD) and gets its pages anew, zeroed, one fault at a time. The process
+    then stays as large as it once was, and grows by what fits into no gap.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -6,6 +6,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -303,6 +304,17 @@ def test_a_failed_proposal_is_not_made_again() -> None:
         arch = SPACE.architecture(params)
         assert arch not in {t.architecture for t in history}
         history.append(Trial(i, arch, params, {}))
+
+
+def test_with_a_prior_every_trial_has_a_model_of_all_before_it() -> None:
+    history = [real_trial(i) for i in range(surrogate.FIRST + 3)]
+    elsewhere = {t.architecture: t.metrics for t in map(real_trial, range(100, 120))}
+    for prior, known in ((elsewhere, [13, 14, 15]), ({}, [12, 15])):
+        task = replace(problem(), prior=prior)
+        for n in (13, 14, 15):
+            surrogate.propose(task, history[:n], random.Random(n))
+        models = sorted(len(key[1]) for key in task.memory if key[0] == "surrogate")
+        assert models == known
 
 
 def test_batches_grow_with_the_trials() -> None:
