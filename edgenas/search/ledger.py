@@ -100,9 +100,7 @@ class Ledger:
         self.read_measured()
         self.n_running = 0
         trials = self.study.get_trials(deepcopy=False)
-        waiting = [
-            t.system_attrs.get("fixed_params") for t in trials if t.state == TrialState.WAITING
-        ]
+        waiting = [_queued(t) for t in trials if t.state == TrialState.WAITING]
         for trial in trials:
             if trial.number in self.read or trial.state == TrialState.WAITING:
                 continue
@@ -110,10 +108,12 @@ class Ledger:
                 if not self._orphaned(trial):
                     self.n_running += 1
                     continue
-                whole = len(trial.params) == len(self.problem.space.genes)
+                # What was queued is drawn gene by gene: its worker may have died in between.
+                wanted = _queued(trial) or dict(trial.params)
+                whole = len(wanted) == len(self.problem.space.genes)
                 # Queued first, and once: whoever reaps may be killed between the two, too.
-                if not self.alone and whole and dict(trial.params) not in waiting:
-                    self.study.enqueue_trial(trial.params)
+                if not self.alone and whole and wanted not in waiting:
+                    self.study.enqueue_trial(wanted)
                 self.study.tell(trial.number, state=TrialState.FAIL)
                 logger.info("trial %d: its worker is gone; it is tried again", trial.number)
             self.read.add(trial.number)
@@ -318,6 +318,11 @@ class Ledger:
             for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if self.alone or trial.user_attrs.get("worker") == self.mark:
                     self.study.tell(trial.number, state=TrialState.FAIL)
+
+
+def _queued(trial: FrozenTrial) -> dict[str, Any]:
+    """The genes that a trial was queued with; nothing, where a sampler chose them."""
+    return dict(trial.system_attrs.get("fixed_params", {}))
 
 
 class _MissingMetricError(SpecError):

@@ -278,6 +278,21 @@ def test_who_is_killed_while_he_reaps_loses_no_trial(monkeypatch: pytest.MonkeyP
     assert study.ask(distributions(SPACE)).params == lost.params
 
 
+def test_who_is_killed_as_he_takes_up_a_lost_trial_loses_it_not() -> None:
+    """A queued trial runs before it has its genes: killed in between, it is queued once more."""
+    problem = Problem(SPACE, OBJECTIVES, lambda arch: {})
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    genes = {name: domain.choices[0] for name, domain in distributions(SPACE).items()}
+    study.enqueue_trial(genes)
+    taken = study.ask()  # no gene is drawn yet, and no mark is set
+    opened = OpenStudy(study, alone=False, turn=contextlib.nullcontext)
+    Ledger(problem, lambda arch: {}, opened, alone=False, known={}).sync()
+    told = study.get_trials()
+    assert [trial.state for trial in told] == [TrialState.FAIL, TrialState.WAITING]
+    assert taken.params == {}
+    assert study.ask(distributions(SPACE)).params == genes
+
+
 def test_a_worker_elsewhere_is_gone_when_its_beat_stands_still(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
