@@ -288,7 +288,9 @@ def run_tflite(
     failures: dict[str, str] = {}
     suspects: set[str] = set()
     while left:
-        outcome = _run_process(list(left.values()), len(jobs) - len(left), len(jobs), stage, report)
+        done = len(jobs) - len(left)
+        together = not suspects  # in which of several a process died is not known
+        outcome = _run_process(list(left.values()), done, len(jobs), stage, report, together)
         for name in outcome.done:
             del left[name]
         for name, why in outcome.failed.items():
@@ -315,13 +317,19 @@ class _Outcome:
 
 
 def _run_process(
-    jobs: Sequence[TfliteJob], finished: int, total: int, stage: str, report: Report
+    jobs: Sequence[TfliteJob],
+    finished: int,
+    total: int,
+    stage: str,
+    report: Report,
+    together: bool,  # noqa: FBT001  # passed on, not called by hand
 ) -> _Outcome:
     outcome = _Outcome()
     with tempfile.TemporaryDirectory(prefix="edgenas-") as name:
         folder = Path(name)
         todo = folder / "jobs.json"
-        table = {"schema": JOBS_SCHEMA, "jobs": [job.to_table() for job in jobs]}
+        tables = [job.to_table() for job in jobs]
+        table = {"schema": JOBS_SCHEMA, "together": together, "jobs": tables}
         write_atomic(todo, to_json(table))
         argv = [sys.executable, "-m", "edgenas.export.worker", str(todo)]
         with (folder / "log").open("w+b") as log:

@@ -8,6 +8,8 @@ the process of `edgenas.export.worker`, whose output is caught whole.
 from __future__ import annotations
 
 import importlib.util
+import itertools
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from edgenas.artifacts import write_atomic
 from edgenas.errors import ExportError
+from edgenas.export.tflite import operator_outputs, split
 from edgenas.networks import Copy, Network
 
 FloatArray = npt.NDArray[np.float32]
@@ -44,6 +47,42 @@ def write_float(network: Network, path: Path) -> None:
     """Writes `network`, folded, as a float32 file that takes and gives NHWC."""
     import litert_torch
 
+    module, examples = _channels_last(network)
+    litert_torch.convert(module, examples).export(str(path))
+
+
+def write_together(networks: Sequence[Network], paths: Sequence[Path]) -> None:
+    """Writes each network as `write_float` does, by one call of the converter.
+
+    A call takes seconds before it looks at what it converts; and fails, where one of them does.
+    """
+    import litert_torch
+
+    modules, examples = zip(*map(_channels_last, networks), strict=True)
+    side_by_side = _SideBySide(modules, [len(example) for example in examples])
+    with tempfile.TemporaryDirectory(prefix="edgenas-") as name:
+        whole = Path(name) / "whole.tflite"
+        flat = tuple(x for example in examples for x in example)
+        litert_torch.convert(side_by_side.eval(), flat).export(str(whole))
+        split(whole, paths)
+
+
+class _SideBySide(nn.Module):
+    def __init__(self, modules: Sequence[nn.Module], n_inputs: Sequence[int]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(modules)
+        self.n_inputs = n_inputs
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        rest = iter(inputs)
+        parts = zip(self.parts, self.n_inputs, strict=True)
+        return tuple(part(*itertools.islice(rest, n)) for part, n in parts)
+
+
+def _channels_last(network: Network) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A module that computes `network` in NHWC, and inputs for it."""
+    import litert_torch
+
     inputs = network.example_inputs()
     with torch.no_grad():
         output = network(*inputs)
@@ -51,8 +90,7 @@ def write_float(network: Network, path: Path) -> None:
     if module is None:
         outputs = [0] if output.dim() == 4 else []
         module = litert_torch.to_channel_last_io(network, args=[0], outputs=outputs)
-    examples = tuple(x.permute(0, 2, 3, 1).contiguous() for x in inputs)
-    litert_torch.convert(module.eval(), examples).export(str(path))
+    return module.eval(), tuple(x.permute(0, 2, 3, 1).contiguous() for x in inputs)
 
 
 def _native(network: Network) -> nn.Module | None:
@@ -137,8 +175,6 @@ def quantize_units(
 
     from ai_edge_quantizer import qtyping, recipe, recipe_manager
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
-
-    from edgenas.export.tflite import operator_outputs
 
     if ranges.is_file():
         with np.load(ranges, allow_pickle=False) as kept:

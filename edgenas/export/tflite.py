@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
 import zipfile
@@ -57,14 +58,7 @@ def canonicalise(
     short names (they carry Python paths of the exporting program), `metadata` is added as named
     buffers, and `labels` as the file `labels.txt` in an appended zip archive, one a line.
     """
-    data = path.read_bytes()
-    model = unpack(data, path)
-    for buffer in model.buffers:
-        if (buffer.offset or 0) > 1:
-            buffer.data = np.frombuffer(
-                data, dtype=np.uint8, count=buffer.size, offset=buffer.offset
-            )
-        buffer.offset = buffer.size = 0
+    model = _whole(path)
     if int8:
         names = operator_names()
         for code in model.operatorCodes:
@@ -86,6 +80,115 @@ def canonicalise(
     write_atomic(path, _pack(model) + b"")
     if labels:
         _append_labels(path, labels)
+
+
+def split(path: Path, parts: Sequence[Path]) -> None:
+    """Writes each output of the file at `path`, with all that it takes, as a file of its own.
+
+    The file is one that litert-torch wrote of a module which computes several things side by side:
+    `parts[i]` becomes what it would have written of the i-th of them alone, but for the version of
+    the runtime that the metadata ask for, which is that of the whole.
+
+    Raises:
+        SpecError: the file has not as many outputs, or more than one graph.
+    """
+    model = _whole(path)
+    (signature,) = model.signatureDefs
+    outputs, inputs = _ports(signature.outputs), _ports(signature.inputs)
+    if len(model.subgraphs) != 1 or len(outputs) != len(parts):
+        raise SpecError(f"{path}: {len(model.subgraphs)} graphs with {len(outputs)} outputs")
+    for output, part in zip(outputs, parts, strict=True):
+        write_atomic(part, _pack(_part(model, output, inputs)))
+
+
+def _ports(ports: Sequence[Any]) -> list[int]:
+    """The tensors of a signature's inputs or outputs: `args_0`, `args_1`, ..."""
+    numbered = sorted((int(text(port.name).rpartition("_")[2]), port) for port in ports)
+    return [int(port.tensorIndex) for _, port in numbered]
+
+
+def _part(model: Any, output: int, inputs: Sequence[int]) -> Any:
+    """A model of what `output` takes."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    graph = model.subgraphs[0]
+    needed, operators = {output}, []
+    for operator in reversed(graph.operators):
+        if needed.intersection(map(int, operator.outputs)):
+            needed.update(int(i) for i in operator.inputs if i >= 0)
+            operators.append(operator)
+    tensors = sorted(needed | {int(i) for operator in operators for i in operator.outputs})
+    place = {tensor: i for i, tensor in enumerate(tensors)} | {-1: -1}
+
+    codes, buffers = [], [schema.BufferT()]
+
+    def buffer(index: int) -> int:
+        """The place of a buffer in the part; what has no content shares the first."""
+        if model.buffers[index].data is None:
+            return 0
+        buffers.append(model.buffers[index])
+        return len(buffers) - 1
+
+    def own(operator: Any) -> Any:
+        if operator.opcodeIndex not in codes:
+            codes.append(operator.opcodeIndex)
+        return _with(
+            operator,
+            opcodeIndex=codes.index(operator.opcodeIndex),
+            inputs=[place[int(i)] for i in operator.inputs],
+            outputs=[place[int(i)] for i in operator.outputs],
+        )
+
+    ports = [place[i] for i in inputs if i in needed]
+    subgraph = _with(
+        graph,
+        inputs=ports,
+        outputs=[place[output]],
+        tensors=[_with(t, buffer=buffer(t.buffer)) for t in (graph.tensors[i] for i in tensors)],
+        operators=[own(operator) for operator in reversed(operators)],
+    )
+    signature = _with(
+        model.signatureDefs[0],
+        inputs=[_port(f"args_{k}", i) for k, i in enumerate(ports)],
+        outputs=[_port("output_0", place[output])],
+    )
+    return _with(
+        model,
+        subgraphs=[subgraph],
+        signatureDefs=[signature],
+        metadata=[_with(entry, buffer=buffer(entry.buffer)) for entry in model.metadata or ()],
+        operatorCodes=[model.operatorCodes[code] for code in codes],
+        buffers=buffers,
+    )
+
+
+def _with(thing: Any, **changed: Any) -> Any:
+    """A copy of one of the schema's objects with these fields."""
+    found = copy.copy(thing)
+    for name, value in changed.items():
+        setattr(found, name, value)
+    return found
+
+
+def _port(name: str, tensor: int) -> Any:
+    from ai_edge_litert import schema_py_generated as schema
+
+    port = schema.TensorMapT()
+    port.name, port.tensorIndex = name, tensor
+    return port
+
+
+def _whole(path: Path) -> Any:
+    """The model with all buffers inside."""
+    data = path.read_bytes()
+    model = unpack(data, path)
+    for buffer in model.buffers:
+        if (buffer.offset or 0) > 1:
+            buffer.data = np.frombuffer(
+                data, dtype=np.uint8, count=buffer.size, offset=buffer.offset
+            )
+        buffer.offset = buffer.size = 0
+    return model
 
 
 def _reader(read: Callable[[Path], T]) -> Callable[[Path], T]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -12,8 +14,8 @@ import pytest
 import torch
 
 from edgenas import networks
-from edgenas.errors import ExportError
-from edgenas.export import jobs, onnx, tflite
+from edgenas.errors import ExportError, SpecError
+from edgenas.export import jobs, litert, onnx, tflite, worker
 from edgenas.export.jobs import (
     TfliteJob,
     convert_networks,
@@ -26,6 +28,7 @@ from edgenas.export.jobs import (
 from edgenas.spaces import OpSpec, chain, conv
 from edgenas.spaces.mobile import SMALL
 
+CALIBRATION = Path(__file__).parents[2] / "edgenas" / "shipped" / "calibration"
 BLOCK = OpSpec.of(
     "inverted", cin=8, hidden=24, cout=8, h=6, w=6, k=5, s=1, se=8, skip=1, act="hswish"
 )
@@ -127,7 +130,10 @@ def test_lowerings_survive_the_way_to_the_worker():
 
 FAKE = """
     import json, os, pathlib, sys
-    for job in json.loads(pathlib.Path(sys.argv[3]).read_text())["jobs"]:
+    table = json.loads(pathlib.Path(sys.argv[3]).read_text())
+    with pathlib.Path(__file__).with_name("together").open("a") as file:
+        print(table["together"], file=file)
+    for job in table["jobs"]:
         print(json.dumps({"job": job["name"], "state": "started"}), flush=True)
         if job["name"].startswith("crash") or (
             job["name"].startswith("once") and not pathlib.Path(job["files"]["seen"]).exists()
@@ -161,7 +167,7 @@ def fake_process(tmp_path, monkeypatch):
     return job
 
 
-def test_one_crash_does_not_stop_the_others(fake_process):
+def test_one_crash_does_not_stop_the_others(fake_process, tmp_path):
     names = ["a", "crash", "b", "once", "bad", "c"]
     todo = [fake_process(name) for name in names]
     events = []
@@ -173,6 +179,9 @@ def test_one_crash_does_not_stop_the_others(fake_process):
     made = [job.name for job in todo if job.files["tflite"].is_file()]
     assert made == ["a", "b", "once", "c"]
     assert [e.done for e in events] == sorted(e.done for e in events)
+    first, *others = (tmp_path / "together").read_text().split()
+    assert first == "True"
+    assert set(others) == {"False"}, "in which of several a process died is not known"
 
 
 def test_a_failed_unit_is_named(fake_process, tmp_path, monkeypatch):
@@ -223,6 +232,73 @@ def test_tflite_units_compute_what_torch_does(tmp_path, capfd):
         if expected.ndim == 4:
             expected = expected.transpose(0, 2, 3, 1)
         np.testing.assert_allclose(answer, expected, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_units_converted_together_are_what_each_is_alone(tmp_path):
+    ops = [KINDS[2], KINDS[6], KINDS[1], KINDS[4]]
+    together = convert_units(ops, format="tflite", folder=tmp_path / "together")
+    for op in ops:
+        (alone,) = convert_units([op], format="tflite", folder=tmp_path / "alone").values()
+        part = together[op.key]
+        assert part.name == alone.name
+        assert_same_model(part, alone)
+
+
+def test_a_file_of_one_output_has_one_part(tmp_path):
+    whole, part = tmp_path / "whole.tflite", tmp_path / "part.tflite"
+    shutil.copyfile(next(CALIBRATION.glob("*.tflite")), whole)
+    tflite.canonicalise(whole, input_name="args_0", output_name="output_0")
+    tflite.split(whole, [part])
+    tflite.canonicalise(part, input_name="args_0", output_name="output_0")
+    assert_same_model(part, whole)
+    with pytest.raises(SpecError, match="1 graphs with 1 outputs"):
+        tflite.split(whole, [part, part])
+
+
+def assert_same_model(a, b):
+    assert tflite.operators(a) == tflite.operators(b)
+    assert sorted(tflite.tensor_types(a).values()) == sorted(tflite.tensor_types(b).values())
+    assert tflite.read_metadata(a).keys() == tflite.read_metadata(b).keys()
+    assert a.stat().st_size == pytest.approx(b.stat().st_size, rel=0.1)
+    assert_same_answers(a, b)
+
+
+def assert_same_answers(a, b):
+    from ai_edge_litert.interpreter import Interpreter
+
+    answers = []
+    for path in (a, b):
+        run = Interpreter(str(path), num_threads=1).get_signature_runner()
+        rng = np.random.default_rng(0)
+        ports = run.get_input_details()
+        feed = {
+            name: rng.standard_normal(ports[name]["shape"]).astype(ports[name]["dtype"])
+            for name in sorted(ports)
+        }
+        answers.append(run(**feed))
+    assert answers[0].keys() == answers[1].keys()
+    for name, value in answers[0].items():
+        np.testing.assert_array_equal(value, answers[1][name])
+
+
+def test_where_several_cannot_be_converted_together_each_is_tried(tmp_path, monkeypatch):
+    units = [chain((8, 6, 6), [("unit", op)]) for op in (KINDS[1], KINDS[3])]
+    todo = [TfliteJob(f"{i}", unit, {"tflite": tmp_path / f"{i}"}) for i, unit in enumerate(units)]
+    asked = []
+
+    def refuse(networks, paths):
+        asked.append(len(networks))
+        raise RuntimeError("one of them")
+
+    monkeypatch.setattr(litert, "write_together", refuse)
+    worker._convert_together([job.to_table() for job in todo])
+    assert asked == [2]
+    assert list(tmp_path.iterdir()) == []
+    worker._convert_together([todo[0].to_table()])
+    (tmp_path / "1").touch()
+    worker._convert_together([job.to_table() for job in todo])
+    assert asked == [2], "one alone is no company"
 
 
 def test_what_writes_a_plug_ins_format_is_not_known() -> None:
