@@ -19,7 +19,7 @@ from typing import Any
 
 JOBS_SCHEMA = "edgenas.tflite-jobs/1"
 TOGETHER = 24
-"""So many units are converted by one call: each takes a third of what a call of its own would."""
+"""So many units are converted by one call, which takes seconds before it looks at them."""
 
 
 def main(argv: Sequence[str]) -> int:
