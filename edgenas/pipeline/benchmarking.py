@@ -24,7 +24,7 @@ FRONT_EVALUATIONS = 50_000
 
 if TYPE_CHECKING:
     from edgenas.search import MetricFunction
-    from edgenas.search.bench import BenchProblem
+    from edgenas.search.bench_problems import BenchProblem
 
 
 def bench_search(
@@ -62,7 +62,7 @@ def bench_search(
         SpecError: the table, the run file or the model is wrong.
     """
     from edgenas.report import prepare_plots
-    from edgenas.search.bench import table_problem
+    from edgenas.search.bench_problems import table_problem
     from edgenas.search.strategies import strategy_names
 
     if plots:
@@ -182,7 +182,7 @@ def _supernet_problem(run_file: Path, runs: Path, folder: Path, report: Report) 
     from edgenas.pipeline.opening import open_stages
     from edgenas.pipeline.searching import gradient_marks, gradients_of
     from edgenas.pipeline.training import supernet_file
-    from edgenas.search.bench import BenchProblem
+    from edgenas.search.bench_problems import BenchProblem
 
     described = open_run(run_file, runs=runs)
     config, own = described.config, supernet_file(described.folder)
@@ -212,7 +212,7 @@ def _model_problem(path: Path, device_name: str, n_front: int, report: Report) -
     from edgenas.evaluation.model import read_model
     from edgenas.hardware import load_device
     from edgenas.latency import Predictor, table_for
-    from edgenas.search.bench import BenchProblem, evolved_front
+    from edgenas.search.bench_problems import BenchProblem, evolved_front
 
     if not device_name:
         raise UsageError(

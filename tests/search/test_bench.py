@@ -17,7 +17,8 @@ import pytest
 
 from edgenas.errors import ArtifactError, Interrupted, SpecError, UsageError
 from edgenas.objectives import parse_objectives
-from edgenas.search.bench import BenchProblem, run_bench, table_problem
+from edgenas.search.bench import run_bench
+from edgenas.search.bench_problems import BenchProblem, table_problem
 from edgenas.search.tabulated import read_table
 from edgenas.spaces import Architecture
 

@@ -14,7 +14,8 @@ import pytest
 from edgenas.errors import SpecError
 from edgenas.objectives import parse_objectives
 from edgenas.search import Gradients, SearchResult, run_search
-from edgenas.search.bench import BenchProblem, run_bench
+from edgenas.search.bench import run_bench
+from edgenas.search.bench_problems import BenchProblem
 from edgenas.search.gradient import LESSONS, TOLERANCE, next_aim, propose
 from edgenas.search.problem import Problem
 from edgenas.spaces import Architecture, Choice

@@ -16,7 +16,7 @@ from edgenas.errors import SpecError
 from edgenas.objectives import parse_objectives
 from edgenas.pareto import hypervolume
 from edgenas.search import SearchResult, run_search
-from edgenas.search.bench import BenchProblem, table_problem
+from edgenas.search.bench_problems import BenchProblem, table_problem
 from edgenas.search.tabulated import TabulatedSpace
 from edgenas.spaces import Architecture
 
