@@ -82,6 +82,7 @@ def trainer(folder: Path, data: DataSet, recipe: Recipe = RECIPE) -> Trainer:
     return Trainer(chosen, data, recipe, evaluate, work, results, {}, ("onnx",), 0)
 
 
+@pytest.mark.slow
 def test_a_stopped_training_ends_as_an_undisturbed_one(digits: DataSet, tmp_path: Path) -> None:
     job = Job("vgg-width-8", 0.1, 0)
     stopped, whole = trainer(tmp_path / "a", digits), trainer(tmp_path / "b", digits)
@@ -101,6 +102,7 @@ def test_a_stopped_training_ends_as_an_undisturbed_one(digits: DataSet, tmp_path
         assert right == pytest.approx(found["top1"][split], abs=2e-3)
 
 
+@pytest.mark.long
 def test_files_to_be_timed_have_the_operators_of_the_trained_ones(
     digits: DataSet, tmp_path: Path
 ) -> None:
@@ -126,6 +128,7 @@ def test_files_to_be_timed_have_the_operators_of_the_trained_ones(
                 assert found[split].tolist() == entrant.answers[format_][split].tolist()
 
 
+@pytest.mark.slow
 def test_the_search_split_chooses_the_rate_and_results_of_other_settings_do_not_count(
     digits: DataSet, tmp_path: Path
 ) -> None:
