@@ -73,7 +73,7 @@ def undisturbed_beside(locked: Path, make: Callable[[], None]) -> tuple[Path, fl
     return folder, time.monotonic() - began
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_lock(locked: Path) -> None:
     undisturbed, _ = undisturbed_beside(locked, tighter)
     tighter()

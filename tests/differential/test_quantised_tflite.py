@@ -31,7 +31,7 @@ def images(network: Network, n: int, *, seed: int) -> torch.Tensor:
     return torch.randn(n, *network.lowering.in_chw, generator=generator)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_logits_are_those_of_the_exported_file(tmp_path: Path) -> None:
     pytest.importorskip("litert_torch", reason="needs the extra edgenas[tflite]")
     contract = InputContract(

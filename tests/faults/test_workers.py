@@ -62,7 +62,7 @@ def workers_of(trials: Path) -> set[int]:
     return {int(t.user_attrs["worker"]["pid"]) for t in found if "worker" in t.user_attrs}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_killed_helper_is_started_again(long: Path) -> None:
     process = start("search", "run.toml", "--workers", "3", "--json")
     wait_for(trials_finished(2), process)

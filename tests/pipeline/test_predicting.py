@@ -16,6 +16,7 @@ from edgenas.hardware import load_device
 from edgenas.latency import Predictor, fit_cost, load_table, read_table, write_table
 from edgenas.models.tflite import unpack
 from edgenas.pipeline import predict
+from edgenas.profiling import QUICK
 from edgenas.spaces import OpSpec, chain
 from edgenas.spaces.mobile import default_space
 from edgenas.testing.fakes import INVENTED_DEVICE, invented_table, write_invented_device
@@ -130,6 +131,7 @@ def test_a_file_is_timed_beside_units_of_the_table(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("edgenas.pipeline.tables.cache_folder", lambda: folder / "cache")
+    monkeypatch.setattr("edgenas.profiling.session.STANDARD", QUICK)
     name = "local-onnxruntime-int8-t1"
     space = default_space(image_size=28, in_channels=1, n_classes=10)
     table = invented_table(load_device(name), space)

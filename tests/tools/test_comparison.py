@@ -102,7 +102,7 @@ def test_a_stopped_training_ends_as_an_undisturbed_one(digits: DataSet, tmp_path
         assert right == pytest.approx(found["top1"][split], abs=2e-3)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_files_to_be_timed_have_the_operators_of_the_trained_ones(
     digits: DataSet, tmp_path: Path
 ) -> None:
