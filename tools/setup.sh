@@ -42,11 +42,11 @@ make_venv() { # python
     fi
 }
 
-install_packages() {
+install_packages() { # without byte code: most of it is never imported
     local log=$VENV/install.log
     say "installing edgenas and what it needs (1 to 2 GB, some minutes); log: $log"
-    if ! (cd "$ROOT" && "$VENV/bin/python" -m pip install --no-input --no-compile --disable-pip-version-check \
-        --progress-bar off --constraint tools/constraints.txt --editable ".[$EXTRAS]") \
+    if ! (cd "$ROOT" && "$VENV/bin/python" -m pip install --no-input --disable-pip-version-check \
+        --no-compile --progress-bar off --constraint tools/constraints.txt --editable ".[$EXTRAS]") \
         >"$log" 2>&1 </dev/null; then
         tail -n 30 "$log" >&2
         say "the installation failed; the log is $log"
