@@ -112,8 +112,13 @@ def test_infeasible_trials_are_shown_as_such(study: Path) -> None:
     best = {t["number"] for t in told["best_trials"]}
     assert best
     assert not best & infeasible
-    loaded = optuna.load_study(study_name="edgenas", storage=f"sqlite:///{study}")
-    assert best == {t.number for t in loaded.best_trials}
+    storage = optuna.storages.RDBStorage(f"sqlite:///{study}")
+    try:
+        loaded = optuna.load_study(study_name="edgenas", storage=storage)
+        assert best == {t.number for t in loaded.best_trials}
+    finally:  # an open connection keeps files beside the study that later tests see
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 @pytest.mark.usefixtures("installed")
