@@ -170,13 +170,38 @@ class Ledger:
 
     def ask(self) -> optuna.Trial:
         """A new trial, marked as ours."""
+        from optuna.trial import TrialState
+
         from edgenas.search.strategies import distributions
 
         trial = self.study.ask(distributions(self.problem.space))
+        while self._is_queued_twice(trial):
+            self.study.tell(trial.number, state=TrialState.FAIL)
+            trial = self.study.ask(distributions(self.problem.space))
         trial.set_user_attr("worker", dict(self.mark))
         arch = self.problem.space.architecture(trial.params)
         trial.set_user_attr("architecture", str(arch))
         return trial
+
+    def _is_queued_twice(self, trial: optuna.Trial) -> bool:
+        """Whether a trial from the queue is made already.
+
+        What a killed worker sent to a database last may arrive after the next one has read.
+        """
+        from optuna.trial import TrialState
+
+        if self.alone:
+            return False
+        trials = self.study.get_trials(deepcopy=False)
+        if not _queued(trials[trial.number]):
+            return False
+        arch = str(self.problem.space.architecture(trial.params))
+        return any(
+            other.number != trial.number
+            and other.user_attrs.get("architecture") == arch
+            and other.state in (TrialState.COMPLETE, TrialState.RUNNING)
+            for other in trials
+        )
 
     def is_made_elsewhere(self, trial: optuna.Trial) -> bool:
         """Whether another worker was at the trial's architecture before, and still is.

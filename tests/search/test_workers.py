@@ -293,6 +293,20 @@ def test_who_is_killed_as_he_takes_up_a_lost_trial_loses_it_not() -> None:
     assert study.ask(distributions(SPACE)).params == genes
 
 
+def test_what_two_reapers_queued_is_tried_once() -> None:
+    problem = Problem(SPACE, OBJECTIVES, lambda arch: {})
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    genes = {name: domain.choices[0] for name, domain in distributions(SPACE).items()}
+    for _ in range(2):
+        study.enqueue_trial(genes)
+    opened = OpenStudy(study, alone=False, turn=contextlib.nullcontext)
+    ledger = Ledger(problem, lambda arch: {}, opened, alone=False, known={})
+    assert ledger.ask().params == genes
+    assert ledger.ask().number == 2, "the second is no trial of its own"
+    states = [trial.state for trial in study.get_trials()]
+    assert states == [TrialState.RUNNING, TrialState.FAIL, TrialState.RUNNING]
+
+
 def test_a_worker_elsewhere_is_gone_when_its_beat_stands_still(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
