@@ -60,7 +60,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_all_at_once_then_one_more(work: Path, capfd: pytest.CaptureFixture[str]) -> None:
     three = ["max top1_int8", "max robustness >= 0.05", "agreement >= 0.01", "min latency_ms"]
     write_run(three)

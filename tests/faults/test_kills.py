@@ -117,7 +117,10 @@ def test_a_killed_search_ends_with_the_same_front(clean: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_a_signal_leaves_a_line_that_says_how_to_go_on(
     clean: Path, number: signal.Signals, code: int
 ) -> None:

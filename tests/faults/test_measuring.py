@@ -115,7 +115,7 @@ def test_this_machine_is_measured_and_a_killed_worker_starts_again(clean: Path) 
     assert (RUN / "front.json").read_text("utf-8") == before
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_worker_ends_with_a_killed_leader(clean: Path) -> None:
     table = invented_table(load_device(HERE), tiny_space())
     write_table(table, clean / "latency_tables" / f"{HERE}.json")

@@ -111,7 +111,7 @@ def test_an_interrupt_ends_the_helpers(long: Path) -> None:
     wait_until_gone(crew)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_helper_that_cannot_work_is_told_once(
     long: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,7 +117,7 @@ def test_a_cut_connection_keeps_what_was_measured_and_resumes(
     pid = tmp_path / "pid"
     body = f'echo $$ >"{pid}"\nexec "{sys.executable}" "$@"'
     device = load_device_file(board(tmp_path, server, body=body))
-    slow = replace(FAST, seconds=1.5)  # the agent has still to do when the cable is pulled
+    slow = replace(FAST, seconds=0.6)  # the agent has still to do when the cable is pulled
     cut: list[int] = []
 
     def pull(event: Event) -> None:

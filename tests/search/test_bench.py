@@ -235,7 +235,7 @@ def test_a_killed_comparison_goes_on_with_what_is_finished(cells: Path, tmp_path
         assert caught.value.hint == "delete it: that search is made anew"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_default_beats_random_and_nsga2_on_a_public_table(measurements: Path) -> None:
     problem = table_problem(
         measurements / "nasbench201.csv.gz",

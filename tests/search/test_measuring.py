@@ -274,7 +274,7 @@ def test_a_failure_of_an_earlier_session_is_forgotten(tmp_path: Path, crew: Crew
     check_front(search(storage=path, trials=5, resume=True, sharing=crew.sharing()))
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_on_a_database_one_host_measures_and_another_takes_over(tmp_path: Path) -> None:
     if POSTGRES is None:
         pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
@@ -300,7 +300,7 @@ def test_on_a_database_one_host_measures_and_another_takes_over(tmp_path: Path) 
                 child.join()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_studies_measure_on_one_place_in_turn(tmp_path: Path) -> None:
     if POSTGRES is None:
         pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")

@@ -119,14 +119,13 @@ def told(source: SearchResult, target: BenchProblem) -> dict[Architecture, Mappi
     }
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("seeds", [1, pytest.param(6, marks=pytest.mark.slow)])
-def test_a_second_device_costs_a_fifth(measurements: Path, seeds: int) -> None:
+@pytest.mark.slow
+def test_a_second_device_costs_a_fifth(measurements: Path) -> None:
     """After a search of the usual length; single seeds lie far apart: see tools/bench."""
     here = cells(measurements, "cifar100_test_200ep", "silver_4114")
     there = cells(measurements, "cifar100_test_200ep", "1080ti_1")
     cold_trials = warm_trials = 0
-    for seed in range(seeds):
+    for seed in range(6):
         known = told(run(here, seed, trials=200), there)
         cold = run(there, seed + 10, trials=80)
         warm = run(there, seed + 10, trials=40, known=known)

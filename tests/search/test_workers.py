@@ -104,7 +104,10 @@ def check_accounts(trials: list[optuna.trial.FrozenTrial], wanted: int) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("strategy", ["surrogate", "nsga2", "tpe"])
+@pytest.mark.parametrize(
+    "strategy",
+    ["surrogate", *(pytest.param(s, marks=pytest.mark.slow) for s in ("nsga2", "tpe"))],
+)
 def test_a_leader_and_its_helpers_make_the_trials_together(tmp_path: Path, strategy: str) -> None:
     path, log = tmp_path / "study.db", tmp_path / "log"
     shared: dict[str, Any] = {"seconds": 0.05, "log": log, "storage": path, "strategy": strategy}
@@ -184,7 +187,7 @@ def check_killed(storage: Path | str, log: Path) -> None:
     assert reader.hypervolume >= 0.99 * min(alone) > max(chance)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_killed_helpers_lose_nothing(tmp_path: Path) -> None:
     path, log = tmp_path / "study.db", tmp_path / "log"
     assert killed_and_restarted(path, log, random.Random(0), 9) >= 6

@@ -132,6 +132,7 @@ def test_every_step_runs_in_order_on_a_change_of_format(repository: Path, tmp_pa
     assert f"--constraint {ROOT}/tools/constraints.txt {ROOT}[tflite,digits]" in installed
 
 
+@pytest.mark.slow
 def test_a_committed_lock_that_is_out_of_date_fails_the_job(
     repository: Path, tmp_path: Path
 ) -> None:
