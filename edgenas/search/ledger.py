@@ -174,10 +174,9 @@ class Ledger:
 
         from edgenas.search.strategies import distributions
 
-        trial = self.study.ask(distributions(self.problem.space))
-        while self._is_queued_twice(trial):
+        genes = distributions(self.problem.space)
+        while self._is_queued_twice(trial := self.study.ask(genes)):
             self.study.tell(trial.number, state=TrialState.FAIL)
-            trial = self.study.ask(distributions(self.problem.space))
         trial.set_user_attr("worker", dict(self.mark))
         arch = self.problem.space.architecture(trial.params)
         trial.set_user_attr("architecture", str(arch))
