@@ -228,6 +228,35 @@ class _Conv2d(nn.Module):
         return stride, around // 2
 
 
+class _Deconv(nn.Module):
+    """A transposed convolution with a bias, cut alike on both sides.
+
+    Raises:
+        ExportError: its output cannot have the operator's size in that way.
+    """
+
+    def __init__(self, op: OpSpec) -> None:
+        super().__init__()
+        (sy, py), (sx, px) = (
+            self._stride_and_cut(op, op[size], op[f"k{size}"], op[f"o{size}"]) for size in "hw"
+        )
+        kernel = op["kh"], op["kw"]
+        self.conv = nn.ConvTranspose2d(op["cin"], op["cout"], kernel, (sy, sx), (py, px))
+        self.act = activation(op.act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.act(self.conv(x))
+        return y
+
+    @staticmethod
+    def _stride_and_cut(op: OpSpec, size: int, kernel: int, out: int) -> tuple[int, int]:
+        stride = max(1, round(out / size))
+        beyond = (size - 1) * stride + kernel - out
+        if beyond % 2 or beyond < 0:
+            raise ExportError(f"{op.key}: its output is not cut alike on both sides")
+        return stride, beyond // 2
+
+
 class _Pool2d(nn.Module):
     """The maximum in a window."""
 
@@ -306,6 +335,8 @@ def _primitive(op: OpSpec, *, norm: bool) -> nn.Module:
             return _Linear(op["cin"], op["cout"])
         case "conv2d":
             return _Conv2d(op, norm=norm)
+        case "deconv":
+            return _Deconv(op)
         case "pool2d":
             return _Pool2d(op)
         case "resize":

@@ -1,10 +1,10 @@
 """A cost model for units that were never timed, fitted on those of the same table that were.
 
 A unit's time is what every timed model costs once, and the sum over its primitives of non-negative
-coefficients x features (calls, MACs, elements read and written, weights), one set of coefficients
-for each group of primitives that runs in a kernel of its own: depthwise 3x3 and 7x7, for instance,
-have little in common. Fitted by relative least squares; its interval comes from units held out in
-five folds.
+coefficients x features (calls, MACs, those computed in vain, pixels, elements read and written,
+weights), one set of coefficients for each group of primitives that runs in a kernel of its own:
+depthwise 3x3 and 7x7, for instance, have little in common. Fitted by relative least squares; its
+interval comes from units held out in five folds.
 """
 
 from __future__ import annotations
@@ -28,8 +28,13 @@ if TYPE_CHECKING:
     Matrix = npt.NDArray[np.float64]
 
 FEATURES = ("call", "macs", "elements", "weights")
-TRAFFIC = ("reads", "writes")
-"""Elements in and out; with units timed one by one these are told apart."""
+BLOCKS = (8, 16)
+"""Output channels that kernels compute at a time: vectors of 8, two of them in most."""
+FINER = ("reads", "writes", "pixels", *(f"padding{block}" for block in BLOCKS))
+"""What units timed one by one tell apart, and whole networks do not.
+
+Elements in and out, pixels out, and the MACs by which output channels are short of whole blocks.
+"""
 RUN = "run.call"
 """What a timed model costs once, whatever it holds."""
 MIN_UNITS = 12
@@ -212,14 +217,18 @@ def features(op: OpSpec) -> tuple[tuple[str, float], ...]:
 
 @functools.lru_cache(maxsize=65536)
 def _all_features(op: OpSpec) -> tuple[tuple[str, float], ...]:
-    """`FEATURES` and `TRAFFIC`."""
+    """`FEATURES` and `FINER`."""
     found: dict[str, float] = {}
     for node in op.primitives():
         group = _group(node.op)
+        channels, height, width = node.op.out_chw
         reads = float(node.op.n_inputs * math.prod(node.op.in_chw))  # without weights
-        writes = float(math.prod(node.op.out_chw))
-        values = 1.0, float(node.op.macs), reads + writes, float(node.op.weights), reads, writes
-        for feature, value in zip((*FEATURES, *TRAFFIC), values, strict=True):
+        writes = float(channels * height * width)
+        values = [1.0, float(node.op.macs), reads + writes, float(node.op.weights)]
+        values += [reads, writes, float(height * width)]
+        for block in BLOCKS:
+            values.append(node.op.macs * (-channels % block) / channels if node.op.weights else 0.0)
+        for feature, value in zip((*FEATURES, *FINER), values, strict=True):
             if value:
                 name = f"{group}.{feature}"
                 found[name] = found.get(name, 0.0) + value

@@ -40,7 +40,7 @@ _FUNCTIONS = {
     "InstanceNormalization", "Not", "Sign",
 }  # fmt: skip
 _ACTIVATIONS = {
-    "Relu": "relu", "LeakyRelu": "relu", "PRelu": "relu", "Clip": "relu6", "HardSwish": "hswish",
+    "Relu": "relu", "LeakyRelu": "relu", "Clip": "relu6", "HardSwish": "hswish",
     "HardSigmoid": "hsigmoid",
 }  # fmt: skip
 _WINDOWS = {
@@ -50,6 +50,7 @@ _WINDOWS = {
 _BINARY = {
     "Add", "Mul", "Sub", "Div", "Max", "Min", "Pow", "Greater", "Less", "Equal", "Where", "And",
     "Or", "Mod", "GreaterOrEqual", "LessOrEqual",
+    "PRelu",  # the runtime fuses no slopes of the channels' own
 }  # fmt: skip
 
 
@@ -239,6 +240,8 @@ class _Reader:
             return _SHAPED[kind](self, node, attributes, inputs, outputs[0]), ""
         variable = [t for t in inputs if not self.tensors[t].constant]
         source, target = self._chw(variable[0]), self._chw(outputs[0])
+        if kind == "Transpose":  # of no rows of channels that would be copied one by one
+            return like("copy", (math.prod(target), 1, 1)), ""
         if kind in _COPIES:
             return like("copy", target), ""
         if kind == "Split":

@@ -41,11 +41,11 @@ _FUNCTIONS = {
 }  # fmt: skip
 _ACTIVATIONS = {
     "RELU": "relu", "RELU6": "relu6", "RELU_N1_TO_1": "relu", "HARD_SWISH": "hswish",
-    "LEAKY_RELU": "relu", "PRELU": "relu",
 }  # fmt: skip
 _BINARY = {
     "ADD", "MUL", "SUB", "DIV", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "POW", "GREATER",
     "LESS", "EQUAL", "GREATER_EQUAL", "LESS_EQUAL", "NOT_EQUAL", "SELECT", "SELECT_V2",
+    "PRELU", "LEAKY_RELU",  # with a slope: XNNPACK fuses only what cuts off
 }  # fmt: skip
 _TRANSPOSED_WITH_BIAS = "Convolution2DTransposeBias"
 """MediaPipe's operator, which LiteRT's interpreter knows as well."""
@@ -214,6 +214,8 @@ class _Reader:
         source = self._chw(variable[0])
         if kind in _SHAPED:
             return _SHAPED[kind](self, options, inputs, outputs[0]), ""
+        if kind == "TRANSPOSE":  # of no rows of channels that would be copied one by one
+            return like("copy", (math.prod(target), 1, 1)), ""
         if kind in _COPIES:
             return like("copy", target), ""
         if kind in _SPLITS:

@@ -168,7 +168,7 @@ def _measured(
             hint="edgenas devices lists devices that can be timed",
         )
     check_here(profile)
-    run = measuring(profile, f"file-{sha256_file(path)[:12]}", quick=False, report=report)
+    run = measuring(profile, f"file-{sha256_file(path)[:12]}", quick=True, report=report)
     timing, drift = time_model(
         path,
         table,

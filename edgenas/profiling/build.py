@@ -134,8 +134,9 @@ def profile_device(
     Units and networks are timed in one run of the agent, interleaved. At least 8 networks of
     varying depth are needed; those whose parts were not all timed do not count. With `earlier`,
     a table of the same device, its units are kept and the new ones brought to the same time by
-    anchors. Where a kit's results are read, `units` are those of the kit: what it shares with
-    `earlier` are the anchors, and an `earlier` of which the kit has every unit has no say.
+    anchors; without `networks` its fits, which rest on these units, are kept too. Where a kit's
+    results are read, `units` are those of the kit: what it shares with `earlier` are the anchors,
+    and an `earlier` of which the kit has every unit has no say.
 
     Raises:
         SpecError: too few networks for a fit; a kit that shares no unit with `earlier`.
@@ -199,7 +200,10 @@ def profile_device(
         if _network(name) in found.timings
     }
     calls = not device.is_estimated
-    fits = fit_all(entries, {name: networks[name] for name in whole}, whole, calls=calls)
+    if earlier is not None and not networks:
+        fits = earlier.fits
+    else:
+        fits = fit_all(entries, {name: networks[name] for name in whole}, whole, calls=calls)
     if not fits:
         raise SpecError(
             f"device {device.name}: a fit needs {MIN_NETWORKS} whole networks all of whose parts "

@@ -40,13 +40,18 @@ _STRIDED = (  # pixels a side, channels in, out; 2x2, stride 2
     (128, 8, 8), (128, 16, 32), (64, 16, 16), (64, 32, 64), (32, 64, 128), (16, 64, 32),
     (16, 96, 96), (8, 64, 16), (4, 32, 8),
 )  # fmt: skip
+_TRANSPOSED = (  # pixels a side, channels in, out, kernel; stride 2
+    (112, 8, 1, 2), (96, 16, 1, 2), (64, 8, 8, 2), (64, 32, 16, 2), (56, 64, 32, 2),
+    (32, 24, 24, 2), (28, 128, 64, 2), (16, 96, 48, 2), (14, 256, 128, 2), (56, 32, 21, 4),
+    (32, 16, 1, 4), (28, 64, 32, 4), (16, 64, 17, 4), (14, 128, 64, 4), (7, 320, 128, 4),
+)  # fmt: skip
 _MAPS = ((16, 112), (24, 56), (40, 28), (48, 64), (64, 8), (88, 16), (112, 14), (320, 7), (640, 3))
 _POOLED = ((64, 8), (64, 25), (256, 3), (512, 7), (1280, 7))
 _LINEAR = ((64, 10), (128, 128), (256, 2), (640, 128), (1024, 1000), (1280, 1000))
 
 
 def general_primitives() -> list[OpSpec]:
-    """About 190 operators of all kinds that edgenas can build alone, without repeats."""
+    """About 200 operators of all kinds that edgenas can build alone, without repeats."""
     return list(dict.fromkeys(_all()))
 
 
@@ -67,6 +72,9 @@ def _all() -> Iterator[OpSpec]:
             "conv2d", act="relu",
             cin=cin, cout=cout, h=side, w=side, kh=2, kw=2, oh=half, ow=half, g=1,
         )  # fmt: skip
+    for side, cin, cout, k in _TRANSPOSED:
+        out = 2 * side
+        yield OpSpec.of("deconv", cin=cin, cout=cout, h=side, w=side, kh=k, kw=k, oh=out, ow=out)
     for c, side in _MAPS:
         yield OpSpec.of("add", c=c, h=side, w=side)
         yield OpSpec.of("activate", act="hswish", c=c, h=side, w=side)

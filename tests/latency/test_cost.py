@@ -1,3 +1,4 @@
+import math
 import random
 from collections.abc import Callable
 
@@ -132,3 +133,17 @@ def test_rare_kernel_widths_share_the_nearest_ones_numbers() -> None:
     assert not model.covers(wide[0])
     for op in (*wide, _alone(20, 8, 10, 5)):
         assert model.unit_ms(op) == pytest.approx(0.01 + 1e-8 * op.macs, rel=0.02)
+
+
+@pytest.mark.parametrize("block", [8, 16])
+def test_channels_short_of_a_block_cost_what_the_block_does(block: int) -> None:
+    def truth(op: OpSpec) -> float:
+        channels = op.out_chw[0]
+        return 0.002 + 1e-8 * op.macs * math.ceil(channels / block) * block / channels
+
+    couts = (8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64)
+    timed = [_alone(cin, cout, size) for cin in (16, 48) for cout in couts for size in (7, 14, 28)]
+    model = fit_cost({op: truth(op) for op in timed})
+    assert model is not None
+    for op in (_alone(32, 10, 20), _alone(24, 36, 14), _alone(40, 52, 10)):
+        assert model.unit_ms(op) == pytest.approx(truth(op), rel=0.03)

@@ -50,6 +50,24 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "model.onnx"
 
 
+def test_slopes_of_the_channels_own_are_an_operator_and_cut_offs_are_not(path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("PRelu", ["a", "slope"], ["b"]),
+        helper.make_node("Conv", ["b", "v"], ["c"]),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("Transpose", ["d"], ["y"], perm=[0, 2, 3, 1]),
+    ]
+    weights = {"w": ones(16, 8, 1, 1), "slope": ones(16, 1, 1), "v": ones(4, 16, 1, 1)}
+    write(path, nodes, {"x": [1, 8, 5, 6]}, {"y": [1, 5, 6, 4]}, weights)
+    assert keys(path) == [
+        "conv cin=8 cout=16 h=5 w=6 k=1 s=1 g=1 act=none",
+        "scale c=16 h=5 w=6",
+        "conv cin=16 cout=4 h=5 w=6 k=1 s=1 g=1 act=relu",
+        "copy c=120 h=1 w=1",
+    ]
+
+
 def test_one_dimensional_operators_are_those_of_maps_one_wide(path: Path) -> None:
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1]),

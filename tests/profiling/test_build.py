@@ -143,6 +143,22 @@ def test_a_table_is_extended_by_what_it_lacks_at_its_own_time(
     assert table.fits[0].scale == pytest.approx(SCALE, rel=1e-4)
 
 
+def test_a_table_is_extended_without_timing_networks_again(
+    tmp_path: Path, converter: Converter, run: Run, oracle: Callable[..., Any]
+) -> None:
+    nets = lowered(12)
+    own = list(dict.fromkeys(op for net in nets.values() for op in net))
+    first = profile_device(DEVICE, own, nets, converter, run=run)
+    later = oracle(slow=(1.5,))
+    again = replace(run, workdir=tmp_path / "later", transport=later)
+    table = profile_device(DEVICE, SPACE.units(), {}, converter, run=again, earlier=first)
+    assert set(table.entries) == set(SPACE.units())
+    assert len(set(later.measured)) == len(table.entries) - len(own) + 16
+    assert table.fits == first.fits
+    for op in SPACE.units():
+        assert table.entries[op].latency_ms == pytest.approx(unit_ms(op), rel=1e-4)
+
+
 def test_another_runtimes_table_is_not_extended(
     tmp_path: Path, converter: Converter, run: Run, oracle: Callable[..., Any]
 ) -> None:
