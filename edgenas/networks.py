@@ -206,7 +206,7 @@ class _Conv2d(nn.Module):
     def __init__(self, op: OpSpec, *, norm: bool) -> None:
         super().__init__()
         (sy, py), (sx, px) = (
-            self._stride_and_padding(op, op[size], op[f"k{size}"], op[f"o{size}"]) for size in "hw"
+            _stride_and_padding(op, op[size], op[f"k{size}"], op[f"o{size}"]) for size in "hw"
         )
         kernel = op["kh"], op["kw"]
         self.conv = nn.Conv2d(
@@ -219,17 +219,18 @@ class _Conv2d(nn.Module):
         y: Tensor = self.act(self.norm(self.conv(x)))
         return y
 
-    @staticmethod
-    def _stride_and_padding(op: OpSpec, size: int, kernel: int, out: int) -> tuple[int, int]:
-        stride = max(1, round(size / out))
-        around = max(0, (out - 1) * stride + kernel - size)
-        if around % 2:
-            raise ExportError(f"{op.key}: its padding differs from side to side")
-        return stride, around // 2
+
+def _stride_and_padding(op: OpSpec, size: int, kernel: int, out: int) -> tuple[int, int]:
+    """Of the convolution that makes `out` pixels of `size`."""
+    stride = max(1, round(size / out))
+    around = max(0, (out - 1) * stride + kernel - size)
+    if around % 2:
+        raise ExportError(f"{op.key}: its padding differs from side to side")
+    return stride, around // 2
 
 
 class _Deconv(nn.Module):
-    """A transposed convolution with a bias, cut alike on both sides.
+    """The reverse of a convolution that is padded alike on both sides, with a bias; activation.
 
     Raises:
         ExportError: its output cannot have the operator's size in that way.
@@ -238,23 +239,20 @@ class _Deconv(nn.Module):
     def __init__(self, op: OpSpec) -> None:
         super().__init__()
         (sy, py), (sx, px) = (
-            self._stride_and_cut(op, op[size], op[f"k{size}"], op[f"o{size}"]) for size in "hw"
+            _stride_and_padding(op, op[f"o{size}"], op[f"k{size}"], op[size]) for size in "hw"
         )
-        kernel = op["kh"], op["kw"]
-        self.conv = nn.ConvTranspose2d(op["cin"], op["cout"], kernel, (sy, sx), (py, px))
+        beyond = (
+            op["oh"] - (op["h"] - 1) * sy - op["kh"] + 2 * py,
+            op["ow"] - (op["w"] - 1) * sx - op["kw"] + 2 * px,
+        )
+        self.conv = nn.ConvTranspose2d(
+            op["cin"], op["cout"], (op["kh"], op["kw"]), (sy, sx), (py, px), beyond
+        )
         self.act = activation(op.act)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.act(self.conv(x))
         return y
-
-    @staticmethod
-    def _stride_and_cut(op: OpSpec, size: int, kernel: int, out: int) -> tuple[int, int]:
-        stride = max(1, round(out / size))
-        beyond = (size - 1) * stride + kernel - out
-        if beyond % 2 or beyond < 0:
-            raise ExportError(f"{op.key}: its output is not cut alike on both sides")
-        return stride, beyond // 2
 
 
 class _Pool2d(nn.Module):

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 FEATURES = ("call", "macs", "elements", "weights")
 BLOCKS = (8, 16)
-"""Output channels that kernels compute at a time: vectors of 8, two of them in most."""
+"""Output channels that kernels compute at a time. On this project's tables of x86 (AVX2) and of
+Ethos-U both lower the error of units held out; 4 adds nothing to them, 32 little."""
 FINER = ("reads", "writes", "pixels", *(f"padding{block}" for block in BLOCKS))
 """What units timed one by one tell apart, and whole networks do not.
 

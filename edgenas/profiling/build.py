@@ -210,7 +210,7 @@ def profile_device(
             f"were timed; {len(whole)} networks were timed",
             hint="profile more units, or other networks",
         )
-    if earlier is not None and fits[0].error_mean > ROUGH_ERROR:
+    if earlier is not None and networks and fits[0].error_mean > ROUGH_ERROR:
         doubts.append(f"whole networks are {100 * fits[0].error_mean:.0f} % off what it says")
     if doubts:
         told = f"the table that was extended does not agree with what was timed now: {doubts[0]}"

@@ -113,8 +113,9 @@ def test_what_is_split_is_written_whole(path: Path) -> None:
 
 
 def test_slopes_and_transposes_are_operators_of_their_own(path: Path) -> None:
-    one_operator(path, "PRELU", [[1, 4, 5, 6]], [[1, 4, 5, 6]])
-    assert [op.key for _, op in read_model(path).units] == ["scale c=6 h=4 w=5"]
+    for kind in ("PRELU", "LEAKY_RELU"):
+        one_operator(path, kind, [[1, 4, 5, 6]], [[1, 4, 5, 6]])
+        assert [op.key for _, op in read_model(path).units] == ["scale c=6 h=4 w=5"]
     one_operator(path, "TRANSPOSE", [[1, 4, 5, 6]], [[1, 6, 4, 5]])
     assert [op.key for _, op in read_model(path).units] == ["copy c=120 h=1 w=1"]
 

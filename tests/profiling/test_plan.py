@@ -145,7 +145,8 @@ def test_general_primitives_are_what_their_names_say() -> None:
     ops = general_primitives()
     assert len(set(ops)) == len(ops) <= 220
     kinds = {op.kind for op in ops}
-    assert {"conv", "conv2d", "add", "linear", "pool", "pool2d", "resize", "deconv"} <= kinds
+    assert {"conv", "conv2d", "deconv", "add", "linear", "pool", "pool2d", "resize"} <= kinds
+    assert "activate" in kinds
     for op in ops:
         network = unit_network(op, seed=0)
         with torch.no_grad():
