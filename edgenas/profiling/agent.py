@@ -42,6 +42,7 @@ JOB_SCHEMA = "edgenas.job/1"
 AGREE = 0.02  # successive warm-up windows
 CPU_SHARE = 0.9  # of the processor time that the threads should get
 DRIFT = 0.05  # of the canary
+MIN_ROUNDS = 3  # whatever time is given
 CONFIRMED = 0.03  # a model's best round median by its second best
 QUIET = 0.08  # the pace of a quiet moment by the best pace
 SLICE_S = 0.001
@@ -394,6 +395,8 @@ class Job:
         self.canary_ms = [r["median_ms"] for r in done if r["type"] == "canary"]
         self.repeats = sum(r["type"] == "void" for r in done)
         self.retried = sum(r["type"] == "visit" and not r["final"] for r in done)
+        self.visited = 0
+        """Visits of this process, repeated ones included."""
         self.best_share: dict[str, float] = {}
         self._crashed(done)
 
@@ -411,19 +414,20 @@ class Job:
 
     def run(self) -> bool:
         """Measures all that is missing; whether that is everything."""
-        start = clock()
-        for number in range(self.job["rounds"]):
-            if not self._round(number, list(self.models)):
-                return False
-            spent, budget = (clock() - start) / 1e9, self.job["budget_s"]
-            if budget and number + 1 >= 3 and spent * (number + 2) / (number + 1) > budget:
-                return bool(number + 1 == self.job["rounds"])
-        for number in range(self.job["rounds"], self.job["rounds"] + self.job["extra_rounds"]):
-            if self.job["budget_s"] and (clock() - start) / 1e9 > self.job["budget_s"]:
-                break
-            if not self._round(number, self._unconfirmed()):
+        start, rounds = clock(), self.job["rounds"]
+        for number in range(rounds + self.job["extra_rounds"]):
+            keys = list(self.models) if number < rounds else self._unconfirmed()
+            left = [k for k in keys if k not in self.failed and (k, number) not in self.done]
+            if number >= min(MIN_ROUNDS, rounds) and not self._affordable(len(left), start):
+                return bool(number >= rounds)
+            if left and not self._round(number, left):
                 return False
         return True
+
+    def _affordable(self, n_visits: int, start: int) -> bool:
+        """Whether the budget has room for so many more, going by the visits since `start`."""
+        budget, spent = self.job["budget_s"], (clock() - start) / 1e9
+        return not budget or spent * (1 + n_visits / max(1, self.visited)) <= budget
 
     def _unconfirmed(self) -> list[str]:
         """Models of whose rounds the best stands alone: it may still not be undisturbed."""
@@ -438,11 +442,8 @@ class Job:
                 found.append(key)
         return sorted(found)
 
-    def _round(self, number: int, keys: list[str]) -> bool:
-        left = [key for key in keys if key not in self.failed and (key, number) not in self.done]
+    def _round(self, number: int, left: list[str]) -> bool:
         random.Random(f"{self.job['seed']} {number}").shuffle(left)
-        if not left:
-            return True
         if not self._canary_is_good():
             self._cool()
         queue, checked = deque(left), clock()
@@ -478,6 +479,7 @@ class Job:
         if model is None:
             return None
         record = self._time(key, *model)
+        self.visited += 1
         budget = self.job["rounds"] * len(self.models)  # at most every visit twice, on average
         # What was not quiet is not repeated at once: the other rounds are at other moments.
         final = last or not record.get("deprived") or self.retried >= budget

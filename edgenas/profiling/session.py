@@ -40,8 +40,6 @@ STEADY = 0.05
 """The spread of a model's samples that nobody disturbs, at most."""
 SHORTEST_MS = 1e-6
 """No model takes less."""
-MIN_ROUNDS = 3
-"""So many rounds are measured whatever time is given; the agent has the same number."""
 MAX_LINE = 2**20
 """Characters; longer lines are none of an agent."""
 _AGENT = Path(agent.__file__)
@@ -650,7 +648,9 @@ def collect(
     contended = sum(t.n_contended == t.n_rounds for t in timings.values())
     drift = statistics.median(canary_ms) / min(canary_ms) - 1 if canary_ms else 0.0
     rounds_done = min(map(len, visits.values()))
-    wanted = settings.rounds if settings.budget_s is None else min(MIN_ROUNDS, settings.rounds)
+    wanted = (
+        settings.rounds if settings.budget_s is None else min(agent.MIN_ROUNDS, settings.rounds)
+    )
     complete = len(timings) + len(failed) == len(ids) and rounds_done >= wanted
     told_shares = [r.get("quiet_share") for r in records if r["type"] == "visit"]
     shares = [x for x in told_shares if isinstance(x, float | int) and 0 <= x <= 1]

@@ -307,6 +307,16 @@ def test_a_time_budget_ends_after_whole_rounds_and_never_before_three(
     assert {r["round"] for r in of(records, "visit")} == {0, 1, 2}
 
 
+@pytest.mark.parametrize(("budget_s", "rounds"), [(1e-9, 3), (3600.0, 5), (None, 5)])
+def test_rounds_beyond_those_asked_for_are_made_only_where_the_time_has_room_for_them(
+    monkeypatch: pytest.MonkeyPatch, budget_s: float | None, rounds: int
+) -> None:
+    monkeypatch.setattr(agent, "CONFIRMED", -1.0)  # no round confirms another
+    ok, records = in_process(monkeypatch, rounds=3, extra_rounds=2, budget_s=budget_s)
+    assert ok
+    assert {r["round"] for r in of(records, "visit")} == set(range(rounds))
+
+
 def test_a_model_that_kills_the_process_twice_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
