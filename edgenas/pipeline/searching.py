@@ -328,9 +328,9 @@ class _Search:
         by_metric = {metric: f"measuring {device.name}" for metric, device in metrics.items()}
         for metric, device in metrics.items():
             tasks[by_metric[metric]] = replace(task, threads=1, device=device.name)
+        _ = self.evaluate.contested  # once, before helpers ask for it, and no part of `minutes`
         if not tasks:
             return self.run_study(storage, Sharing(study), resume=resume, report=report)
-        _ = self.evaluate.contested  # found once, before the helpers ask for it as well
         few = contextlib.nullcontext() if workers == 1 else threads(each)
         with few, helpers(tasks, report=report) as crew:
 
