@@ -219,10 +219,7 @@ def test_the_paces_are_those_of_the_shipped_tables() -> None:
         if (pace := pace_ms(table)) is not None:
             found.setdefault(table.device.device_class, []).append(pace)
     assert found.keys() == PACES_MS.keys()
-    for (
-        kind,
-        paces,
-    ) in found.items():  # the limits lie a factor of 30 beyond: a rough figure will do
+    for kind, paces in found.items():  # limits lie a factor of 30 beyond: rough figures will do
         assert PACES_MS[kind] == pytest.approx((min(paces), max(paces)), rel=0.25), kind
 
 

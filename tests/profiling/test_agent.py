@@ -317,6 +317,18 @@ def test_rounds_beyond_those_asked_for_are_made_only_where_the_time_has_room_for
     assert {r["round"] for r in of(records, "visit")} == set(range(rounds))
 
 
+@pytest.mark.parametrize(("n_visits", "affordable"), [(5, True), (6, False)])
+def test_a_round_must_end_within_the_time_at_the_pace_of_the_visits_so_far(
+    monkeypatch: pytest.MonkeyPatch,
+    n_visits: int,
+    affordable: bool,  # noqa: FBT001
+) -> None:
+    running = agent.Job(job({"0": Path("x")}, budget_s=15.0), [], lambda _: None)
+    running.visited = 10
+    monkeypatch.setattr(agent, "clock", lambda: int(10e9))
+    assert running._affordable(n_visits, 0) is affordable
+
+
 def test_a_model_that_kills_the_process_twice_is_given_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
