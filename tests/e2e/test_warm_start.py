@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from edgenas.cli.main import main
+from edgenas.evaluation import Contested
+from edgenas.pipeline import evaluating
 from edgenas.testing.fakes import INVENTED_DEVICE, tiny_space, write_invented_device, write_tiny_run
 
 
@@ -52,6 +54,27 @@ def test_accuracies_are_kept_for_the_next_search(
     assert len(tried) > 4
     assert main(["search", "tiny.toml", "--name", "x", "--warm-start", "none", "--quiet"]) == 3
     assert "no run 'none'" in capfd.readouterr().err
+
+
+@pytest.mark.long
+def test_pilots_are_asked_before_the_minutes_of_the_search_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(evaluating, "FEW_IMAGES", 20)
+    write_invented_device(tmp_path, tiny_space())
+    write_tiny_run(tmp_path, device=INVENTED_DEVICE, trials=2).rename("tiny.toml")
+    had_study: list[bool] = []
+    ask = evaluating.Evaluator._contested
+
+    def asked(self: evaluating.Evaluator) -> Contested:
+        had_study.append(Path("runs/first/study.db").exists())
+        return ask(self)
+
+    monkeypatch.setattr(evaluating.Evaluator, "_contested", asked)
+    searched(capfd, "--name", "first")
+    assert Path("runs/first/study.db").exists()
+    assert had_study == [False], "once, and a study that does not exist counts no time"
 
 
 @pytest.mark.long
