@@ -18,6 +18,7 @@ from edgenas.artifacts import derive_seed
 from edgenas.errors import ArtifactError, DeviceError, SpecError
 from edgenas.events import Event, Report, silent
 from edgenas.hardware import DeviceProfile
+from edgenas.pipeline.network_files import network_images
 from edgenas.pipeline.runs import SESSIONS
 from edgenas.spaces import Architecture, Lowering, OpSpec
 from edgenas.targets import toolchain_of
@@ -48,7 +49,6 @@ def _runs_mixtures(device: DeviceProfile) -> bool:
 def mixing_of(run: Opened, arch: Architecture, *, report: Report = silent) -> Mixing:
     """How the precisions of a network's units are chosen: on images of the search split."""
     from edgenas.export.mixed import IMAGES, Mixing
-    from edgenas.pipeline.exporting import network_images
 
     n = min(IMAGES, len(run.data.search))
     drawn = run.data.search.drawn(n, seed=derive_seed(run.config.seed, "mixed precision"))

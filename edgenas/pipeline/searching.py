@@ -86,7 +86,8 @@ def search(
         ResourceError: disk, memory, the database, or another process at work in the folder.
         Interrupted: stopped; `resume` goes on.
     """
-    from edgenas.pipeline.exporting import export_candidates, measure_exports
+    from edgenas.pipeline.exporting import export_candidates
+    from edgenas.pipeline.file_latency import measure_exports
     from edgenas.report import write_report
     from edgenas.search import check_storage
 

@@ -11,17 +11,9 @@ from typing import TYPE_CHECKING, Any
 from edgenas.errors import ArtifactError, DataError, SpecError, UsageError
 from edgenas.events import Report, silent
 from edgenas.hardware import also_in
-from edgenas.pipeline.exporting import (
-    EXPORTS_SCHEMA,
-    asked_targets,
-    contract_of,
-    exported_row,
-    extract,
-    fleet_in,
-    network_images,
-    parents_of,
-    target_row,
-)
+from edgenas.pipeline.exported import EXPORTS_SCHEMA, exported_row, target_row
+from edgenas.pipeline.exporting import asked_targets, fleet_in
+from edgenas.pipeline.network_files import contract_of, extract, network_images, parents_of
 from edgenas.pipeline.runs import Outcome, find_run
 
 if TYPE_CHECKING:

@@ -20,7 +20,6 @@ from edgenas.errors import ArtifactError, Interrupted, SpecError
 from edgenas.events import Event
 from edgenas.export.certificate import read_certificate
 from edgenas.pipeline import FinalConfig, read_config
-from edgenas.pipeline.exporting import extract
 from edgenas.pipeline.finishing import (
     FINAL,
     _better,
@@ -30,6 +29,7 @@ from edgenas.pipeline.finishing import (
     final_weights,
     finish,
 )
+from edgenas.pipeline.network_files import extract
 from edgenas.pipeline.opening import Opened, open_stages
 from edgenas.testing.fakes import tiny_space, write_invented_device, write_tiny_run
 

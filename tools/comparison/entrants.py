@@ -24,7 +24,7 @@ from edgenas.export.runners import open_model
 from edgenas.networks import Network
 from edgenas.pipeline.config import FORMATS
 from edgenas.pipeline.evaluating import calibration_images
-from edgenas.pipeline.exporting import network_images
+from edgenas.pipeline.network_files import network_images
 
 IntArray = npt.NDArray[np.int64]
 Answers = Mapping[str, IntArray]

@@ -24,7 +24,7 @@ from edgenas.models import read_model
 from edgenas.networks import build
 from edgenas.pipeline import FinalConfig, RunConfig
 from edgenas.pipeline.config import ExportConfig, SearchConfig
-from edgenas.pipeline.exporting import network_images
+from edgenas.pipeline.network_files import network_images
 from edgenas.pipeline.runs import RESULT_SCHEMA
 from edgenas.profiling.session import Settings, Timing, measure
 from edgenas.spaces import Lowering, OpSpec
