@@ -22,8 +22,8 @@ from edgenas.errors import DataError, SpecError
 from edgenas.hardware import DeviceProfile, find, load_device
 from edgenas.pipeline.config import BUILT_IN_SETS, SHIPPED, RunConfig, SupernetConfig
 from edgenas.pipeline.evaluating import REVISIONS
+from edgenas.pipeline.goals import devices_of
 from edgenas.pipeline.metrics import costly_metrics
-from edgenas.pipeline.opening import devices_of
 from edgenas.pipeline.profiling import supernet_space
 from edgenas.pipeline.shipped import supernet_path
 from edgenas.pipeline.training import supernet_file

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from edgenas import processes
 from edgenas.artifacts import digest, io_errors, read_json, write_json
 from edgenas.ci import worker
 from edgenas.ci.facts import HERE, Reader
@@ -36,7 +37,6 @@ from edgenas.ci.targets import TARGETS, Target
 from edgenas.errors import EdgenasError, Interrupted
 from edgenas.events import Event, Report, silent
 from edgenas.pipeline.config import RunConfig, write_config
-from edgenas.pipeline.helping import threads_each
 from edgenas.pipeline.runs import find_run, locked, read_result, seal
 from edgenas.pipeline.searching import search
 from edgenas.pipeline.training import train
@@ -318,7 +318,7 @@ def _worked(
     works: Sequence[Work], jobs: int | None, report: Report
 ) -> Iterator[tuple[Work, EdgenasError | None, float]]:
     """Each work once it came to its end, with the error that it ended with, and its seconds."""
-    jobs = min(len(works), jobs or max(1, threads_each(1) // 2))
+    jobs = min(len(works), jobs or max(1, processes.threads_each(1) // 2))
     if jobs > 1:
         yield from _side_by_side(works, jobs, report)
         return
@@ -361,11 +361,12 @@ def _side_by_side(
                 failure = worker.failure(work.folder, process.returncode)
                 yield work, failure, time.monotonic() - begun
     finally:
-        worker.end([process for _, process, _ in busy.values()])
+        processes.end(process for _, process, _ in busy.values())
 
 
 def _started(work: Work, jobs: int) -> subprocess.Popen[bytes]:
-    return worker.start(work.folder, threads=threads_each(jobs), measure=work.target.measure)
+    threads = processes.threads_each(jobs)
+    return worker.start(work.folder, threads=threads, measure=work.target.measure)
 
 
 def _commit(work: Work, failure: EdgenasError | None, todo: Plan, lock: Path, runs: Path) -> Made:

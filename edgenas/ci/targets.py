@@ -42,8 +42,8 @@ from edgenas.objectives import Objective, check_objectives
 from edgenas.pipeline.config import KNOWN_FORMATS, Format, RunConfig, parse_config, read_config
 from edgenas.pipeline.config import SCHEMA as RUN_SCHEMA
 from edgenas.pipeline.fleets import accuracy_of
+from edgenas.pipeline.goals import devices_of
 from edgenas.pipeline.metrics import COSTLY, OF_DEVICE, OF_NETWORK, check_energy
-from edgenas.pipeline.opening import devices_of
 
 TARGETS = Path("targets.toml")
 SCHEMA = "edgenas.targets/1"

@@ -16,7 +16,7 @@ from edgenas.ci.planning import RUNS, check_table
 from edgenas.ci.targets import TARGETS, Target, check_energies, read_targets
 from edgenas.errors import SpecError
 from edgenas.pipeline.contributing import check_tables
-from edgenas.pipeline.opening import devices_of, targets_of
+from edgenas.pipeline.goals import devices_of, targets_of
 
 SCHEMA = "edgenas.ci-validate/1"
 

@@ -23,10 +23,12 @@ from edgenas.errors import ExportError, nearest
 from edgenas.events import Event, Report, silent
 from edgenas.export import litert, onnx
 from edgenas.export.formats import FORMATS, MIXED
-from edgenas.export.worker import JOBS_SCHEMA, environment
+from edgenas.processes import environment
 from edgenas.spaces import KEY_VERSION, Lowering, Node, OpSpec
 
 FloatArray = npt.NDArray[np.float32]
+
+JOBS_SCHEMA = "edgenas.tflite-jobs/1"
 
 RECIPE = 2
 """Version of what this package does around the converters; part of every cache name."""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from edgenas.artifacts import io_errors
 from edgenas.errors import ArtifactError, ExportError, SpecError
+from edgenas.processes import environment
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -71,8 +72,6 @@ def probe(path: Path, *, timeout_s: float = 60.0) -> None:
         "runner = open_model(pathlib.Path(sys.argv[1]))\n"
         "runner.run(numpy.zeros(runner.shape, numpy.float32))\n"
     )
-    from edgenas.export.worker import environment
-
     try:
         done = subprocess.run(  # noqa: S603  # this interpreter, the code above
             [sys.executable, "-c", code, str(path.resolve())],

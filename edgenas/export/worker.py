@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-JOBS_SCHEMA = "edgenas.tflite-jobs/1"
 TOGETHER = 24
 """So many units are converted by one call, which takes seconds before it looks at them."""
 
@@ -30,6 +29,7 @@ def main(argv: Sequence[str]) -> int:
     import torch
 
     from edgenas.artifacts import read_json
+    from edgenas.export.jobs import JOBS_SCHEMA
 
     torch.set_num_threads(1)
     table = read_json(Path(argv[0]), schema=JOBS_SCHEMA)
@@ -49,22 +49,6 @@ def main(argv: Sequence[str]) -> int:
             answers.write(json.dumps({"job": job["name"], "state": "done"}) + "\n")
     answers.close()
     return 0
-
-
-def environment() -> dict[str, str]:
-    """For a process of ours: this edgenas, one thread, quieter libraries."""
-    import edgenas
-
-    root = str(Path(edgenas.__file__).parent.parent)
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {
-        **os.environ,
-        "PYTHONPATH": path,
-        "PYTHONWARNINGS": "ignore",
-        "OMP_NUM_THREADS": "1",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "TORCHAO_SKIP_LOADING_SO_FILES": "1",
-    }
 
 
 def _convert_together(jobs: Sequence[Mapping[str, Any]]) -> None:

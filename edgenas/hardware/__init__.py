@@ -34,7 +34,7 @@ from edgenas.hardware.transports import (
     Finished,
     LocalTransport,
     Transport,
-    connect,
+    transport_for,
 )
 
 __all__ = [
@@ -56,7 +56,6 @@ __all__ = [
     "also_in",
     "check_name",
     "chip_name",
-    "connect",
     "device_names",
     "device_toml",
     "find",
@@ -70,5 +69,6 @@ __all__ = [
     "place_of",
     "search_folders",
     "this_chip",
+    "transport_for",
     "user_folder",
 ]

@@ -20,13 +20,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, TYPE_CHECKING, Any, Protocol, cast
+from typing import IO, Any, Protocol, cast
 
 from edgenas import plugins
 from edgenas.errors import DeviceError, SpecError, UsageError, nearest
-
-if TYPE_CHECKING:
-    from edgenas.hardware.device import DeviceProfile
 
 TRANSPORTS: Mapping[str, str] = MappingProxyType(
     {
@@ -247,11 +244,6 @@ def transport_for(connection: Connection) -> Transport:
         if parameter.default is parameter.empty and key not in options:
             raise SpecError(f"connection.{key} is missing; kind {connection.kind!r} needs it")
     return cast(Transport, cast(Callable[..., Any], make)(**options))
-
-
-def connect(device: DeviceProfile) -> Transport:
-    """The connection that `device` names."""
-    return transport_for(device.connection)
 
 
 def check_option(key: str, value: object, pattern: re.Pattern[str], wanted: str) -> None:

@@ -14,8 +14,8 @@ from edgenas.fleet import Fleet, choose_fleets, device_bounds, options_for
 from edgenas.objectives import Objective
 from edgenas.pareto import Candidate
 from edgenas.pipeline.config import RunConfig
+from edgenas.pipeline.goals import written_objectives
 from edgenas.pipeline.metrics import COSTLY
-from edgenas.pipeline.opening import written_objectives
 
 if TYPE_CHECKING:
     from edgenas.pipeline.opening import Opened

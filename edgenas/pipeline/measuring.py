@@ -1,6 +1,6 @@
 """Measuring workers of a search: architectures timed on a device while trials go on elsewhere.
 
-Each device has a worker of its own (`helping`). What it times are networks of the architectures
+Each device has a worker of its own (`helper`). What it times are networks of the architectures
 with random weights in the device's format: latency does not depend on weights. A device elsewhere
 is timed while trials run; this machine only while none does.
 """

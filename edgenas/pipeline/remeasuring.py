@@ -9,8 +9,9 @@ from edgenas.events import Event, Report, silent
 from edgenas.pareto import ParetoFront
 from edgenas.pipeline.config import RunConfig
 from edgenas.pipeline.correcting import MEASURED, Told, read_told, write_told
+from edgenas.pipeline.goals import devices_of
 from edgenas.pipeline.measuring import Measuring, instrument_for
-from edgenas.pipeline.opening import Opened, devices_of, open_stages
+from edgenas.pipeline.opening import Opened, open_stages
 from edgenas.pipeline.runs import Outcome, locked
 from edgenas.pipeline.searching import search
 from edgenas.pipeline.selection import choose

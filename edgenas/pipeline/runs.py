@@ -16,6 +16,7 @@ from edgenas.artifacts import io_errors, read_json, write_json, write_manifest
 from edgenas.artifacts.files import MANIFEST
 from edgenas.errors import ResourceError, SpecError, UsageError, nearest
 from edgenas.pipeline.config import RunConfig, read_config, run_name
+from edgenas.pipeline.goals import written_objectives
 
 RESULT_SCHEMA = "edgenas.search-result/1"
 SESSIONS = ".sessions"
@@ -68,8 +69,6 @@ def open_run(
         SpecError: for the file's contents.
         UsageError: for a name that cannot be a folder's.
     """
-    from edgenas.pipeline.opening import written_objectives
-
     config = read_config(run_file)
     search = config.search
     if trials is not None or minutes is not None:

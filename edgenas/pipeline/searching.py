@@ -26,14 +26,16 @@ from edgenas.pipeline.evaluating import Evaluator, check_unlabelled, evaluator
 from edgenas.pipeline.explaining import EXPLANATION, explanation
 from edgenas.pipeline.finishing import check_final, finish
 from edgenas.pipeline.fleets import Chosen, accuracy_of, check_fleet
+from edgenas.pipeline.goals import devices_of, objectives_of
 from edgenas.pipeline.knowing import CACHE, Cache, WarmStart, begun, warm_start
 from edgenas.pipeline.measuring import Measuring, instrument_for
 from edgenas.pipeline.metrics import costly_metrics
-from edgenas.pipeline.opening import Opened, devices_of, objectives_of, open_stages
+from edgenas.pipeline.opening import Opened, open_stages
 from edgenas.pipeline.provenance import provenance, reading_notes
 from edgenas.pipeline.runs import RESULT_SCHEMA, Outcome, Run, check_clearable, clear, locked, seal
 from edgenas.pipeline.selection import choose
 from edgenas.pipeline.tables import TABLES
+from edgenas.processes import threads_each
 
 if TYPE_CHECKING:
     from edgenas.search import Gradients, SearchResult, Sharing
@@ -319,7 +321,7 @@ class _Search:
     ) -> SearchResult:
         """Works on the study with `workers` - 1 helpers, and one for each device to measure."""
         from edgenas.data import threads
-        from edgenas.pipeline.helping import Task, helpers, threads_each
+        from edgenas.pipeline.helping import Task, helpers
         from edgenas.search import Sharing
 
         each = threads_each(workers)

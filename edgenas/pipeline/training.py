@@ -15,6 +15,7 @@ from edgenas.artifacts import derive_seed, write_json
 from edgenas.errors import ResourceError, SpecError, UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.pipeline.config import DataConfig, RunConfig, write_config
+from edgenas.pipeline.goals import targets_of
 from edgenas.pipeline.runs import clear, locked
 
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ def train(
         ResourceError: disk or memory do not suffice.
         Interrupted: stopped; `resume` goes on.
     """
-    from edgenas.pipeline.opening import targets_of
     from edgenas.pipeline.targets import check_runnable
 
     if not _leads():

@@ -26,9 +26,9 @@ from edgenas.hardware import (
     DeviceProfile,
     LocalTransport,
     Transport,
-    connect,
     held,
     installed_version,
+    transport_for,
 )
 from edgenas.hardware.transports import RESUMES
 from edgenas.pareto import Metric
@@ -247,7 +247,7 @@ def measure(
         MeasurementError: no model could be timed.
         ResourceError: the work folder cannot be written.
     """
-    link = connect(device) if transport is None else transport
+    link = transport_for(device.connection) if transport is None else transport
     plan = plan_job(models, device, settings=settings, seed=seed, canary=canary, link=link)
     with artifacts.io_errors(workdir, "use"):
         workdir.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ Text counts because plug-in tables name what they load as "module:attribute".
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import shutil
 import sys
@@ -15,9 +16,10 @@ from pathlib import Path
 import pytest
 
 ORDER = (
-    "errors", "plugins", "events", "artifacts", "spaces", "models", "objectives", "pareto", "fleet",
-    "hardware", "targets", "latency", "profiling", "data", "networks", "supernet", "evaluation",
-    "search", "export", "report", "pipeline", "ci", "cli", "__main__", "testing",
+    "errors", "plugins", "processes", "events", "artifacts", "spaces", "models", "objectives",
+    "pareto", "fleet", "hardware", "targets", "latency", "profiling", "data", "networks",
+    "supernet", "evaluation", "search", "export", "report", "pipeline", "ci", "cli", "__main__",
+    "testing",
 )  # fmt: skip
 """A package imports only from itself and from those before it.
 
@@ -46,8 +48,8 @@ BRINGS_TORCH = {"torch", "torchao", "torchvision", "litert_torch", "ai_edge_torc
 _TARGET = re.compile(r"edgenas(\.\w+)+:\w+")
 
 
-def imported(tree: ast.AST, package: str) -> Iterator[tuple[str, int]]:
-    """Dotted names that a module imports, with their lines; `package` is where it lies."""
+def statements(tree: ast.AST, package: str) -> Iterator[tuple[str, int]]:
+    """Dotted names that a module's statements import, with lines; `package` is where it lies."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -60,7 +62,13 @@ def imported(tree: ast.AST, package: str) -> Iterator[tuple[str, int]]:
                 base = ".".join([*parents, *([base] if base else [])])
             for alias in node.names:
                 yield f"{base}.{alias.name}", node.lineno
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+
+
+def imported(tree: ast.AST, package: str) -> Iterator[tuple[str, int]]:
+    """Those, and the names that are imported by their text."""
+    yield from statements(tree, package)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
             if _TARGET.fullmatch(node.value):
                 yield node.value.replace(":", "."), node.lineno
         elif (
@@ -105,6 +113,46 @@ def breaches(source: Path) -> list[str]:
 
 def test_packages_import_only_from_those_above(root: Path) -> None:
     assert breaches(root / "edgenas") == []
+
+
+def circle(source: Path) -> list[str]:
+    """Modules that import one another in a circle: within functions and for types, too."""
+    known = {}
+    for name, package, tree in modules(source):
+        dotted = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        known[f"edgenas.{dotted}"] = package, tree
+    graph = graphlib.TopologicalSorter[str]()
+    for importer, (package, tree) in known.items():
+        for target, _ in statements(tree, package):
+            while target not in known and target:
+                target = target.rpartition(".")[0]
+            if target and target != importer:
+                graph.add(importer, target)
+    try:
+        graph.prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_modules_import_in_no_circle(root: Path) -> None:
+    assert circle(root / "edgenas") == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from edgenas.spaces import mobile",
+        "def f() -> None:\n    from edgenas.spaces.mobile import default_space",
+        "if False:\n    from .mobile import MobileSpace",
+    ],
+)
+def test_a_circle_is_found(root: Path, tmp_path: Path, line: str) -> None:
+    copy = tmp_path / "edgenas"
+    shutil.copytree(root / "edgenas", copy, ignore=shutil.ignore_patterns("*.pyc", "shipped"))
+    with (copy / "spaces" / "ops.py").open("a") as file:
+        file.write(f"\n{line}\n")
+    assert {"edgenas.spaces.ops", "edgenas.spaces.mobile"} <= set(circle(copy))
 
 
 def test_every_part_has_its_place_in_the_order(root: Path) -> None:

@@ -27,6 +27,7 @@ from edgenas.export.jobs import (
     tool_versions,
     write_lowering,
 )
+from edgenas.processes import environment
 from edgenas.spaces import OpSpec, chain, conv
 from edgenas.spaces.mobile import SMALL
 
@@ -250,7 +251,7 @@ def test_units_converted_together_are_what_each_is_alone(tmp_path):
         [sys.executable, "-c", f"{code}convert(json.load(sys.stdin))"],
         input=json.dumps([job.to_table() for job in todo]),
         text=True,
-        env=worker.environment(),
+        env=environment(),
         check=True,
         capture_output=True,
     )

@@ -32,7 +32,7 @@ def long(clean: Path) -> Path:
 def helpers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     try:
         children = psutil.Process(process.pid).children(recursive=True)
-        return [c for c in children if "edgenas.pipeline.helping" in c.cmdline()]
+        return [c for c in children if "edgenas.pipeline.helper" in c.cmdline()]
     except psutil.NoSuchProcess:
         return []
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edgenas.errors import DeviceError
-from edgenas.hardware import LocalTransport, connect, load_device
+from edgenas.hardware import LocalTransport, load_device, transport_for
 from edgenas.testing.processes import outlives
 
 
@@ -66,7 +66,7 @@ def test_a_missing_program_is_a_device_error() -> None:
 
 
 def test_local_devices_are_reached_in_place(tmp_path: Path) -> None:
-    link = connect(load_device("local-litert-int8-t1"))
+    link = transport_for(load_device("local-litert-int8-t1").connection)
     file = tmp_path / "a model.bin"
     file.write_bytes(b"x")
     assert link.push({"m.bin": file}) == {"m.bin": str(file)}

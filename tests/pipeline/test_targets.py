@@ -11,8 +11,8 @@ from edgenas.errors import SpecError
 from edgenas.hardware import load_device
 from edgenas.objectives import parse_objectives
 from edgenas.pipeline import read_config, show_device
+from edgenas.pipeline.goals import objectives_of, targets_of
 from edgenas.pipeline.metrics import CheapMetrics, metric_names
-from edgenas.pipeline.opening import objectives_of, targets_of
 from edgenas.pipeline.targets import memory_bounds
 from edgenas.spaces.mobile import MobileSpace
 from edgenas.testing.fakes import INVENTED_DEVICE, tiny_space, write_tiny_run

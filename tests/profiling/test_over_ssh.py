@@ -17,9 +17,9 @@ from edgenas.hardware import (
     DeviceProfile,
     LocalTransport,
     SshTransport,
-    connect,
     installed_version,
     load_device_file,
+    transport_for,
 )
 from edgenas.profiling.session import LINES, Settings, measure
 from edgenas.testing.processes import outlives
@@ -211,6 +211,6 @@ def test_a_folder_that_cannot_be_made(server: SshServer, tmp_path: Path) -> None
 
 def test_the_device_file_decides(device: DeviceProfile, server: SshServer) -> None:
     assert shutil.which("ssh") == str(server.bin / "ssh")
-    link = connect(device)
+    link = transport_for(device.connection)
     assert isinstance(link, SshTransport)
     assert (link.host, link.port, link.user) == ("127.0.0.1", server.port, "")
