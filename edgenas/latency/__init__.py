@@ -3,6 +3,14 @@
 from edgenas.latency.calibrate import rescale
 from edgenas.latency.cost import CostModel, fit_cost
 from edgenas.latency.fit import Fit, Sample, fit_networks
+from edgenas.latency.known import (
+    load_table,
+    nearest_table,
+    other_tables,
+    table_file,
+    table_for,
+    table_names,
+)
 from edgenas.latency.predictor import LatencyPrediction, Memory, Origin, Predictor, UnitLatency
 from edgenas.latency.table import (
     ROUGH_ERROR,
@@ -10,18 +18,10 @@ from edgenas.latency.table import (
     Entry,
     LatencyTable,
     TableDevice,
-    check_readable,
     energy_mj,
-    load_table,
     named,
-    nearest_table,
-    other_tables,
-    read_table,
-    table_file,
-    table_for,
-    table_names,
-    write_table,
 )
+from edgenas.latency.table_file import check_readable, read_table, write_table
 from edgenas.latency.validate import Validation, compare, drift_factor, repeat_error
 from edgenas.latency.whole import Observed, WholeFit, fit_whole
 
