@@ -2,6 +2,7 @@
 
 from edgenas.latency.calibrate import rescale
 from edgenas.latency.cost import CostModel, fit_cost
+from edgenas.latency.files import check_readable, read_table, write_table
 from edgenas.latency.fit import Fit, Sample, fit_networks
 from edgenas.latency.known import (
     load_table,
@@ -21,7 +22,6 @@ from edgenas.latency.table import (
     energy_mj,
     named,
 )
-from edgenas.latency.table_file import check_readable, read_table, write_table
 from edgenas.latency.validate import Validation, compare, drift_factor, repeat_error
 from edgenas.latency.whole import Observed, WholeFit, fit_whole
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from edgenas.errors import ArtifactError, SpecError, nearest
 from edgenas.hardware import DeviceProfile, find, listing, on_this_chip
 from edgenas.hardware.folders import Found
+from edgenas.latency.files import read_table
 from edgenas.latency.table import LatencyTable
-from edgenas.latency.table_file import read_table
 from edgenas.spaces.ops import OpSpec
 
 

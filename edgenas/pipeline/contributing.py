@@ -22,9 +22,9 @@ from edgenas.artifacts import read_json
 from edgenas.errors import EdgenasError, SpecError
 from edgenas.hardware import DeviceProfile, find, load_device_file, on_this_chip
 from edgenas.hardware.folders import check_name, shipped_folder
+from edgenas.latency.files import read_table, table_text
 from edgenas.latency.table import SCHEMA as TABLE_SCHEMA
 from edgenas.latency.table import LatencyTable
-from edgenas.latency.table_file import read_table, table_text
 
 if TYPE_CHECKING:
     from edgenas.latency.cost import CostModel

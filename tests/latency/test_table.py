@@ -22,7 +22,7 @@ from edgenas.latency import (
     table_names,
     write_table,
 )
-from edgenas.latency.table_file import table_text
+from edgenas.latency.files import table_text
 from edgenas.spaces import OpSpec
 from edgenas.spaces.mobile import SMALL
 
