@@ -34,7 +34,8 @@ def measure_exports(
     fails nothing.
     """
     from edgenas.export.certificate import REJECTED, Latency, write_certificate
-    from edgenas.profiling.session import QUICK, measure
+    from edgenas.profiling.session import measure
+    from edgenas.profiling.settings import QUICK
 
     certificates = dict(exported.certificates)
 

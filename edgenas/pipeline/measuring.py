@@ -163,7 +163,8 @@ def _timed(
     Raises:
         DeviceError: the device cannot be reached, or all were disturbed.
     """
-    from edgenas.profiling.session import QUICK, measure
+    from edgenas.profiling.session import measure
+    from edgenas.profiling.settings import QUICK
 
     found = measure(
         {arch.digest: path for arch, path in files.items()},

@@ -119,7 +119,8 @@ class _Timing:
     def _measured(self, files: Sequence[Path]) -> dict[Path, Latency]:
         """All of them, or none: of a few no choice can be made."""
         from edgenas.export.certificate import Latency
-        from edgenas.profiling.session import QUICK, measure
+        from edgenas.profiling.session import measure
+        from edgenas.profiling.settings import QUICK
 
         name = self.device.name
         self.report(Event("measure", message=f"{len(files)} mixtures on {name}"))

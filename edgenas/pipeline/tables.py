@@ -340,7 +340,7 @@ def measuring(
 ) -> Run:
     """How this machine is timed: quick or standard rounds, in a work folder that resumes."""
     from edgenas.profiling.build import Run
-    from edgenas.profiling.session import QUICK, STANDARD
+    from edgenas.profiling.settings import QUICK, STANDARD
 
     settings = QUICK if quick else STANDARD
     if minutes is not None:

@@ -21,15 +21,9 @@ from edgenas.profiling.plan import (
     spread_architectures,
 )
 from edgenas.profiling.primitives import general_primitives
-from edgenas.profiling.session import (
-    FULL,
-    QUICK,
-    STANDARD,
-    Measurements,
-    Settings,
-    Timing,
-    measure,
-)
+from edgenas.profiling.session import measure
+from edgenas.profiling.settings import FULL, QUICK, STANDARD, Settings
+from edgenas.profiling.timings import Measurements, Timing
 
 __all__ = [
     "FULL",

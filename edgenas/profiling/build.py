@@ -40,15 +40,9 @@ from edgenas.latency.validate import REPEAT
 from edgenas.profiling.estimate import estimate_models
 from edgenas.profiling.kit import RESULTS, read_results
 from edgenas.profiling.plan import anchor_units, primitives
-from edgenas.profiling.session import (
-    QUICK,
-    STANDARD,
-    Measurements,
-    Settings,
-    Timing,
-    check_version,
-    measure,
-)
+from edgenas.profiling.session import check_version, measure
+from edgenas.profiling.settings import QUICK, STANDARD, Settings
+from edgenas.profiling.timings import Measurements, Timing
 from edgenas.spaces import Lowering, OpSpec
 
 if TYPE_CHECKING:

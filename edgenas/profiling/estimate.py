@@ -16,7 +16,7 @@ from edgenas import artifacts
 from edgenas.errors import DeviceError, MeasurementError
 from edgenas.events import Event, Report, silent
 from edgenas.hardware import DeviceProfile, installed_version, vela
-from edgenas.profiling.session import Measurements, Timing
+from edgenas.profiling.timings import Measurements, Timing
 
 FILE = "estimated.json"
 SCHEMA = "edgenas.estimates/1"

@@ -17,19 +17,10 @@ from edgenas.artifacts.files import MAX_JSON_BYTES, io_errors
 from edgenas.errors import ArtifactError, SpecError
 from edgenas.hardware import DeviceProfile
 from edgenas.profiling import agent
-from edgenas.profiling.session import (
-    STANDARD,
-    Measurements,
-    Settings,
-    check_version,
-    collect,
-    decoded,
-    fault,
-    is_known,
-    nonce_of,
-    of_last_version,
-    plan_job,
-)
+from edgenas.profiling.records import decoded, fault, is_known, of_last_version
+from edgenas.profiling.session import check_version, nonce_of, plan_job
+from edgenas.profiling.settings import STANDARD, Settings
+from edgenas.profiling.timings import Measurements, collect
 
 RESULTS = "results.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same files make the same archive

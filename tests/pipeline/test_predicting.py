@@ -131,7 +131,7 @@ def test_a_file_is_timed_beside_units_of_the_table(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("edgenas.pipeline.tables.cache_folder", lambda: folder / "cache")
-    monkeypatch.setattr("edgenas.profiling.session.STANDARD", QUICK)
+    monkeypatch.setattr("edgenas.profiling.settings.STANDARD", QUICK)
     name = "local-onnxruntime-int8-t1"
     space = default_space(image_size=28, in_channels=1, n_classes=10)
     table = invented_table(load_device(name), space)

@@ -19,7 +19,7 @@ from edgenas.errors import ArtifactError, DeviceError, MeasurementError, SpecErr
 from edgenas.hardware import load_device
 from edgenas.profiling import agent
 from edgenas.profiling.kit import planned, read_results, write_kit
-from edgenas.profiling.session import Settings
+from edgenas.profiling.settings import Settings
 
 FAST = Settings(
     rounds=2, extra_rounds=0, seconds=0.02, runs=6, warmup_s=0.005, warmup_runs=5, cool_s=0.0

@@ -21,7 +21,8 @@ from edgenas.hardware import (
     load_device_file,
     transport_for,
 )
-from edgenas.profiling.session import LINES, Settings, measure
+from edgenas.profiling.session import LINES, measure
+from edgenas.profiling.settings import Settings
 from edgenas.testing.processes import outlives
 from edgenas.testing.ssh_server import SSHD, SshServer, serving
 

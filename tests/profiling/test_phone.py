@@ -12,7 +12,9 @@ import pytest
 
 from edgenas.errors import DeviceError, MeasurementError, SpecError
 from edgenas.hardware import DeviceProfile, load_device_file
-from edgenas.profiling.session import LINES, Measurements, Settings, measure
+from edgenas.profiling.session import LINES, measure
+from edgenas.profiling.settings import Settings
+from edgenas.profiling.timings import Measurements
 from edgenas.testing import fake_adb
 
 PHONE = "R5CT1"

@@ -18,7 +18,9 @@ from edgenas.hardware import LocalTransport, held, load_device
 from edgenas.pareto import Metric
 from edgenas.profiling import agent
 from edgenas.profiling.build import today
-from edgenas.profiling.session import LINES, QUICK, OtherVersionError, Settings, Timing, measure
+from edgenas.profiling.session import LINES, OtherVersionError, measure
+from edgenas.profiling.settings import QUICK, Settings
+from edgenas.profiling.timings import Timing
 
 FAST = Settings(
     rounds=3,

@@ -26,7 +26,9 @@ from edgenas.pipeline import FinalConfig, RunConfig
 from edgenas.pipeline.config import ExportConfig, SearchConfig
 from edgenas.pipeline.network_files import network_images
 from edgenas.pipeline.runs import RESULT_SCHEMA
-from edgenas.profiling.session import Settings, Timing, measure
+from edgenas.profiling.session import measure
+from edgenas.profiling.settings import Settings
+from edgenas.profiling.timings import Timing
 from edgenas.spaces import Lowering, OpSpec
 from edgenas.spaces.ops import chain
 from edgenas.supernet import load_weights
