@@ -64,6 +64,7 @@ def with_final(run: Opened, **settings: Any) -> Opened:
 
 
 def test_a_tuned_network_is_better_and_its_file_is_what_was_judged(run: Opened) -> None:
+    run = with_final(run, epochs=8)  # enough to gain much, whatever this processor's rounding
     arch = run.supernet.space.smallest()
     (note,) = finish(run, [arch])
     found = final_weights(run, arch)
@@ -74,10 +75,10 @@ def test_a_tuned_network_is_better_and_its_file_is_what_was_judged(run: Opened) 
     assert (found.won - found.lost) / found.n == pytest.approx(
         found.top1["tuned"] - found.top1["inherited"]
     )
-    assert found.epochs == 2
+    assert found.epochs == 8
     assert found.parents == run.rests_on
     assert note == f"{arch.digest}: {found.told}"
-    assert f"of {found.n}, 2 epochs" in note
+    assert f"of {found.n}, 8 epochs" in note
     folder = run.folder / "models" / arch.digest
     assert found.sha256 == sha256_file(folder / "weights.safetensors")
     assert not (run.folder / FINAL).exists()
