@@ -23,7 +23,6 @@ from edgenas.pipeline.network_files import (
     network_images,
     outcome_of_training,
     parents_of,
-    resolution_of,
     statement_of,
 )
 from edgenas.pipeline.runs import Outcome, fleet_of, locked, read_result, seal
@@ -189,7 +188,7 @@ def _on_targets(
     found = {}
     for folder, certificate in certificates.items():
         arch = run.supernet.space.parse(certificate.architecture)
-        images, _ = network_images(run.data, few, resolution_of(run, arch))
+        images, _ = network_images(run.data, few, run.supernet.space.resolution(arch))
         devices = asked_targets(run, fleet, arch.digest)
         told = check_targets(folder, certificate, devices, images=images, report=report)
         parents = {**run.parents, **parents_of(run, arch)}
@@ -250,7 +249,7 @@ def _request(
     from edgenas.export.formats import MIXED
 
     arch = candidate.architecture
-    resolution = resolution_of(run, arch)
+    resolution = run.supernet.space.resolution(arch)
     sample = calibration_images(run.data, run.config.seed)
     calibration, _ = network_images(run.data, sample, resolution)
     images, labels = network_images(run.data, run.data.test, resolution)

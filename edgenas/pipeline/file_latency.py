@@ -83,10 +83,8 @@ def measure_exports(
                 if runs(model):
                     measured = model.measured_ms if model.device == device.name else None
                     if timing := timings.get(f"{folder.name}/{model.path}"):
-                        low = min(timing.latency_ms, timing.p10_ms)  # it is the best round's
-                        measured = Latency(
-                            timing.latency_ms, "measured", low, timing.p90_ms, timing.n
-                        )
+                        m = timing.metric
+                        measured = Latency(m.value, "measured", m.low, m.high, m.n)
                     model = replace(
                         model,
                         device=device.name,

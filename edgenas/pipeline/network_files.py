@@ -53,7 +53,7 @@ def contract_of(run: Opened, arch: Architecture) -> InputContract:
     from edgenas.data import RESIZE
     from edgenas.export.contract import InputContract
 
-    resolution = resolution_of(run, arch)
+    resolution = run.supernet.space.resolution(arch)
     return InputContract(
         shape=(1, resolution, resolution, run.data.channels),
         mean=run.data.mean,
@@ -61,11 +61,6 @@ def contract_of(run: Opened, arch: Architecture) -> InputContract:
         classes=run.data.classes,
         resize=RESIZE,
     )
-
-
-def resolution_of(run: Opened, arch: Architecture) -> int:
-    """Height and width of the images that the network takes."""
-    return run.supernet.space.resolution(arch)
 
 
 def statement_of(run: Opened) -> DataStatement:
