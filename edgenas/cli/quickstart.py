@@ -15,9 +15,9 @@ def quickstart(
 ) -> None:
     """The main job on the shipped supernet and this machine, in about five minutes.
 
-    Calibrates a latency table for this machine, searches accuracy against latency and size with at
-    most 75 seconds of trials, exports three networks in five formats, runs every file over the test
-    split in its runtime, and writes runs/quickstart with report.html.
+    Calibrates a latency table for this machine, searches accuracy against latency and size, exports
+    three networks in five formats, runs every file over the test split in its runtime, and writes
+    runs/quickstart with report.html.
 
     Data is Fashion-MNIST; where it cannot be had, scikit-learn's digits, and says so. A second
     call finds the finished run and only says where it is.
