@@ -160,7 +160,7 @@ def _measured(
 
     from edgenas.artifacts import sha256_file
     from edgenas.pipeline.tables import check_here, converter_for, measuring
-    from edgenas.profiling.build import time_model
+    from edgenas.profiling import time_model
 
     if profile.is_estimated:
         raise UsageError(

@@ -361,7 +361,7 @@ def _validated(
     report: Report,
 ) -> dict[str, Any]:
     from edgenas.latency import other_tables
-    from edgenas.profiling.build import validate_table as validate
+    from edgenas.profiling import validate_table as validate
     from edgenas.profiling.plan import calibration_networks
 
     # those that fits are made from are left out: a fit is not its own judge

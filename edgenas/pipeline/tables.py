@@ -34,7 +34,7 @@ from edgenas.spaces import Lowering, OpSpec, SearchSpace
 if TYPE_CHECKING:
     from edgenas.export.onnx import Activations
     from edgenas.latency import LatencyTable
-    from edgenas.profiling.build import Converter, Run
+    from edgenas.profiling import Converter, Run
 
 TABLES = "tables"
 """The folder of a run that has the tables it was made with."""
@@ -127,7 +127,7 @@ def profile_here(
 
     Where the device runs another version of its runtime than `earlier` is of, all is timed.
     """
-    from edgenas.profiling.build import profile_device
+    from edgenas.profiling import profile_device
     from edgenas.profiling.session import OtherVersionError
 
     if run.results is None:
@@ -151,7 +151,7 @@ def profile_models(
     n_networks: int = FIT_NETWORKS,
 ) -> dict[str, Path]:
     """The model files that `profile_here` times for the same arguments."""
-    from edgenas.profiling.build import models_to_time
+    from edgenas.profiling import models_to_time
 
     units, networks = _to_profile(space, earlier, n_networks=n_networks, run=run)
     converter = converter_for(device, report=run.report)
@@ -181,9 +181,9 @@ def _of_kit(
         SpecError: there are no such results, or they are damaged.
         UsageError: the kit is of another space.
     """
-    from edgenas.profiling.build import named_models
     from edgenas.profiling.kit import planned
     from edgenas.profiling.plan import calibration_networks
+    from edgenas.profiling.runs import named_models
 
     units, names = named_models(planned(device, results, settings=run.settings, seed=run.seed))
     architectures = calibration_networks(space, n_networks, seed=run.seed)
@@ -208,7 +208,7 @@ def calibrate_here(
     The networks that ship with edgenas, where `table` knows all units of the space; else networks
     of the space, converted now.
     """
-    from edgenas.profiling.build import calibrate_device
+    from edgenas.profiling import calibrate_device
     from edgenas.profiling.plan import calibration_networks, missing_units
 
     networks: dict[str, tuple[Lowering, Path]] = {}
@@ -235,7 +235,7 @@ def adapt_here(
     """
     from edgenas.latency import other_tables
     from edgenas.latency.adapt import Adaptation
-    from edgenas.profiling.build import adapt_device
+    from edgenas.profiling import adapt_device
     from edgenas.profiling.plan import spread_architectures
 
     spread = spread_architectures(space, min(ADAPTATION_POOL, space.size), seed=0)
@@ -285,7 +285,7 @@ def converter_for(
 ) -> Converter:
     """What makes model files for `device`, cached in the user's cache folder."""
     from edgenas.export.jobs import convert_networks, convert_units
-    from edgenas.profiling.build import Converter
+    from edgenas.profiling import Converter
 
     how: Mapping[str, Any] = {
         "format": device.format,
@@ -339,7 +339,7 @@ def measuring(
     report: Report = silent,
 ) -> Run:
     """How this machine is timed: quick or standard rounds, in a work folder that resumes."""
-    from edgenas.profiling.build import Run
+    from edgenas.profiling import Run
     from edgenas.profiling.settings import QUICK, STANDARD
 
     settings = QUICK if quick else STANDARD

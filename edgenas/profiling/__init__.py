@@ -1,16 +1,8 @@
 """Profiling: what to measure, the agent that measures it, and the table that comes of it."""
 
-from edgenas.profiling.build import (
-    Converter,
-    Run,
-    adapt_device,
-    calibrate_device,
-    compare_granularities,
-    models_to_time,
-    profile_device,
-    quick,
-    validate_table,
-)
+from edgenas.profiling.adapting import adapt_device, calibrate_device
+from edgenas.profiling.build import compare_granularities, models_to_time, profile_device
+from edgenas.profiling.checking import time_model, validate_table
 from edgenas.profiling.kit import read_results, write_kit
 from edgenas.profiling.plan import (
     affordable,
@@ -21,6 +13,7 @@ from edgenas.profiling.plan import (
     spread_architectures,
 )
 from edgenas.profiling.primitives import general_primitives
+from edgenas.profiling.runs import Converter, Run, today
 from edgenas.profiling.session import measure
 from edgenas.profiling.settings import FULL, QUICK, STANDARD, Settings
 from edgenas.profiling.timings import Measurements, Timing
@@ -46,9 +39,10 @@ __all__ = [
     "models_to_time",
     "plain_stacks",
     "profile_device",
-    "quick",
     "read_results",
     "spread_architectures",
+    "time_model",
+    "today",
     "validate_table",
     "write_kit",
 ]

@@ -1,85 +1,51 @@
-"""From a device to its table: convert, measure in one interleaved run, fit; and to check one.
-
-Conversion needs torch, which this package does not know: the caller passes it in.
-"""
+"""From a device to its table: convert, measure in one interleaved run, fit."""
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import math
 import platform
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgenas.artifacts import digest
-from edgenas.errors import ArtifactError, MeasurementError, MissingUnitsError, SpecError
+from edgenas.errors import MeasurementError, SpecError
 from edgenas.events import NOTICE, Event, Report, silent
-from edgenas.hardware import DeviceProfile, Transport, installed_version
+from edgenas.hardware import DeviceProfile
 from edgenas.latency import (
     Entry,
     Fit,
     LatencyTable,
-    Predictor,
     Sample,
     TableDevice,
-    Validation,
-    compare,
     drift_factor,
     fit_cost,
     fit_networks,
-    repeat_error,
-    rescale,
 )
 from edgenas.latency.fit import MIN_NETWORKS, Granularity, sum_of_parts
 from edgenas.latency.table import ROUGH_ERROR, implausibility, implausible
-from edgenas.latency.validate import REPEAT
-from edgenas.profiling.estimate import estimate_models
-from edgenas.profiling.kit import RESULTS, read_results
+from edgenas.profiling.kit import RESULTS
 from edgenas.profiling.plan import anchor_units, primitives
-from edgenas.profiling.session import check_version, measure
-from edgenas.profiling.settings import QUICK, STANDARD, Settings
-from edgenas.profiling.timings import Measurements, Timing
+from edgenas.profiling.runs import (
+    N_ANCHORS,
+    Converter,
+    Run,
+    measure_models,
+    network_key,
+    network_models,
+    today,
+    unit_key,
+    unit_models,
+)
+from edgenas.profiling.timings import Timing
 from edgenas.spaces import Lowering, OpSpec
 
-if TYPE_CHECKING:
-    from edgenas.latency.adapt import Adaptation
-
-N_ANCHORS = 16
 MAX_DRIFT = 1.25
 """A device that takes so many times as long as it did, or as little, is no longer the same."""
 MAX_IMPLAUSIBLE = 0.05
 """More units than this share that cannot be true are no mishap."""
-
-
-@dataclass(frozen=True, slots=True)
-class Converter:
-    """Makes model files in the device's format; both cache what they made.
-
-    `units` gives a file for each `op.key`, `networks` one for each name.
-    """
-
-    units: Callable[[Sequence[OpSpec]], Mapping[str, Path]]
-    networks: Callable[[Mapping[str, Lowering]], Mapping[str, Path]]
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """How a measurement is done: where its files lie, how long it takes, who is told."""
-
-    workdir: Path
-    settings: Settings = STANDARD
-    seed: int = 0
-    resume: bool = True
-    transport: Transport | None = None
-    report: Report = silent
-    results: Path | None = None
-    """What a kit's agent wrote elsewhere: read instead of reaching the device."""
-    table_version: str | None = None
-    """The runtime's version in the table that is to be extended."""
 
 
 def models_to_time(
@@ -93,25 +59,6 @@ def models_to_time(
     """The model files that `profile_device` times for these arguments, by their keys."""
     timed, _ = _units_to_time(units, earlier)
     return _models(timed, networks, converter, report)
-
-
-def named_models(keys: Iterable[str]) -> tuple[list[OpSpec], list[str]]:
-    """The units, and the names of the networks, whose models have these keys.
-
-    Raises:
-        ArtifactError: a key that no model has.
-    """
-    units, networks = [], []
-    for key in keys:
-        kind, _, name = key.partition(" ")
-        if kind == "network":
-            networks.append(name)
-            continue
-        try:
-            units.append(OpSpec.parse(name))
-        except SpecError as error:
-            raise ArtifactError(f"{key!r} is no model of a kit: {error}") from error
-    return units, networks
 
 
 def profile_device(
@@ -155,7 +102,7 @@ def profile_device(
             "units alone",
         )
     models = _models(timed, networks, converter, run.report)
-    found = _measure(models, device, run)
+    found = measure_models(models, device, run)
     if not found.complete:
         raise MeasurementError(
             f"device {device.name}: the measurement is not complete "
@@ -168,12 +115,10 @@ def profile_device(
         told = f"all was timed before, on {found.measured_on}, and is taken over as it is"
         hint = f"edgenas profile {device.name} --fresh times it anew"
         run.report(Event(NOTICE, message=f"{told}; {hint}"))
-    entries = {op: _entry(found.timings[_unit(op)]) for op in timed if _unit(op) in found.timings}
-    excluded = {
-        key.removeprefix("unit "): reason
-        for key, reason in found.failed.items()
-        if key.startswith("unit ")
+    entries = {
+        op: _entry(found.timings[unit_key(op)]) for op in timed if unit_key(op) in found.timings
     }
+    excluded = {op.key: found.failed[unit_key(op)] for op in timed if unit_key(op) in found.failed}
     drift, created, doubts = 1.0, found.measured_on or today(), []
     if earlier is not None:
         now = {op.key: entries[op].latency_ms for op in anchors if op in entries}
@@ -189,9 +134,9 @@ def profile_device(
     entries, left_out = _plausible(device, entries)
     excluded |= left_out
     whole = {
-        name: found.timings[_network(name)].latency_ms / drift
+        name: found.timings[network_key(name)].latency_ms / drift
         for name in networks
-        if _network(name) in found.timings
+        if network_key(name) in found.timings
     }
     calls = not device.is_estimated
     if earlier is not None and not networks:
@@ -270,162 +215,6 @@ def compare_granularities(
     return profile_device(device, [*units, *primitives(units)], networks, converter, run=run)
 
 
-def validate_table(
-    table: LatencyTable,
-    device: DeviceProfile,
-    networks: Mapping[str, Lowering],
-    converter: Converter,
-    *,
-    run: Run,
-    known: Iterable[LatencyTable] = (),
-    max_attempts: int = 4,
-) -> Validation:
-    """Predictions of `table` against whole networks timed now, unseen by its fit.
-
-    Every network is timed twice, and anchor units of the table beside them, all interleaved in
-    one run. Networks whose two timings differ by more than 5 % are timed again, with the anchors,
-    up to `max_attempts` runs; none is dropped. The nearest device of the baselines is one of
-    `known`, the tables of other devices.
-
-    Raises:
-        MissingUnitsError: the table cannot predict one of the networks.
-        MeasurementError: a network or all anchors could not be timed.
-    """
-    predictor = Predictor(table)
-    predicted = {name: predictor.predict(net).latency_ms for name, net in networks.items()}
-    anchors = anchor_units(table, N_ANCHORS)
-    anchor_models = _unit_models(anchors, converter)
-    files = converter.networks(networks)
-    then = {_unit(op): table.entries[op].latency_ms for op in anchors}
-    now: dict[str, float] = {}
-    measured: dict[str, tuple[float, float]] = {}
-    attempts: dict[str, int] = {}
-    left = sorted(networks)
-    for attempt in range(1, max_attempts + 1):
-        models = dict(anchor_models)
-        for name in left:
-            models |= {f"{_network(name)} {i}": files[name] for i in (1, 2)}
-        again = replace(run, workdir=run.workdir / f"run-{attempt}", seed=run.seed + attempt)
-        found = _measure(models, device, again)
-        if found.failed:
-            key, reason = min(found.failed.items())
-            raise MeasurementError(f"device {device.name}: {key}: {reason}")
-        times = found.latency_ms()
-        moment = {key: times[key] for key in then if key in times}
-        now = now or moment
-        # Later runs are brought to the first one's moment.
-        since = drift_factor(moment, now)
-        for name in left:
-            first, second = (times[f"{_network(name)} {i}"] / since for i in (1, 2))
-            measured[name] = first, second
-            attempts[name] = attempt
-        left = [name for name in left if repeat_error(*measured[name]) > REPEAT]
-        if not left:
-            break
-    checked = compare(
-        predicted,
-        measured,
-        anchors_now_ms=now,
-        anchors_table_ms=then,
-        attempts=attempts,
-        macs={name: net.macs for name, net in networks.items()},
-        known_ms=_predictions(known, networks),
-    )
-    if device.is_estimated:
-        return replace(checked, against="against the compiler's estimate of the whole")
-    return checked
-
-
-def time_model(
-    path: Path, table: LatencyTable, device: DeviceProfile, converter: Converter, *, run: Run
-) -> tuple[Timing, float]:
-    """How long a model file takes, and how much slower the device is than when `table` was made.
-
-    Anchor units of the table are timed in the same run, interleaved; the second value is the median
-    of now / then over them, 1 for a table that holds no unit.
-
-    Raises:
-        MeasurementError: the file could not be timed.
-    """
-    anchors = anchor_units(table, N_ANCHORS)
-    models = {**_unit_models(anchors, converter), "file": path}
-    found = _measure(models, device, run)
-    if "file" not in found.timings:
-        raise MeasurementError(
-            f"device {device.name}: {path}: {found.failed.get('file', 'not timed')}"
-        )
-    then = {_unit(op): table.entries[op].latency_ms for op in anchors}
-    times = found.latency_ms()
-    now = {key: times[key] for key in then if key in times}
-    return found.timings["file"], drift_factor(now, then) if now else 1.0
-
-
-def calibrate_device(
-    device: DeviceProfile,
-    table: LatencyTable,
-    networks: Mapping[str, tuple[Lowering, Path]],
-    *,
-    run: Run,
-) -> LatencyTable:
-    """`table`, measured on another machine, rescaled for `device` by timing whole networks on it.
-
-    `networks` holds each one's lowering and model file in the device's format. Nothing is
-    converted: with quick settings and eight small networks it takes seconds.
-
-    Raises:
-        SpecError: fewer than 3 networks could be timed.
-    """
-    found = _measure({name: path for name, (_, path) in networks.items()}, device, run)
-    times = found.latency_ms()
-    rows = [(networks[name][0], times[name]) for name in sorted(times)]
-    return rescale(table, rows, **_told(found))
-
-
-def adapt_device(
-    device: DeviceProfile,
-    adaptation: Adaptation,
-    networks: Mapping[int, Path],
-    units: Iterable[OpSpec],
-    *,
-    run: Run,
-) -> LatencyTable:
-    """A table of `units` on `device`, from whole networks timed on it and all known tables.
-
-    `networks` holds the model files of the rows that `adaptation.choose` named.
-
-    Raises:
-        SpecError: fewer than 4 networks could be timed.
-    """
-    found = _measure({str(row): path for row, path in networks.items()}, device, run)
-    times = found.latency_ms()
-    rows = [row for row in networks if str(row) in times]
-    return adaptation.table(rows, [times[str(row)] for row in rows], units, **_told(found))
-
-
-def quick(run: Run) -> Run:
-    """The same run with the quick settings."""
-    return replace(run, settings=QUICK)
-
-
-def today() -> str:
-    """The date, UTC, as in a table's `created`."""
-    return datetime.datetime.now(datetime.UTC).date().isoformat()
-
-
-def _predictions(
-    tables: Iterable[LatencyTable], networks: Mapping[str, Lowering]
-) -> dict[str, dict[str, float]]:
-    """What each table says of the networks; those that lack a part of one are left out."""
-    found = {}
-    for table in tables:
-        predictor = Predictor(table)
-        with contextlib.suppress(MissingUnitsError):
-            found[table.name] = {
-                name: predictor.predict(net).latency_ms for name, net in networks.items()
-            }
-    return found
-
-
 _GRANULARITIES: tuple[Granularity, ...] = ("unit", "primitive")
 
 
@@ -491,62 +280,7 @@ def _models(
     report: Report,
 ) -> dict[str, Path]:
     report(Event("convert", message=f"{len(timed)} units, {len(networks)} networks"))
-    return _unit_models(timed, converter) | _network_models(networks, converter)
-
-
-def _unit(op: OpSpec) -> str:
-    return f"unit {op.key}"
-
-
-def _network(name: str) -> str:
-    return f"network {name}"
-
-
-def _unit_models(ops: Sequence[OpSpec], converter: Converter) -> dict[str, Path]:
-    files = converter.units(ops)
-    return {_unit(op): files[op.key] for op in ops}
-
-
-def _network_models(networks: Mapping[str, Lowering], converter: Converter) -> dict[str, Path]:
-    if not networks:
-        return {}
-    files = converter.networks(networks)
-    return {_network(name): files[name] for name in networks}
-
-
-def _measure(models: Mapping[str, Path], device: DeviceProfile, run: Run) -> Measurements:
-    if device.is_estimated:
-        if (installed := installed_version(device.runtime)) is not None:
-            check_version(device, installed, table_version=run.table_version)
-        return estimate_models(
-            models, device, workdir=run.workdir, resume=run.resume, report=run.report
-        )
-    if run.results is not None:
-        found = read_results(models, device, run.results, settings=run.settings, seed=run.seed)
-        version = str(found.conditions["runtime_version"])
-        check_version(device, version, table_version=run.table_version)
-        return found
-    return measure(
-        models,
-        device,
-        workdir=run.workdir,
-        settings=run.settings,
-        seed=run.seed,
-        resume=run.resume,
-        transport=run.transport,
-        table_version=run.table_version,
-        report=run.report,
-    )
-
-
-def _told(found: Measurements) -> dict[str, Any]:
-    """What a table made from a few networks says of where they were timed."""
-    version = str(found.conditions["runtime_version"])
-    return {
-        "device": TableDevice.of(found.device, runtime_version=version),
-        "created": found.measured_on or today(),
-        "conditions": {**found.conditions, "failed": dict(found.failed)},
-    }
+    return unit_models(timed, converter) | network_models(networks, converter)
 
 
 def _entry(timing: Timing) -> Entry:
@@ -574,7 +308,7 @@ def _memory_fit(
     sram: list[float] = []
     flash: list[float] = []
     for name, net in networks.items():
-        whole = timings.get(_network(name))
+        whole = timings.get(network_key(name))
         units = [entries[op] for op in net if op in entries]
         if whole is None or len(units) < len(net):
             continue

@@ -14,7 +14,7 @@ from edgenas.objectives import parse_objectives
 from edgenas.pareto import Candidate, Metric, ParetoFront
 from edgenas.pipeline import measuring
 from edgenas.pipeline.measuring import Measuring
-from edgenas.profiling.build import Converter
+from edgenas.profiling import Converter
 from edgenas.spaces import Lowering
 from edgenas.testing.fakes import tiny_space
 

@@ -17,7 +17,7 @@ from edgenas.events import NOTICE, Event
 from edgenas.hardware import LocalTransport, held, load_device
 from edgenas.pareto import Metric
 from edgenas.profiling import agent
-from edgenas.profiling.build import today
+from edgenas.profiling.runs import today
 from edgenas.profiling.session import LINES, OtherVersionError, measure
 from edgenas.profiling.settings import QUICK, Settings
 from edgenas.profiling.timings import Timing
