@@ -129,6 +129,8 @@ class BenchResult:
     """For each strategy the share of the best hypervolume after so many trials."""
     command: str
     versions: Mapping[str, str]
+    rests_on: Mapping[str, str]
+    """What the problem is made of, by digest: space, supernet, images, tables."""
 
     def to_table(self) -> dict[str, Any]:
         """As it stands in JSON files."""
@@ -139,6 +141,7 @@ class BenchResult:
         return {
             "schema": BENCH_SCHEMA,
             "problem": self.problem,
+            "rests_on": dict(self.rests_on),
             "relative_to": self.relative_to,
             "reference": dict(self.reference),
             "n": len({row.seed for row in self.rows}),
@@ -375,6 +378,7 @@ class _Comparison:
             {s: tuple(self.curve(s)) for s in strategies},
             command,
             _versions(),
+            {"space": self.problem.space.digest, **self.problem.rests_on},
         )
 
     def igd(self, run: _Run, budget: int) -> float:

@@ -147,6 +147,7 @@ def test_strategies_are_compared_on_a_model(
     assert main([*command, *more, "--quiet"]) == 0
     found = json.loads(capfd.readouterr().out)
     assert found["relative_to"] == "the front of an evolution with 1500 evaluations"
+    assert set(found["rests_on"]) == {"space", "model", "table"}
     means = {row["strategy"]: row["mean"] for row in found["summary"]}
     assert means["surrogate"] > means["random"]
     assert 0.5 < means["surrogate"] < 1.02

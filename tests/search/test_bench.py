@@ -134,6 +134,7 @@ def test_shares_of_the_exact_front(cells: Path) -> None:
     table = json.loads(json.dumps(result.to_table(), allow_nan=False))
     assert table["schema"] == "edgenas.bench-search/1"
     assert (table["n"], table["command"]) == (2, "edgenas bench")
+    assert table["rests_on"] == {"space": problem.space.digest}
     assert "optuna" in table["versions"]
     best = summary["nsga2", 64]
     assert best.igd.mean == pytest.approx(0)
