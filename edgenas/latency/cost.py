@@ -1,10 +1,11 @@
 """A cost model for units that were never timed, fitted on those of the same table that were.
 
-A unit's time is what every timed model costs once, and the sum over its primitives of non-negative
-coefficients x features (calls, MACs, those computed in vain, pixels, elements read and written,
-weights), one set of coefficients for each group of primitives that runs in a kernel of its own:
-depthwise 3x3 and 7x7, for instance, have little in common. Fitted by relative least squares; its
-interval comes from units held out in five folds.
+A unit's time is what a timed model costs whatever computes in it (a call of the runtime; its input
+and output, which kernels may want in another order), and the sum over its primitives of non-
+negative coefficients x features (calls, MACs, those computed in vain, pixels, elements read and
+written, weights), one set of coefficients for each group of primitives that runs in a kernel of its
+own: depthwise 3x3 and 7x7, for instance, have little in common. Fitted by relative least squares;
+its interval comes from units held out in five folds.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ FINER = ("reads", "writes", "pixels", *(f"padding{block}" for block in BLOCKS))
 
 Elements in and out, pixels out, and the MACs by which output channels are short of whole blocks.
 """
-RUN = "run.call"
+CALL = "run.call"
 """What a timed model costs once, whatever it holds."""
 MIN_UNITS = 12
 MIN_OF_KERNEL = 8
@@ -114,9 +115,20 @@ class CostModel:
         seen = {name.rsplit(".", 1)[0] for name in self.ranges}
         object.__setattr__(self, "stand_ins", MappingProxyType(stand_ins(seen)))
 
+    @property
+    def call_ms(self) -> float:
+        """What a call of the runtime costs."""
+        return self.coefficients.get(CALL, 0.0)
+
+    @property
+    def edges(self) -> dict[str, float]:
+        """The coefficients that `edge_ms` takes."""
+        found = self.coefficients.items()
+        return {name: ms for name, ms in found if name.startswith("run.") and name != CALL}
+
     def unit_ms(self, op: OpSpec) -> float | None:
         """Latency of a unit timed alone; None where a primitive's group was never fitted."""
-        total = self.coefficients.get(RUN, 0.0)
+        total = self.call_ms + edge_ms(op, self.coefficients)
         for name, value in _all_features(op):
             group, feature = name.rsplit(".", 1)
             group = self.stand_ins.get(group, group)
@@ -128,6 +140,15 @@ class CostModel:
     def covers(self, op: OpSpec) -> bool:
         """Whether every primitive of `op` lies within the fitted range of shapes."""
         return _covers(self.ranges, op)
+
+
+def edge_ms(op: OpSpec, edges: Mapping[str, float]) -> float:
+    """What a model of `op` alone pays for its input and output, which in a network it does not.
+
+    Runtimes keep activations in an order of their own (blocks of 8 or 16 channels in onnxruntime),
+    and bring a model's input and output from and to the plain one.
+    """
+    return sum(edges.get(name, 0.0) * value for name, value in _edges(op))
 
 
 def fit_cost(units: Mapping[OpSpec, float]) -> CostModel | None:
@@ -236,9 +257,26 @@ def _all_features(op: OpSpec) -> tuple[tuple[str, float], ...]:
     return tuple(sorted(found.items()))
 
 
+@functools.lru_cache(maxsize=65536)
+def _edges(op: OpSpec) -> tuple[tuple[str, float], ...]:
+    """Elements in, by the kernel that takes them, and out; and what both lack of whole blocks."""
+    first = next(iter(op.primitives())).op
+    kernel = re.match(r"depthwise|pointwise|dense|", _group(first))
+    taker = kernel[0] if kernel and kernel[0] else "other"
+    (cin, hin, win), (cout, hout, wout) = op.in_chw, op.out_chw
+    block = BLOCKS[-1]
+    values = {
+        f"run.{taker}_reads": op.n_inputs * cin * hin * win,
+        f"run.{taker}_padding": (-cin % block) * hin * win,
+        "run.writes": cout * hout * wout,
+        "run.padding": (-cout % block) * hout * wout,
+    }
+    return tuple((name, float(value)) for name, value in values.items() if value)
+
+
 def _fitted_features(op: OpSpec, spoken_for: Mapping[str, str]) -> dict[str, float]:
     """What a fit on units knows of one; `spoken_for` names another group's for some."""
-    found = {RUN: 1.0}
+    found = {CALL: 1.0, **dict(_edges(op))}
     for name, value in _all_features(op):
         group, feature = name.rsplit(".", 1)
         if feature != "elements":  # the sum of two others

@@ -72,6 +72,7 @@ class _FitFile(_Strict):
     per_part_ms: _Constant
     per_network_ms: _Constant = 0.0
     call_ms: Annotated[_Constant, Field(ge=0)] = 0.0
+    edges: dict[str, Annotated[float, Field(ge=0, le=1e6)]] | None = None
     n_networks: _Count
     error_mean: _Share
     error_max: _Share

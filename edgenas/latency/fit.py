@@ -6,18 +6,21 @@ errors: squared up to 2 %, absolute beyond, since a large network is hardly ever
 disturbance. Fitted on networks of one depth a single offset would do as well, but it fails as soon
 as depth is elastic. The constant is that of parts with a convolution, which every network of a fit
 is made of; another part counts for what it took above the cheapest model that was timed, which is
-what a call costs. What a network pays once (its own call, the conversion of its input) is a third
-number, kept only where it lowers the error on networks left out.
+what a call costs. Or all parts count for what they took above a call and above what a model of one
+part pays for its input and output, both by the cost model of the parts; whichever has the lower
+error on networks left out. What a network pays once (its own call, the conversion of its input) is
+a third number, kept only where it lowers that error.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from edgenas.errors import SpecError
+from edgenas.latency.cost import edge_ms
 from edgenas.spaces.ops import OpSpec
 
 Granularity = Literal["unit", "primitive"]
@@ -25,6 +28,8 @@ MIN_NETWORKS = 8
 SQUARED_UP_TO = 0.02
 LEAST_SHARE = 0.1
 """A network takes at least this share of its parts' sum, where constants outweigh tiny parts."""
+LEAST_OF_PART = 0.02
+"""A part takes at least this share of what it took alone, where call and edges outweigh it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,7 @@ class Sample:
 class Fit:
     """`scale` x sum of parts + `per_part_ms` x their number + `per_network_ms`, and its errors.
 
-    `call_ms` is the one of `sum_of_parts`.
+    `call_ms` and `edges` are those of `sum_of_parts`.
     Errors are relative, of each network predicted by a fit on the others. `interval` is the
     relative half-width that holds 90 % of new networks: the conformal quantile of those errors,
     or the largest where there are fewer than nine.
@@ -62,6 +67,7 @@ class Fit:
     plain_sum_error_mean: float
     per_network_ms: float = 0.0
     call_ms: float = 0.0
+    edges: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         constants = self.per_part_ms, self.per_network_ms, self.call_ms
@@ -82,23 +88,33 @@ def has_constant(op: OpSpec, *, call_ms: float) -> bool:
 
 
 def sum_of_parts(
-    parts: Iterable[tuple[OpSpec, float]], *, call_ms: float = 0.0
+    parts: Iterable[tuple[OpSpec, float]],
+    *,
+    call_ms: float = 0.0,
+    edges: Mapping[str, float] | None = None,
 ) -> tuple[float, int]:
     """The sum of times in ms, and the number of parts that have a convolution.
 
-    With `call_ms`, what a timed model costs at least, other parts count for what is above it.
+    With `call_ms`, what a timed model costs at least, other parts count for what is above it. With
+    `edges` (see `edgenas.latency.cost.edge_ms`) all count for what is above both.
     """
     total, n_parts = 0.0, 0
     for op, ms in parts:
-        if has_constant(op, call_ms=call_ms):
-            total, n_parts = total + ms, n_parts + 1
+        constant = has_constant(op, call_ms=call_ms)
+        n_parts += constant
+        if edges is not None:
+            total += max(ms - call_ms - edge_ms(op, edges), LEAST_OF_PART * ms)
         else:
-            total += max(ms - call_ms, 0.0)
+            total += ms if constant else max(ms - call_ms, 0.0)
     return total, n_parts
 
 
 def fit_networks(
-    samples: Sequence[Sample], *, granularity: Granularity = "unit", call_ms: float = 0.0
+    samples: Sequence[Sample],
+    *,
+    granularity: Granularity = "unit",
+    call_ms: float = 0.0,
+    edges: Mapping[str, float] | None = None,
 ) -> Fit:
     """The fit on whole networks; leave-one-out errors stored in it.
 
@@ -127,6 +143,7 @@ def fit_networks(
         plain_sum_error_mean=sum(plain) / len(plain),
         per_network_ms=per_network_ms,
         call_ms=call_ms,
+        edges=edges,
     )
 
 

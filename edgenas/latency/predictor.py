@@ -259,7 +259,7 @@ class Predictor:
         if fit is None:
             total, width, once = plain_ms, WITHOUT_FIT, 0.0
         else:
-            sum_ms, n_parts = sum_of_parts(parts, call_ms=fit.call_ms)
+            sum_ms, n_parts = sum_of_parts(parts, call_ms=fit.call_ms, edges=fit.edges)
             once = fit.per_network_ms + fit.scale * fit.call_ms
             total, width = fit.scale * sum_ms + fit.per_part_ms * n_parts, fit.interval
         slack = width * max(total, LEAST_SHARE * plain_ms)

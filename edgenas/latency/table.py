@@ -231,7 +231,7 @@ def document(table: LatencyTable) -> dict[str, Any]:
         },
         "excluded": dict(table.excluded),
         "fits": [
-            {name: _short(v) for name, v in asdict(fit).items()}
+            {name: _short(v) for name, v in asdict(fit).items() if v is not None}
             for fit in sorted(table.fits, key=lambda fit: fit.granularity)
         ],
     }
@@ -253,6 +253,8 @@ def document(table: LatencyTable) -> dict[str, Any]:
 
 def _short(value: Any) -> Any:
     """Floats with six significant digits: no measurement has more."""
+    if isinstance(value, dict):
+        return {key: _short(each) for key, each in value.items()}
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 

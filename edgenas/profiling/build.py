@@ -15,6 +15,7 @@ from edgenas.errors import MeasurementError, SpecError
 from edgenas.events import NOTICE, Event, Report, silent
 from edgenas.hardware import DeviceProfile
 from edgenas.latency import (
+    CostModel,
     Entry,
     Fit,
     LatencyTable,
@@ -133,16 +134,18 @@ def profile_device(
         }
     entries, left_out = _plausible(device, entries)
     excluded |= left_out
+    cost_model = fit_cost({op: entry.latency_ms for op, entry in entries.items()})
     whole = {
         name: found.timings[network_key(name)].latency_ms / drift
         for name in networks
         if network_key(name) in found.timings
     }
-    calls = not device.is_estimated
     if earlier is not None and not networks:
         fits = earlier.fits
     else:
-        fits = fit_all(entries, {name: networks[name] for name in whole}, whole, calls=calls)
+        own = {name: networks[name] for name in whole}
+        model = None if device.is_estimated else cost_model
+        fits = fit_all(entries, own, whole, model=model, calls=not device.is_estimated)
     if not fits:
         raise SpecError(
             f"device {device.name}: a fit needs {MIN_NETWORKS} whole networks all of whose parts "
@@ -161,7 +164,7 @@ def profile_device(
         created=created,
         entries=entries,
         fits=fits,
-        cost_model=fit_cost({op: entry.latency_ms for op, entry in entries.items()}),
+        cost_model=cost_model,
         conditions={
             **found.conditions,
             **({"grade": "poor", "doubts": doubts} if doubts else {}),
@@ -180,23 +183,37 @@ def fit_all(
     measured_ms: Mapping[str, float],
     *,
     calls: bool,
+    model: CostModel | None = None,
 ) -> tuple[Fit, ...]:
     """A fit for each granularity in which at least 8 of the networks are covered by `entries`.
 
-    `calls`: whether each entry holds what a call of the runtime costs.
+    `calls`: whether each entry holds what a call of the runtime costs. `model`: the cost model of
+    the entries, which tells the call and what else a model of one part pays; without it, and where
+    that makes the fit worse, a call is what the cheapest part takes.
     """
+    cheapest = min(entry.latency_ms for entry in entries.values()) if calls else 0.0
+    ways: list[tuple[float, Mapping[str, float] | None]] = [(cheapest, None)]
+    if model is not None and model.call_ms:
+        ways.append((model.call_ms, model.edges))
     fits = []
-    call_ms = min(entry.latency_ms for entry in entries.values()) if calls else 0.0
     for granularity in _GRANULARITIES:
-        samples = []
+        covered = {}
         for name, net in networks.items():
             parts = list(net if granularity == "unit" else net.primitive())
             if all(op in entries for op in parts):
-                times = [(op, entries[op].latency_ms) for op in parts]
-                total, n_parts = sum_of_parts(times, call_ms=call_ms)
+                covered[name] = [(op, entries[op].latency_ms) for op in parts]
+        if len(covered) < MIN_NETWORKS:
+            continue
+        found = []
+        for call_ms, edges in ways:
+            samples = []
+            for name, times in covered.items():
+                total, n_parts = sum_of_parts(times, call_ms=call_ms, edges=edges)
                 samples.append(Sample(total + call_ms, n_parts, measured_ms[name]))
-        if len(samples) >= MIN_NETWORKS:
-            fits.append(fit_networks(samples, granularity=granularity, call_ms=call_ms))
+            found.append(
+                fit_networks(samples, granularity=granularity, call_ms=call_ms, edges=edges)
+            )
+        fits.append(min(found, key=lambda fit: fit.error_mean))
     return tuple(fits)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edgenas.latency import CostModel, fit_cost
-from edgenas.latency.cost import MAX_KERNEL, features, non_negative, shape_ranges
+from edgenas.latency.cost import MAX_KERNEL, edge_ms, features, non_negative, shape_ranges
 from edgenas.spaces import OpSpec, conv
 from edgenas.spaces.mobile import SMALL
 
@@ -119,6 +119,32 @@ def test_what_a_model_costs_once_is_told_from_its_parts(
     assert model.coefficients["run.call"] == pytest.approx(0.05, rel=0.2)
     for op in (_alone(24, 48, 10), _alone(12, 24, 5)):  # alone: no block hides the call
         assert model.unit_ms(op) == pytest.approx(0.05 + truth(op), rel=0.1)
+
+
+def test_what_a_model_pays_for_its_input_and_output_is_told_from_its_parts(
+    truth: Callable[[OpSpec], float],
+) -> None:
+    """On a machine whose depthwise kernels do not take the plain order."""
+
+    def paid(op: OpSpec) -> float:
+        first = next(iter(op.primitives())).op
+        depthwise = first.kind == "conv" and first["g"] > 1
+        return (2e-7 if depthwise else 0.0) * math.prod(op.in_chw) + 1e-7 * math.prod(op.out_chw)
+
+    alone = [
+        conv(c, c, size, size, k, g=c, act="relu6")
+        for c in (8, 16, 24, 32, 64)
+        for size in (7, 14, 28)
+        for k in (3, 5)
+    ]
+    alone += [_alone(cin, 2 * cin, size) for cin in (8, 16, 32) for size in (4, 7, 14)]
+    units = {op: 0.005 + paid(op) + truth(op) for op in (*SMALL.units(), *alone)}
+    model = fit_cost(units)
+    assert model is not None
+    assert model.call_ms == pytest.approx(0.009, rel=0.1), "the truth has a call of its own"
+    for op in (conv(16, 16, 20, 20, 3, g=16, act="relu6"), conv(48, 48, 10, 10, 5, g=48)):
+        assert edge_ms(op, model.edges) == pytest.approx(paid(op), rel=0.25)
+        assert model.unit_ms(op) == pytest.approx(0.005 + paid(op) + truth(op), rel=0.05)
 
 
 def test_rare_kernel_widths_share_the_nearest_ones_numbers() -> None:

@@ -135,3 +135,17 @@ def test_parts_without_a_convolution_count_for_what_is_above_a_call() -> None:
     ]
     assert sum_of_parts(parts) == (pytest.approx(0.064), 3)
     assert sum_of_parts(parts, call_ms=0.01) == (pytest.approx(0.045), 1)
+
+
+def test_with_edges_all_parts_count_for_what_is_above_a_call_and_those() -> None:
+    parts = [
+        (conv(16, 16, 4, 4, 3, g=16), 0.03),
+        (OpSpec.of("pool", c=16, h=4, w=4), 0.009),
+        (OpSpec.of("pool", c=16, h=2, w=2), 0.006),
+    ]
+    edges = {"run.depthwise_reads": 1e-5, "run.writes": 2e-5}
+    inside = 0.03 - 0.005 - 1e-5 * 256 - 2e-5 * 256
+    inside += 0.009 - 0.005 - 2e-5 * 16 + 0.006 - 0.005 - 2e-5 * 16
+    assert sum_of_parts(parts, call_ms=0.005, edges=edges) == (pytest.approx(inside), 1)
+    least = 0.02 * (0.009 + 0.006) + 0.03 - 0.01 - 7.68e-3
+    assert sum_of_parts(parts, call_ms=0.01, edges=edges) == (pytest.approx(least), 1)

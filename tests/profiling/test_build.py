@@ -1,5 +1,6 @@
 """From units to a checked table, on a device whose times are known."""
 
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ from edgenas.profiling import (
     validate_table,
 )
 from edgenas.profiling.session import OtherVersionError
-from edgenas.spaces import Lowering, OpSpec
+from edgenas.spaces import Lowering, OpSpec, conv
 from edgenas.spaces.mobile import MobileSpace, Stage
 
 DEVICE = load_device("local-litert-fp32-t1")
@@ -109,6 +110,47 @@ def test_both_granularities_are_fitted_from_one_run(converter: Converter, run: R
     assert unit is not None
     assert primitive is not None
     assert unit.error_mean < primitive.error_mean  # this machine's truth is in blocks
+
+
+def test_what_parts_pay_alone_is_told_and_networks_of_operators_are_predicted(
+    tmp_path: Path, run: Run
+) -> None:
+    """A runtime that brings every model's input and output into another order."""
+
+    def inside(op: OpSpec) -> float:
+        return sum(0.001 + node.op.macs * 2e-7 for node in op.primitives())
+
+    def alone(op: OpSpec) -> float:
+        elements = math.prod(op.in_chw) + math.prod(op.out_chw)
+        return 0.005 + inside(op) + 1e-6 * elements
+
+    def put(name: str, ms: float) -> Path:
+        path = tmp_path / f"{zlib.crc32(name.encode()):08x}"
+        path.write_text(repr(ms))
+        return path
+
+    converter = Converter(
+        lambda ops: {op.key: put(op.key, alone(op)) for op in ops},
+        lambda nets: {
+            name: put(name, 0.005 + sum(inside(op) for op in net)) for name, net in nets.items()
+        },
+    )
+    lone = [conv(c, c, s, s, 3, g=c, act="relu6") for c in (8, 16, 32) for s in (3, 4, 6, 8, 12)]
+    lone += [conv(c, 2 * c, s, s, 1, act="relu6") for c in (8, 16, 32) for s in (3, 4, 6, 8, 12)]
+    table = profile_device(DEVICE, [*SPACE.units(), *lone], lowered(12), converter, run=run)
+    fit = table.fit("unit")
+    assert fit is not None
+    assert fit.edges
+    assert fit.call_ms == pytest.approx(0.005, rel=0.1)
+    write_table(table, tmp_path / "t.json")
+    again = read_table(tmp_path / "t.json").fit("unit")
+    assert again is not None
+    assert again.edges == pytest.approx(fit.edges, rel=1e-5)
+    chain = [(str(i), op) for i, op in enumerate(lone)]
+    truth = 0.005 + sum(inside(op) for op in lone)
+    assert Predictor(table).predict_units(chain).latency_ms == pytest.approx(truth, rel=0.03)
+    sum_alone = sum(alone(op) for op in lone)
+    assert sum_alone > 1.5 * truth, "else there was nothing to tell"
 
 
 def test_too_few_networks_or_uncovered_ones_are_refused(converter: Converter, run: Run) -> None:
