@@ -34,7 +34,7 @@ SCHEMA = "edgenas.table-check/1"
 
 PACES_MS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
-        "cpu": (1.29, 12.7),
+        "cpu": (0.689, 12.7),
         "mobile": (2.06, 36.2),
         "gpu": (0.0110, 13.8),
         "tpu": (0.273, 0.379),
