@@ -1,11 +1,11 @@
 """A cost model for units that were never timed, fitted on those of the same table that were.
 
-A unit's time is what a timed model costs whatever computes in it (a call of the runtime; its input
-and output, which kernels may want in another order), and the sum over its primitives of non-
-negative coefficients x features (calls, MACs, those computed in vain, pixels, elements read and
-written, weights), one set of coefficients for each group of primitives that runs in a kernel of its
-own: depthwise 3x3 and 7x7, for instance, have little in common. Fitted by relative least squares;
-its interval comes from units held out in five folds.
+A unit takes what a timed model costs whatever computes in it (a call of the runtime; its input and
+output, which kernels may want in another order), and the sum over its primitives of coefficients
+x features (calls, MACs, those computed in vain, pixels, elements read and written, weights), none
+negative, one set for each group of primitives that runs in a kernel of its own: depthwise 3x3 and
+7x7, for instance, have little in common. Fitted by relative least squares; its interval comes from
+units held out in five folds.
 """
 
 from __future__ import annotations
@@ -261,8 +261,8 @@ def _all_features(op: OpSpec) -> tuple[tuple[str, float], ...]:
 def _edges(op: OpSpec) -> tuple[tuple[str, float], ...]:
     """Elements in, by the kernel that takes them, and out; and what both lack of whole blocks."""
     first = next(iter(op.primitives())).op
-    kernel = re.match(r"depthwise|pointwise|dense|", _group(first))
-    taker = kernel[0] if kernel and kernel[0] else "other"
+    kernels = ("depthwise", "pointwise", "dense")
+    taker = next((k for k in kernels if _group(first).startswith(k)), "other")
     (cin, hin, win), (cout, hout, wout) = op.in_chw, op.out_chw
     block = BLOCKS[-1]
     values = {
