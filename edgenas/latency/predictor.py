@@ -156,8 +156,9 @@ class Predictor:
         )
         return LatencyPrediction(
             latency_ms=whole,
-            low_ms=sum(unit.low_ms for unit in per_unit),
-            high_ms=sum(unit.high_ms for unit in per_unit),
+            # sums are rounded, so that a bound may lie on the wrong side of the whole by a hair
+            low_ms=min(whole, sum(unit.low_ms for unit in per_unit)),
+            high_ms=max(whole, sum(unit.high_ms for unit in per_unit)),
             measured_share=known / plain,
             origin=origin,
             per_unit=per_unit,

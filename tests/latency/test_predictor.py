@@ -117,6 +117,15 @@ def test_beyond_the_fitted_shapes_it_is_extrapolated(costed: LatencyTable) -> No
     assert not Predictor(costed).measured(huge)
 
 
+def test_the_interval_holds_the_value_also_where_it_has_no_width(table: LatencyTable) -> None:
+    fit = replace(PLAIN, interval=0.0, per_network_ms=0.017)
+    predictor = Predictor(replace(table, fits=(fit,)))
+    for seed in range(60):  # sums of shares are rounded up in some, down in others
+        found = predictor.predict(random_network(seed))
+        assert found.low_ms <= found.latency_ms <= found.high_ms
+        assert found.high_ms == pytest.approx(found.low_ms)
+
+
 @pytest.mark.parametrize("source", ["estimated", "calibrated", "analytic"])
 def test_a_prediction_bears_the_word_of_its_table(table: LatencyTable, source: str) -> None:
     other = replace(table, source=source)  # type: ignore[arg-type]
