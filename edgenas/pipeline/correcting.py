@@ -11,7 +11,8 @@ table itself stays as it is, in the run as elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from edgenas.hardware import DeviceProfile
     from edgenas.latency import LatencyTable
     from edgenas.pipeline.opening import Opened
+    from edgenas.search.problem import Correct
     from edgenas.spaces import Architecture, SearchSpace
 
 MEASURED = "measured.json"
@@ -130,6 +132,26 @@ def corrected(
         if table is not None:
             predictors[device.name] = Predictor(table)
     return replace(run, cheap=replace(run.cheap, predictors=predictors)), tuple(told)
+
+
+def correcting(run: Opened) -> Correct:
+    """For a search that measures: the latencies of other networks as `corrected` will have them."""
+    from edgenas.latency import Predictor
+
+    devices = {at_device("latency_ms", device, run.devices): device for device in run.devices}
+    lower = run.supernet.space.lower
+
+    def correct(
+        metric: str, measured: Mapping[Architecture, Metric]
+    ) -> Callable[[Architecture], float] | None:
+        device = devices.get(metric)
+        table = None if device is None else _correction(run, device, measured)[1]
+        if table is None:
+            return None
+        predictor = Predictor(table)
+        return functools.cache(lambda arch: predictor.predict(lower(arch)).latency_ms)
+
+    return correct
 
 
 def _correction(

@@ -21,7 +21,7 @@ from edgenas.events import Event, Report, silent
 from edgenas.objectives import total_violation
 from edgenas.pareto import Candidate, Metric, ParetoFront
 from edgenas.pipeline.config import RunConfig, SearchConfig, read_config, write_config
-from edgenas.pipeline.correcting import MEASURED, corrected, read_told
+from edgenas.pipeline.correcting import MEASURED, corrected, correcting, read_told
 from edgenas.pipeline.evaluating import Evaluator, check_unlabelled, evaluator
 from edgenas.pipeline.explaining import EXPLANATION, explanation
 from edgenas.pipeline.finishing import check_final, finish
@@ -374,6 +374,7 @@ class _Search:
             fingerprint=marks,
             gradients=gradients_of(run),
             measured=read_told(run.folder / MEASURED, run.supernet.space),
+            correct=correcting(run),
             report=report,
         )
 

@@ -133,9 +133,13 @@ def await_measurements(study: optuna.Study, *, awaited: bool) -> None:
 def unmeasured(
     problem: Problem, history: History, metric: str, *, fronts: int = 1
 ) -> list[Architecture]:
-    """Members of the present front, then of the next ones, whose `metric` is not measured."""
+    """Members of the present front, then of the next ones, whose `metric` is not measured.
+
+    The front is that of predictions as they are corrected by what was measured, else others than
+    the measured ones would stand in it at the end.
+    """
     found: dict[Architecture, None] = {}
-    nearest = ranks(problem.evaluated(history), problem.objectives)
+    nearest = ranks(problem.corrected(history), problem.objectives)
     for rank, _ in itertools.islice(nearest, fronts):
         found |= dict.fromkeys(t.architecture for t in rank)
     return [arch for arch in found if (metric, arch) not in problem.measured]

@@ -15,6 +15,10 @@ from edgenas.spaces import Architecture, Choice, Choices
 MetricFunction = Callable[[Architecture], Mapping[str, float]]
 """Metrics of an architecture by name, such as `{"latency_ms": 1.9, "size_bytes": 83000}`."""
 
+Correct = Callable[[str, Mapping[Architecture, Metric]], Callable[[Architecture], float] | None]
+"""From what was measured of a metric: what it is predicted as of other architectures; None: as it
+was."""
+
 Slopes = Mapping[str, Mapping[Choice, float]]
 LossGradient = Callable[[Mapping[str, Choice], int], Slopes]
 """(a value for every gene, seed) -> by gene and value, the loss's gradient: differences between the
@@ -79,6 +83,8 @@ class Problem:
         default_factory=dict, compare=False
     )
     """What a measuring worker found, by metric and architecture, or why it found nothing."""
+    correct: Correct | None = field(default=None, compare=False)
+    """What measured architectures say of those that were not measured."""
 
     def evaluated(self, history: History) -> list[Trial]:
         """The trials that have every objective's metric."""
@@ -92,6 +98,25 @@ class Problem:
             if isinstance(told := self.measured.get((name, arch)), Metric)
         }
         return {**metrics, **found} if found else metrics
+
+    def corrected(self, history: History) -> list[Trial]:
+        """The trials that have every objective's metric, predicted ones by what was measured."""
+        trials = self.evaluated(history)
+        for metric in sorted({name for name, _ in self.measured}) if self.correct else ():
+            told = {t.architecture: self.measured.get((metric, t.architecture)) for t in trials}
+            known = {arch: found for arch, found in told.items() if isinstance(found, Metric)}
+            before, predict = self.memory.get(("corrected", metric), ({}, None))
+            if self.correct and before.keys() != known.keys():
+                predict = self.correct(metric, known)
+                self.memory["corrected", metric] = known, predict
+            if predict is not None:
+                trials = [
+                    t
+                    if t.architecture in known
+                    else replace(t, metrics={**t.metrics, metric: predict(t.architecture)})
+                    for t in trials
+                ]
+        return trials
 
     def violation(self, params: Mapping[str, Choice]) -> float:
         """By how much the cheap bounds are exceeded (see `total_violation`); 0 is feasible."""

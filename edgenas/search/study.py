@@ -39,6 +39,7 @@ from edgenas.search.measuring import (
     unmeasured,
 )
 from edgenas.search.problem import (
+    Correct,
     Gradients,
     MetricFunction,
     Problem,
@@ -173,6 +174,7 @@ def run_search(
     origins: Mapping[str, str] = MappingProxyType({}),
     gradients: Gradients | None = None,
     measured: Mapping[tuple[str, Architecture], Metric | str] = MappingProxyType({}),
+    correct: Correct | None = None,
     report: Report = silent,
 ) -> SearchResult:
     """The feasible, undominated architectures that `strategy` finds within the budget.
@@ -205,6 +207,8 @@ def run_search(
         gradients: of a supernet's loss, for the strategy `gradient`.
         measured: what was measured elsewhere, by metric and architecture, or why it cannot be; kept
             in the study as what its measuring workers find.
+        correct: what measured architectures say of the others; it tells whom to measure next, and
+            changes nothing that strategies see.
         report: receives an event a trial.
 
     Raises:
@@ -229,7 +233,7 @@ def run_search(
     cheap = _remembered(cheap)
     earlier = _earlier(space, objectives, cheap, known, seed)
     seeded = gradients and replace(gradients, seed=derive_seed(seed, "gradients"))
-    problem = Problem(space, tuple(objectives), cheap, earlier, prior, seeded)
+    problem = Problem(space, tuple(objectives), cheap, earlier, prior, seeded, correct=correct)
     check_reachable(problem, random.Random(derive_seed(seed, "reachable")))
     marks = {
         **fingerprint,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -339,3 +340,35 @@ def test_the_queue_begins_with_the_front(tmp_path: Path) -> None:
     assert len(more) > len(front)
     problem.measured["latency_ms", front[0]] = measured(front[0], 1.0)
     assert unmeasured(problem, history, "latency_ms") == front[1:]
+
+
+def test_what_a_correction_brings_into_the_front_is_measured_too(tmp_path: Path) -> None:
+    search(storage=tmp_path / "study.db", trials=30)
+    marks: dict[str, str] = in_study(
+        tmp_path / "study.db", lambda study: study.user_attrs["fingerprint"]
+    )
+    told: list[int] = []
+
+    def correct(metric: str, known: Mapping[Architecture, Metric]) -> Any:
+        assert metric == "latency_ms"
+        told.append(len(known))
+        return None if len(known) < 3 else lambda arch: latency_ms(arch) / 2
+
+    plain = Problem(SPACE, OBJECTIVES, lambda arch: {"latency_ms": latency_ms(arch)})
+    problem = dataclasses.replace(plain, measured={}, memory={}, correct=correct)
+    with open_study(tmp_path / "study.db", OBJECTIVES, marks, resume=True) as opened:
+        history = read_history(opened.study, plain)
+    front = unmeasured(problem, history, "latency_ms")
+    assert front == unmeasured(plain, history, "latency_ms")
+    for arch in front:  # as predicted: what is predicted of the others halves
+        for each in plain, problem:
+            each.measured["latency_ms", arch] = measured(arch, 1.0)
+    assert unmeasured(plain, history, "latency_ms") == []
+    more = unmeasured(problem, history, "latency_ms")
+    assert more
+    assert not set(more) & set(front)
+    unmeasured(problem, history, "latency_ms")
+    assert told == [len(front)], "once for what is known"
+    for arch in more:
+        problem.measured["latency_ms", arch] = measured(arch, 0.5)
+    assert not set(unmeasured(problem, history, "latency_ms")) & set(more)
