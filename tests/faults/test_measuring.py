@@ -146,7 +146,7 @@ def on_board(clean: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DevicePro
         write_table(table, clean / "latency_tables" / f"{device.name}.json")
         write_run(clean, device.name, trials=TRIALS)
         text = (clean / "run.toml").read_text("utf-8")  # trials that take a while
-        slow = 'strategy = "gradient"\ngradient_steps = 100\n'
+        slow = 'strategy = "gradient"\ngradient_steps = 200\n'
         (clean / "run.toml").write_text(text.replace("[search]\n", f"[search]\n{slow}"), "utf-8")
         yield device
 

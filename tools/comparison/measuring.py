@@ -53,26 +53,19 @@ ANSWERS = "edgenas.bench-frontier-answers/1"
 
 
 def our_run(
-    start: RunConfig,
-    devices: Sequence[DeviceProfile],
-    *,
-    final: FinalConfig,
-    networks: int,
-    trials: int,
+    start: RunConfig, devices: Sequence[str], *, final: FinalConfig, networks: int, trials: int
 ) -> RunConfig:
     """The run that finds and finishes edgenas's own networks, with the supernet of `start`.
 
-    It searches for accuracy and for the latency of each device, and exports in their formats.
+    It searches for accuracy and for the latency of each device.
     """
-    names = tuple(device.name for device in devices)
-    objectives = ("max top1", *(f"min latency_ms@{name}" for name in names))
-    formats = tuple(dict.fromkeys(device.format for device in devices))
+    objectives = ("max top1", *(f"min latency_ms@{name}" for name in devices))
     return replace(
         start,
         name=EDGENAS,
-        search=SearchConfig(names, objectives, trials=trials),
+        search=SearchConfig(tuple(devices), objectives, trials=trials),
         final=final,
-        export=ExportConfig(top=networks, formats=formats, max_top1_drop=ANY_DROP),
+        export=ExportConfig(top=networks, max_top1_drop=ANY_DROP),
     )
 
 
