@@ -144,8 +144,8 @@ def profile_device(
         fits = earlier.fits
     else:
         own = {name: networks[name] for name in whole}
-        model = None if device.is_estimated else cost_model
-        fits = fit_all(entries, own, whole, model=model, calls=not device.is_estimated)
+        calls = not device.is_estimated
+        fits = fit_all(entries, own, whole, model=cost_model, calls=calls)
     if not fits:
         raise SpecError(
             f"device {device.name}: a fit needs {MIN_NETWORKS} whole networks all of whose parts "
@@ -183,7 +183,7 @@ def fit_all(
     measured_ms: Mapping[str, float],
     *,
     calls: bool,
-    model: CostModel | None = None,
+    model: CostModel | None,
 ) -> tuple[Fit, ...]:
     """A fit for each granularity in which at least 8 of the networks are covered by `entries`.
 
@@ -193,7 +193,7 @@ def fit_all(
     """
     cheapest = min(entry.latency_ms for entry in entries.values()) if calls else 0.0
     ways: list[tuple[float, Mapping[str, float] | None]] = [(cheapest, None)]
-    if model is not None and model.call_ms:
+    if calls and model is not None and model.call_ms:
         ways.append((model.call_ms, model.edges))
     fits = []
     for granularity in _GRANULARITIES:

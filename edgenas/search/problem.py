@@ -102,11 +102,13 @@ class Problem:
     def corrected(self, history: History) -> list[Trial]:
         """The trials that have every objective's metric, predicted ones by what was measured."""
         trials = self.evaluated(history)
-        for metric in sorted({name for name, _ in self.measured}) if self.correct else ():
+        if self.correct is None:
+            return trials
+        for metric in sorted({name for name, _ in self.measured}):
             told = {t.architecture: self.measured.get((metric, t.architecture)) for t in trials}
             known = {arch: found for arch, found in told.items() if isinstance(found, Metric)}
             before, predict = self.memory.get(("corrected", metric), ({}, None))
-            if self.correct and before.keys() != known.keys():
+            if before.keys() != known.keys():
                 predict = self.correct(metric, known)
                 self.memory["corrected", metric] = known, predict
             if predict is not None:
