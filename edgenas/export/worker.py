@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 import tempfile
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ def _convert_together(jobs: Sequence[Mapping[str, Any]]) -> None:
         try:
             litert.write_together([network for network, _ in units], parts)
         except Exception:  # noqa: BLE001  # each by itself will tell whose fault it is
+            traceback.print_exc()
             return
         for part, (_, path) in zip(parts, units, strict=True):
             tflite.canonicalise(part)

@@ -1,12 +1,13 @@
 """`mobile/1`: a MobileNetV3-like once-for-all family.
 
 Elastic are the input resolution and, for each stage, the block's kind (inverted residual with a
-depthwise convolution, or fused with a dense one), the width, the depth, and for each block the
-kernel and the expansion. Activation and squeeze-excite are settings of the family: ReLU6 without
-squeeze-excite, the default, is safe for int8 and for microcontrollers.
+depthwise convolution, a plain convolution, or fused with a dense one), the width, the depth, and
+for each block the kernel and the expansion. Activation and squeeze-excite are settings of the
+family: ReLU6 without squeeze-excite, the default, is safe for int8 and for microcontrollers.
 
 Blocks: MobileNetV2 (arXiv:1801.04381), MobileNetV3 (arXiv:1905.02244), Fused-MBConv of
-EfficientNetV2 (arXiv:2104.00298); elasticity: once-for-all (arXiv:1908.09791).
+EfficientNetV2 (arXiv:2104.00298), plain convolutions as in VGG (arXiv:1409.1556); elasticity:
+once-for-all (arXiv:1908.09791).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from edgenas.spaces.ops import ACTIVATIONS, Lowering, OpSpec, Shape, chain, conv
 from edgenas.spaces.space import Place, read_choice
 
 NAME = "mobile/1"
-KINDS = ("inverted", "fused")
+KINDS = ("inverted", "plain", "fused")
 
 Variant = Literal["int8", "full"]
 
@@ -43,9 +44,9 @@ class Stage:
     depths: tuple[int, ...]
     """Numbers of blocks."""
     kernels: tuple[int, ...] = (3, 5, 7)
-    """Of the depthwise convolution; a fused block always has the smallest."""
+    """Of the depthwise convolution; plain and fused blocks always have the smallest."""
     expands: tuple[int, ...] = (2, 3, 4)
-    """Hidden channels as a multiple of the block's input channels."""
+    """Hidden channels as a multiple of the block's input channels; a plain block has none."""
     kinds: tuple[str, ...] = ("inverted",)
 
     def __post_init__(self) -> None:
@@ -64,7 +65,8 @@ class MobileSpace:
     """The family with its choices, for images of `in_channels` and for `n_classes`.
 
     Genes: `r`; for stage i `s<i>.kind`, `s<i>.width`, `s<i>.depth`; for its block j
-    `s<i>.<j>.kernel` (not for fused blocks) and `s<i>.<j>.expand`. A gene with one value is none.
+    `s<i>.<j>.kernel` (of inverted blocks) and `s<i>.<j>.expand` (not of plain ones). A gene with
+    one value is none.
     """
 
     resolutions: tuple[int, ...]
@@ -121,7 +123,8 @@ class MobileSpace:
         for s in self.stages:
             blocks = 0
             for kind in s.kinds:
-                options = len(s.expands) * (len(s.kernels) if kind == "inverted" else 1)
+                options = len(s.kernels) if kind == "inverted" else 1
+                options *= len(s.expands) if kind != "plain" else 1
                 blocks += sum(options**depth for depth in s.depths)
             total *= blocks * len(s.widths)
         return total
@@ -216,11 +219,12 @@ class MobileSpace:
             yield f"s{i}.width", read(f"s{i}.width", stage.widths), stage.widths
             yield f"s{i}.depth", depth, stage.depths
             for j in range(1, int(depth or 0) + 1):
-                if kind != "fused":
+                if kind == "inverted":
                     name = f"s{i}.{j}.kernel"
                     yield name, read(name, stage.kernels), stage.kernels
-                name = f"s{i}.{j}.expand"
-                yield name, read(name, stage.expands), stage.expands
+                if kind != "plain":
+                    name = f"s{i}.{j}.expand"
+                    yield name, read(name, stage.expands), stage.expands
 
     def _stem(self, r: int) -> OpSpec:
         return conv(
@@ -231,6 +235,8 @@ class MobileSpace:
         self, kind: str, in_chw: Shape, width: int, kernel: int, expand: int, stride: int
     ) -> OpSpec:
         cin, h, w = in_chw
+        if kind == "plain":
+            return conv(cin, width, h, w, kernel, s=stride, act=self.activation)
         hidden = cin * expand
         return OpSpec.of(
             kind,
@@ -469,7 +475,7 @@ def _check_ascending(what: str, values: tuple[int, ...], least: int, most: int) 
         raise SpecError(f"{what} {values} must not exceed {most}")
 
 
-_BOTH = KINDS
+_BOTH = ("inverted", "fused")
 
 SMALL = MobileSpace(
     resolutions=(24, 28),

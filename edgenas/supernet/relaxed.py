@@ -186,8 +186,11 @@ class _Run:
         widths: Options,
     ) -> Tensor:
         i, j = place
-        slot = f"s{i}_{j}_{kind}"
+        slot = f"s{i}_{j}" if kind == "plain" else f"s{i}_{j}_{kind}"
         unit, op = self._unit(slot), self._widest[slot]
+        if kind == "plain":
+            y: Tensor = unit(x, op)
+            return y * _channels(op["cout"], widths)
         expands = self._options(f"s{i}.{j}.expand", stage.expands)
         hidden = self._hidden(op, before, expands)
         y = x

@@ -21,7 +21,7 @@ NO_EXPANSION = MobileSpace(
     stem_width=8,
     stem_stride=2,
     head_width=16,
-    stages=(Stage(2, (8, 12), (1, 2), (3, 5), (1, 2), ("inverted", "fused")),),
+    stages=(Stage(2, (8, 12), (1, 2), (3, 5), (1, 2), ("inverted", "plain", "fused")),),
 )
 
 

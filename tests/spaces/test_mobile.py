@@ -32,7 +32,7 @@ TINY = MobileSpace(
     n_classes=3,
     stages=(
         Stage(2, widths=(4, 6), depths=(1, 2), kernels=(3, 5), expands=(1, 2),
-              kinds=("inverted", "fused")),
+              kinds=("inverted", "plain", "fused")),
         Stage(1, widths=(6,), depths=(1, 2), kernels=(3,), expands=(2, 3)),
     ),
 )  # fmt: skip
@@ -51,7 +51,7 @@ def whole() -> list[tuple[Architecture, Lowering]]:
 
 
 def test_canonical_form_over_the_whole_space(whole: list[tuple[Architecture, Lowering]]) -> None:
-    assert len(whole) == 2048
+    assert len(whole) == 3072
     by_arch = dict(whole)
     assert len(by_arch) == TINY.size < len(whole)
     # the same network, the same value; another network, another value

@@ -17,7 +17,7 @@ def tiny_space() -> MobileSpace:
         head_width=16,
         in_channels=1,
         stages=(
-            Stage(2, (4, 8), (1, 2), (3, 5), (1, 2), ("inverted", "fused")),
+            Stage(2, (4, 8), (1, 2), (3, 5), (1, 2), ("inverted", "plain", "fused")),
             Stage(1, (8, 12), (1, 2), (3, 5, 7), (2, 3)),
         ),
     )
