@@ -247,6 +247,10 @@ def test_no_speed_is_told_of_networks_that_are_all_overhead() -> None:
     assert found["rows"][0]["at_accuracy"]["speed"] is None
     assert (found["n_compared"], found["speed_median"]) == (0, None)
     assert compared(theirs, own, empty_ms=0.08, gain=gain)["n_compared"] == 1
+    # of ours, the fastest that is long enough speaks for those that are too short
+    longer = Timed("longer", 0.9, 0.9, (0.5,))
+    told = compared(theirs, [*own, longer], empty_ms=0.1, gain=gain)["rows"][0]["at_accuracy"]
+    assert (told["network"], told["speed"]["median"]) == ("longer", 4.0)
 
 
 def test_one_network_has_to_stand_in_every_runtime() -> None:

@@ -62,15 +62,14 @@ def our_run(
     objectives = ("max top1", *(f"min latency_ms@{name}" for name in devices))
     return replace(
         start,
-        name=EDGENAS,
         search=SearchConfig(tuple(devices), objectives, trials=trials),
         final=final,
         export=ExportConfig(top=networks, max_top1_drop=ANY_DROP),
     )
 
 
-def our_entrants(folder: Path) -> list[Entrant]:
-    """The networks that the finished run in `folder` exported.
+def our_entrants(name: str, folder: Path) -> list[Entrant]:
+    """The networks that the finished run `name` in `folder` exported.
 
     Raises:
         SpecError: it is not finished, or a file was changed.
@@ -78,7 +77,7 @@ def our_entrants(folder: Path) -> list[Entrant]:
     document = read_json(folder / "result.json", schema=RESULT_SCHEMA)
     places = dict.fromkeys((folder / row["path"]).parent for row in document["exports"])
     return [
-        Entrant.certified(f"{EDGENAS} {place.name}", EDGENAS, place, recheck(place))
+        Entrant.certified(f"{name} {place.name}", EDGENAS, place, recheck(place))
         for place in places
     ]
 
