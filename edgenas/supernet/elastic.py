@@ -82,8 +82,13 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def slot_of(node: Node) -> str:
-    """Where a unit's weights live; inverted and fused blocks in one place have their own."""
-    return node.name.replace(".", "_") + (f"_{node.op.kind}" if node.op.is_block else "")
+    """Where a unit's weights live; each kind of block in one place has its own."""
+    return slot_name(node.name, node.op.kind if node.op.is_block else "plain")
+
+
+def slot_name(unit: str, kind: str) -> str:
+    """Of the unit's name and kind; a single operator is a plain one."""
+    return unit.replace(".", "_") + ("" if kind == "plain" else f"_{kind}")
 
 
 def widest_units(space: MobileSpace) -> Iterator[Node]:

@@ -26,6 +26,7 @@ from edgenas.supernet.elastic import (
     ElasticSqueezeExcite,
     ElasticUnit,
     Supernet,
+    slot_name,
     slot_of,
     widest_units,
 )
@@ -186,7 +187,7 @@ class _Run:
         widths: Options,
     ) -> Tensor:
         i, j = place
-        slot = f"s{i}_{j}" if kind == "plain" else f"s{i}_{j}_{kind}"
+        slot = slot_name(f"s{i}.{j}", kind)
         unit, op = self._unit(slot), self._widest[slot]
         if kind == "plain":
             y: Tensor = unit(x, op)

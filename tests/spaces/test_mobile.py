@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgenas.errors import SpecError
-from edgenas.spaces import Architecture, Choice, Lowering
+from edgenas.spaces import Architecture, Choice, Lowering, conv
 from edgenas.spaces.mobile import (
     LARGE,
     MEDIUM,
@@ -159,6 +159,15 @@ def test_inactive_choices_do_not_matter() -> None:
     assert "s1.2.expand" not in arch.params
     active_only = TINY.architecture(arch.params)
     assert active_only == arch
+
+
+def test_a_plain_block_is_one_convolution() -> None:
+    params = TINY.largest().params | {"s1.kind": "plain"}
+    arch = TINY.architecture(params)
+    assert not [name for name in arch.params if name.startswith("s1.") and name.count(".") > 1]
+    units = {node.name: node.op for node in TINY.lower(arch).nodes}
+    assert units["s1.1"] == conv(4, 6, 12 // 2, 12 // 2, 3, s=2, act="relu6")
+    assert units["s1.2"] == conv(6, 6, 3, 3, 3, act="relu6")
 
 
 @pytest.mark.parametrize(
