@@ -251,6 +251,9 @@ def test_no_speed_is_told_of_networks_that_are_all_overhead() -> None:
     longer = Timed("longer", 0.9, 0.9, (0.5,))
     told = compared(theirs, [*own, longer], empty_ms=0.1, gain=gain)["rows"][0]["at_accuracy"]
     assert (told["network"], told["speed"]["median"]) == ("longer", 4.0)
+    short = [Timed("short", 0.9, 0.9, (0.4,))]
+    told = compared(short, [*own, longer], empty_ms=0.1, gain=gain)["rows"][0]["at_accuracy"]
+    assert (told["network"], told["speed"]) == ("longer", None)
 
 
 def test_one_network_has_to_stand_in_every_runtime() -> None:
@@ -259,11 +262,20 @@ def test_one_network_has_to_stand_in_every_runtime() -> None:
         "b": [Timed("one", 0.92, 0.9, (8.0,)), Timed("two", 0.92, 0.9, (2.0,))],
     }
     theirs = {k: [Timed("theirs", 0.91, 0.9, (4.0,))] for k in "ab"}
-    assert in_all(theirs, own) == [{"baseline": "theirs", "network": "two", "least_speed": 2.0}]
+    empty = {"a": 0.2, "b": 0.2}
+    assert in_all(theirs, own, empty_ms=empty) == [
+        {"baseline": "theirs", "network": "two", "least_speed": 2.0}
+    ]
     own["b"][1] = replace(own["b"][1], top1_search=0.90)  # in one runtime only accurate enough
-    assert in_all(theirs, own)[0]["network"] == "one"
+    assert in_all(theirs, own, empty_ms=empty)[0]["network"] == "one"
     own["b"][0] = replace(own["b"][0], top1_search=0.90)
-    assert in_all(theirs, own) == [{"baseline": "theirs", "network": None, "least_speed": None}]
+    assert in_all(theirs, own, empty_ms=empty) == [
+        {"baseline": "theirs", "network": None, "least_speed": None}
+    ]
+    own["b"][1] = replace(own["b"][1], top1_search=0.92)
+    assert in_all(theirs, own, empty_ms=empty)[0]["network"] == "two"
+    for short in ({"a": 0.2, "b": 0.5}, {"a": 0.9, "b": 0.2}):  # ours in b, theirs in a
+        assert in_all(theirs, own, empty_ms=short)[0]["network"] is None
 
 
 def document() -> dict[str, Any]:
@@ -306,7 +318,11 @@ def document() -> dict[str, Any]:
         "comparison": {
             d: compared(rows[d][1:], rows[d][:1], empty_ms=0.01, gain=gain) for d in devices
         },
-        "in_all": in_all({d: rows[d][1:] for d in devices}, {d: rows[d][:1] for d in devices}),
+        "in_all": in_all(
+            {d: rows[d][1:] for d in devices},
+            {d: rows[d][:1] for d in devices},
+            empty_ms=dict.fromkeys(devices, 0.01),
+        ),
     }
 
 
@@ -360,6 +376,20 @@ def frontier(root: Path, folder: Path, *argv: str) -> subprocess.CompletedProces
         text=True,
         env={**os.environ, "PYTHONPATH": str(root)},
     )  # fmt: skip
+
+
+def test_each_of_several_runs_has_a_supernet_and_a_name_of_its_own(
+    root: Path, tmp_path: Path
+) -> None:
+    dense = ("--run", str(root / "tools/bench/dense.toml"))
+    shipped = ("--run", str(root / "edgenas/shipped/supernets/fashion-mnist/train.toml"))
+    untrained = frontier(root, tmp_path, *shipped, *dense, "--plan")
+    assert untrained.returncode == 2
+    assert "runs/fashion-mnist-dense/supernet is not there" in untrained.stderr
+    assert "edgenas train" in untrained.stderr
+    twice = frontier(root, tmp_path, *shipped, *shipped, "--plan")
+    assert twice.returncode == 2
+    assert "several runs have one name" in twice.stderr
 
 
 @pytest.mark.slow

@@ -57,18 +57,28 @@ def compared(
 
 
 def in_all(
-    baselines: Mapping[str, Sequence[Timed]], own: Mapping[str, Sequence[Timed]]
+    baselines: Mapping[str, Sequence[Timed]],
+    own: Mapping[str, Sequence[Timed]],
+    *,
+    empty_ms: Mapping[str, float],
 ) -> list[dict[str, Any]]:
     """For each baseline the one network of ours that is at least as accurate in every runtime.
 
-    Of several such networks it is the one whose least speed over the runtimes is the greatest.
-    Baselines that a runtime lacks are left out.
+    Of several such networks it is the one whose least speed over the runtimes is the greatest; None
+    where it, or the baseline, is too short to tell in one of them. Baselines that a runtime lacks
+    are left out.
     """
+    least_ms = [OVERHEAD * empty_ms[name] for name in baselines]
+
+    def long(found: Sequence[Timed]) -> bool:
+        return all(net.latency_ms >= ms for net, ms in zip(found, least_ms, strict=True))
+
     rows = []
     for theirs in _across(baselines):
         least = {
             mine[0].name: min(_speed(a, b)["median"] for a, b in zip(theirs, mine, strict=True))
             for mine in _across(own)
+            if long(theirs) and long(mine)
             if all(b.top1_search >= a.top1_search for a, b in zip(theirs, mine, strict=True))
         }
         best = max(least, key=lambda name: least[name]) if least else None

@@ -170,7 +170,7 @@ class Contest:
                 )
                 for device in self.devices
             },
-            "in_all": in_all(theirs, own),
+            "in_all": in_all(theirs, own, empty_ms=empty_ms),
         }
 
     def _rows(self, device: DeviceProfile, sessions: Sequence[Mapping[str, Timing]]) -> list[Timed]:
