@@ -114,14 +114,24 @@ class Ledger:
                 # Queued first, and once: whoever reaps may be killed between the two, too.
                 if not self.alone and whole and wanted not in waiting:
                     self.study.enqueue_trial(wanted)
-                self.study.tell(trial.number, state=TrialState.FAIL)
-                logger.info("trial %d: its worker is gone; it is tried again", trial.number)
+                trial = self._reaped(trial.number)
+                if trial.state == TrialState.FAIL:
+                    logger.info("trial %d: its worker is gone; it is tried again", trial.number)
             self.read.add(trial.number)
             if "metrics" in trial.user_attrs:  # evaluated, even if killed before it was told
                 arch = self.problem.space.parse(trial.user_attrs["architecture"])
                 self._remember(arch, trial.user_attrs["metrics"])
             if trial.state == TrialState.COMPLETE or "error" in trial.user_attrs:
                 self._finish(trial.number, trial.user_attrs)
+
+    def _reaped(self, number: int) -> FrozenTrial:
+        """The trial, told as failed: or as its worker ended it, whose last word came just now."""
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        with contextlib.suppress(UpdateFinishedTrialError):
+            self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        return self.study.get_trials(deepcopy=False)[number]
 
     def _orphaned(self, trial: FrozenTrial) -> bool:
         """Whether nobody works on a running trial; without a mark, its worker died as it asked."""
@@ -243,7 +253,7 @@ class Ledger:
             self.first_error = self.first_error or error
             trial.set_user_attr("seconds", self._lap_s())
             trial.set_user_attr("error", f"{type(error).__name__}: {error}")
-            self.study.tell(trial, state=TrialState.FAIL)
+            self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
             self._told(trial)
             logger.info("trial %d failed: %s", trial.number, error)
             self._stop_if_failing()
@@ -255,7 +265,9 @@ class Ledger:
         trial.set_user_attr("seconds", self._lap_s())
         # Last: from here on the evaluation is kept, whatever happens to the trial.
         trial.set_user_attr("metrics", dict(metrics))
-        self.study.tell(trial, self._values(metrics))
+        told = self.study.tell(trial, self._values(metrics), skip_if_finished=True)
+        if told.state != TrialState.COMPLETE:
+            return
         self._remember(arch, metrics)
         self._told(trial)
         logger.info("trial %d: %s: %s", trial.number, arch.digest, metrics)

@@ -281,6 +281,70 @@ def test_who_is_killed_while_he_reaps_loses_no_trial(monkeypatch: pytest.MonkeyP
     assert study.ask(distributions(SPACE)).params == lost.params
 
 
+@pytest.mark.parametrize("between", ["get_trials", "tell"])
+def test_what_a_killed_worker_sent_last_counts(
+    between: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may reach the database after the reaper has read, or after optuna has looked once more."""
+    problem = Problem(SPACE, OBJECTIVES, lambda arch: {})
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    lost = study.ask(distributions(SPACE))
+    lost.set_user_attr("worker", {**my_mark(), "started": "long ago"})
+    lost.set_user_attr("architecture", str(SPACE.architecture(lost.params)))
+    opened = OpenStudy(study, alone=False, turn=contextlib.nullcontext)
+    ledger = Ledger(problem, lambda arch: {}, opened, alone=False, known={})
+    storage = study._storage
+
+    def last_word() -> None:
+        monkeypatch.undo()
+        lost.set_user_attr("metrics", {"top1": 0.5, "latency_ms": 1.0})
+        study.tell(lost, [0.5, 1.0])
+
+    def read(*args: Any, **kwargs: Any) -> Any:
+        trials = optuna.Study.get_trials(study)
+        last_word()
+        return trials
+
+    def write(*args: Any, **kwargs: Any) -> Any:
+        last_word()
+        return storage.set_trial_state_values(*args, **kwargs)
+
+    if between == "get_trials":
+        monkeypatch.setattr(study, "get_trials", read)
+    else:
+        monkeypatch.setattr(storage, "set_trial_state_values", write)
+    ledger.sync()
+    assert study.get_trials()[lost.number].state == TrialState.COMPLETE
+    assert [f.metrics for f in ledger.finished] == [{"top1": 0.5, "latency_ms": 1.0}]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_trial_that_was_taken_from_us_counts_here_only_if_it_failed(
+    *, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """We seemed to be gone: another worker reaped it as we were about to tell."""
+    problem = Problem(SPACE, OBJECTIVES, lambda arch: {"latency_ms": 1.0})
+    study = optuna.create_study(directions=["maximize", "minimize"])
+
+    def costly(arch: Architecture) -> dict[str, float]:
+        if fails:
+            raise ValueError("no such network")
+        return {"top1": 0.5}
+
+    opened = OpenStudy(study, alone=False, turn=contextlib.nullcontext)
+    ledger = Ledger(problem, costly, opened, alone=False, known={})
+    trial = ledger.ask()
+    tell = study.tell
+
+    def late(*args: Any, **kwargs: Any) -> Any:
+        tell(trial.number, state=TrialState.FAIL)
+        return tell(*args, **kwargs)
+
+    monkeypatch.setattr(study, "tell", late)
+    ledger.evaluate(trial)
+    assert [bool(f.error) for f in ledger.finished] == [True] * fails
+
+
 def test_who_is_killed_as_he_takes_up_a_lost_trial_loses_it_not() -> None:
     """A queued trial runs before it has its genes: killed in between, it is queued once more."""
     problem = Problem(SPACE, OBJECTIVES, lambda arch: {})
