@@ -247,14 +247,31 @@ def test_a_server_that_goes_away_is_told(tmp_path: Path, capfd: pytest.CaptureFi
     assert "ResourceError: cannot store the search in postgresql://" in told
 
 
-def test_who_is_killed_while_he_reaps_loses_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dead worker's trial is queued, though its first reaper dies too, and it is queued once."""
-    problem = Problem(SPACE, OBJECTIVES, lambda arch: {})
-    study = optuna.create_study(directions=["maximize", "minimize"])
+def empty_study() -> optuna.Study:
+    return optuna.create_study(directions=["maximize", "minimize"])
+
+
+def abandoned() -> tuple[optuna.Study, optuna.Trial]:
+    """A study, and its running trial whose worker is gone."""
+    study = empty_study()
     lost = study.ask(distributions(SPACE))
     lost.set_user_attr("worker", {**my_mark(), "started": "long ago"})
     lost.set_user_attr("architecture", str(SPACE.architecture(lost.params)))
+    return study, lost
+
+
+def shared_ledger(
+    study: optuna.Study, costly: Callable[[Architecture], Mapping[str, float]] = lambda arch: {}
+) -> Ledger:
+    """Of one worker among several."""
+    problem = Problem(SPACE, OBJECTIVES, lambda arch: {"latency_ms": 1.0})
     opened = OpenStudy(study, alone=False, turn=contextlib.nullcontext)
+    return Ledger(problem, costly, opened, alone=False, known={})
+
+
+def test_who_is_killed_while_he_reaps_loses_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dead worker's trial is queued, though its first reaper dies too, and it is queued once."""
+    study, lost = abandoned()
 
     steps: list[str] = []
 
@@ -274,8 +291,8 @@ def test_who_is_killed_while_he_reaps_loses_no_trial(monkeypatch: pytest.MonkeyP
         for name in ("tell", "enqueue_trial"):
             patched.setattr(study, name, until_killed(name))
         with pytest.raises(KeyboardInterrupt):
-            Ledger(problem, lambda arch: {}, opened, alone=False, known={}).sync()
-    Ledger(problem, lambda arch: {}, opened, alone=False, known={}).sync()
+            shared_ledger(study).sync()
+    shared_ledger(study).sync()
     told = study.get_trials()
     assert [trial.state for trial in told] == [TrialState.FAIL, TrialState.WAITING]
     assert study.ask(distributions(SPACE)).params == lost.params
@@ -286,13 +303,8 @@ def test_what_a_killed_worker_sent_last_counts(
     between: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may reach the database after the reaper has read, or after optuna has looked once more."""
-    problem = Problem(SPACE, OBJECTIVES, lambda arch: {})
-    study = optuna.create_study(directions=["maximize", "minimize"])
-    lost = study.ask(distributions(SPACE))
-    lost.set_user_attr("worker", {**my_mark(), "started": "long ago"})
-    lost.set_user_attr("architecture", str(SPACE.architecture(lost.params)))
-    opened = OpenStudy(study, alone=False, turn=contextlib.nullcontext)
-    ledger = Ledger(problem, lambda arch: {}, opened, alone=False, known={})
+    study, lost = abandoned()
+    ledger = shared_ledger(study)
     storage = study._storage
 
     def last_word() -> None:
@@ -323,16 +335,14 @@ def test_a_trial_that_was_taken_from_us_counts_here_only_if_it_failed(
     *, fails: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """We seemed to be gone: another worker reaped it as we were about to tell."""
-    problem = Problem(SPACE, OBJECTIVES, lambda arch: {"latency_ms": 1.0})
-    study = optuna.create_study(directions=["maximize", "minimize"])
+    study = empty_study()
 
     def costly(arch: Architecture) -> dict[str, float]:
         if fails:
             raise ValueError("no such network")
         return {"top1": 0.5}
 
-    opened = OpenStudy(study, alone=False, turn=contextlib.nullcontext)
-    ledger = Ledger(problem, costly, opened, alone=False, known={})
+    ledger = shared_ledger(study, costly)
     trial = ledger.ask()
     tell = study.tell
 
@@ -347,13 +357,11 @@ def test_a_trial_that_was_taken_from_us_counts_here_only_if_it_failed(
 
 def test_who_is_killed_as_he_takes_up_a_lost_trial_loses_it_not() -> None:
     """A queued trial runs before it has its genes: killed in between, it is queued once more."""
-    problem = Problem(SPACE, OBJECTIVES, lambda arch: {})
-    study = optuna.create_study(directions=["maximize", "minimize"])
+    study = empty_study()
     genes = {name: domain.choices[0] for name, domain in distributions(SPACE).items()}
     study.enqueue_trial(genes)
     taken = study.ask()  # no gene is drawn yet, and no mark is set
-    opened = OpenStudy(study, alone=False, turn=contextlib.nullcontext)
-    Ledger(problem, lambda arch: {}, opened, alone=False, known={}).sync()
+    shared_ledger(study).sync()
     told = study.get_trials()
     assert [trial.state for trial in told] == [TrialState.FAIL, TrialState.WAITING]
     assert taken.params == {}
@@ -361,13 +369,11 @@ def test_who_is_killed_as_he_takes_up_a_lost_trial_loses_it_not() -> None:
 
 
 def test_what_two_reapers_queued_is_tried_once() -> None:
-    problem = Problem(SPACE, OBJECTIVES, lambda arch: {})
-    study = optuna.create_study(directions=["maximize", "minimize"])
+    study = empty_study()
     genes = {name: domain.choices[0] for name, domain in distributions(SPACE).items()}
     for _ in range(2):
         study.enqueue_trial(genes)
-    opened = OpenStudy(study, alone=False, turn=contextlib.nullcontext)
-    ledger = Ledger(problem, lambda arch: {}, opened, alone=False, known={})
+    ledger = shared_ledger(study)
     assert ledger.ask().params == genes
     assert ledger.ask().number == 2, "the second is no trial of its own"
     states = [trial.state for trial in study.get_trials()]
