@@ -9,6 +9,11 @@ other that is exact, and over draws it is the gradient of the expected cost. The
 times a multiplier that rises while the cost is above the target, moves the distributions. The
 weights of the supernet stay. A lesson begins with what the nearest one before it found.
 
+A slope is taken at the value that is chosen, and its size says little of the whole step to another
+value: from the narrow side widening looks good, from the wide side narrowing does. So a gene's
+values are judged by the mean over the values it was seen at, each counting alike, and draws keep
+some chance that any value is the chosen one.
+
 Later proposals, each with an aim of its own, use the lesson that lies nearest, so that the time
 the gradients take does not grow with the trials. It is counted as the strategy's own. Lessons
 depend on the problem and the seed alone: a process that resumes a study learns them anew.
@@ -49,10 +54,14 @@ START = 2.0
 """Logit that the choices of a known architecture begin with."""
 TAUGHT = 0.1
 """Share of a lesson's logits that draws near a trial are led by."""
-KEPT = 0.5
+EXPLORE = 0.3
+"""Share of the genes that a lesson draws without regard to what it has learned."""
+KEPT = 0.9
 """Of what a lesson saw choices do to loss and cost, the share that the next one begins with."""
 DUAL_RATE = 0.5
 """By how much a cost one logarithm too high multiplies the price of cost, in each step."""
+_NONE = 1e-9
+"""Steps that stand for none where one divides by their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,18 +129,34 @@ class _Lesson:
 
     logits: dict[str, Values]
     """Of the distributions."""
-    harms: dict[str, Values]
-    """What each value did to the loss, summed over the steps; differences count."""
+    slopes: dict[str, Values]
+    """(chosen, value): the loss's by each value, summed over the steps with that one chosen."""
+    seen: dict[str, Values]
+    """In how many steps each value was chosen."""
     costs: dict[str, Values]
-    """What each value did to the logarithm of the cost, summed likewise."""
+    """What each value did to the logarithm of the cost, summed over the steps."""
 
     def next(self) -> _Lesson:
         """One that has not begun, but knows what this one found."""
         return _Lesson(
             {gene: START * (x == x.max()) for gene, x in self.logits.items()},
-            {gene: KEPT * x for gene, x in self.harms.items()},
+            {gene: KEPT * x for gene, x in self.slopes.items()},
+            {gene: KEPT * x for gene, x in self.seen.items()},
             {gene: KEPT * x for gene, x in self.costs.items()},
         )
+
+    def harms(self, gene: str) -> Values:
+        """What each value of it does to the loss; differences count.
+
+        The mean over the values it was seen at; those it was not seen at count as saying nothing,
+        so that what was seen from one side alone moves little.
+        """
+        told = self.slopes[gene] / np.maximum(self.seen[gene], _NONE)[:, None]
+        return np.asarray(told.mean(0), dtype=np.float64)
+
+    def dearness(self, gene: str) -> Values:
+        """What each value of it does to the logarithm of the cost; differences count."""
+        return self.costs[gene] / max(float(self.seen[gene].sum()), _NONE)
 
 
 def _lesson(problem: Problem, k: int) -> _Lesson:
@@ -139,8 +164,10 @@ def _lesson(problem: Problem, k: int) -> _Lesson:
     if ("lesson", k) not in problem.memory:
         before = _nearest(problem, next_aim(problem, k), k)
         if before is None:
-            nothing = {gene: np.zeros(len(v)) for gene, v in problem.space.genes.items()}
-            begun = _Lesson(dict(nothing), dict(nothing), dict(nothing))
+            n = {gene: len(values) for gene, values in problem.space.genes.items()}
+            logits, seen, costs = ({gene: np.zeros(k) for gene, k in n.items()} for _ in range(3))
+            slopes = {gene: np.zeros((k, k)) for gene, k in n.items()}
+            begun = _Lesson(logits, slopes, seen, costs)
         else:
             begun = _lesson(problem, before).next()
         _learn(begun, problem, k)
@@ -170,20 +197,22 @@ def _learn(lesson: _Lesson, problem: Problem, k: int) -> None:
     price: float | None = None
     for step in range(gradients.steps):
         open_ = (step + 1) / gradients.steps if gradients.progressive_depth else 1.0
-        params = _drawn(genes, lesson.logits, rng, open_=open_)
+        params = _drawn(genes, lesson.logits, rng, open_=open_, explore=EXPLORE)
         slopes = gradients.of(params, rng.getrandbits(32))
-        harms = {
-            gene: np.array([slopes[gene][v] for v in values]) for gene, values in genes.items()
-        }
         costs = {
-            gene: np.log([at.cost({**params, gene: v}) for v in genes[gene]]) for gene in genes
+            gene: np.log([at.cost({**params, gene: v}) for v in genes[gene]]) for gene in slopes
         }
+        for gene in slopes:
+            slope = np.array([slopes[gene][v] for v in genes[gene]])
+            chosen = genes[gene].index(params[gene])
+            lesson.slopes[gene][chosen] += slope - slope.mean()
+            lesson.seen[gene][chosen] += 1
+            lesson.costs[gene] += costs[gene] - costs[gene].mean()
+        harms = {gene: lesson.harms(gene) for gene in genes}
         if price is None:
             price = _first_price(genes, params, harms, at)
         moves = {}
-        for gene in genes:
-            lesson.harms[gene] = lesson.harms[gene] + harms[gene] - harms[gene].mean()
-            lesson.costs[gene] = lesson.costs[gene] + costs[gene] - costs[gene].mean()
+        for gene in slopes:
             p = _softmax(lesson.logits[gene])
             change = harms[gene] + price * costs[gene]
             moves[gene] = p * (change - p @ change)
@@ -213,14 +242,19 @@ def _drawn(
     *,
     open_: float = 1.0,
     temperature: float = 1.0,
+    explore: float = 0.0,
 ) -> Params:
-    """Genes drawn from the distributions; of a depth only the share `open_` of its values."""
+    """Genes drawn from the distributions, or with the probability `explore` any of the values.
+
+    Of a depth only the share `open_` of its values.
+    """
     params = {}
     for gene, values in genes.items():
         if gene.endswith("depth"):
             values = values[: max(1, math.ceil(open_ * len(values)))]
-        weights = list(_softmax(logits[gene][: len(values)] / temperature))
-        params[gene] = rng.choices(values, weights=weights)[0]
+        n = len(values)
+        weights = (1 - explore) * _softmax(logits[gene][:n] / temperature) + explore / n
+        params[gene] = rng.choices(values, weights=list(weights))[0]
     return params
 
 
@@ -334,8 +368,8 @@ class _Offers:
         ranked = []
         for gene, values in self.genes.items():
             harms, costs, now = (
-                self.lesson.harms[gene],
-                self.lesson.costs[gene],
+                self.lesson.harms(gene),
+                self.lesson.dearness(gene),
                 values.index(params[gene]),
             )
             for i, value in enumerate(values):

@@ -21,8 +21,8 @@ was."""
 
 Slopes = Mapping[str, Mapping[Choice, float]]
 LossGradient = Callable[[Mapping[str, Choice], int], Slopes]
-"""(a value for every gene, seed) -> by gene and value, the loss's gradient: differences between the
-values of a gene count."""
+"""(a value for every gene, seed) -> by active gene and value, the loss's gradient, or what the loss
+would be: differences between the values of a gene count."""
 
 SAMPLES = 64
 """Random architectures that the check of the bounds begins with."""

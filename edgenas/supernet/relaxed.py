@@ -1,11 +1,14 @@
 """The supernet with its choices as numbers: how the loss changes with each, by one gradient.
 
-Every choice is a vector of gates, one a value, of which one is 1 and the others 0. The widest
-network runs, its channels and the rings of its kernels multiplied by the gates that hold them, its
-depths and kinds of block as sums over gates (DARTS, arXiv:1806.09055; channels by masks,
-FBNetV2, arXiv:2004.05565). The output is exactly that of the chosen architecture, as the supernet's
-own, and the gradient by a gate says to first order what a little of that value would do. Weights
-stay as they are.
+Choices of channels and of kernels are vectors of gates, one a value, of which one is 1 and the
+others 0. The widest blocks run, their channels and the rings of their kernels multiplied by the
+gates that hold them (DARTS, arXiv:1806.09055; channels by masks, FBNetV2, arXiv:2004.05565). The
+output is exactly that of the chosen architecture, as the supernet's own, and the gradient by a gate
+says to first order what a little of that value would do. Weights stay as they are.
+
+A depth, a kind of block and the resolution have no gates: each of their few values is tried. A
+mixture of two depths is better than either of them alone, so its slopes point to depth from both
+sides, and are several times what the whole step does.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from torch.nn import functional
 
 from edgenas.artifacts import derive_seed
 from edgenas.data import DataSet, prepare
-from edgenas.spaces import Choice, OpSpec
+from edgenas.spaces import Architecture, Choice, OpSpec
 from edgenas.spaces.mobile import MobileSpace, Stage, squeezed
 from edgenas.supernet.elastic import (
     ElasticConv,
@@ -38,7 +41,7 @@ Options = Sequence[tuple[int, Tensor]]
 
 @dataclass(frozen=True)
 class Relaxed:
-    """Gradients of a supernet's loss by the gates of its choices."""
+    """How a supernet's loss changes with the choices of an architecture."""
 
     supernet: Supernet
 
@@ -56,53 +59,61 @@ class Relaxed:
         partial: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> tuple[float, dict[str, dict[Choice, float]]]:
-        """The cross entropy of the architecture `params`, and its gradient by every gate.
+        """The cross entropy of the architecture `params`, and what it says of every active choice.
 
-        The input resolution is no gate: where it is elastic, its entries are the losses themselves.
+        Those of channels and kernels have the gradient by the gate of each value, the others the
+        loss of the architecture with that value: in both, differences between values count.
 
         Args:
-            params: a value for every gene; those of inactive genes matter for the gradient only.
+            params: a value for every gene.
             images_at: normalised images (n, c, r, r) at a resolution r.
             labels: int64 (n,).
             partial: the share of hidden channels, drawn at random, that gates of the expansion are
                 judged by (partial channels: PC-DARTS, arXiv:1907.05737).
             generator: of that draw.
         """
+        space = self.space
+        arch = space.architecture(params)
+        active = {gene: values for gene, values in space.genes.items() if gene in arch.params}
         gates = {
-            name: torch.tensor([float(v == params[name]) for v in values], requires_grad=True)
-            for name, values in self.space.genes.items()
-            if name != "r"
+            gene: torch.tensor([float(v == params[gene]) for v in values], requires_grad=True)
+            for gene, values in active.items()
+            if has_gates(gene)
         }
-        run = _Run(self.supernet, gates, partial, generator)
-        resolution = self.space.resolution(self.space.architecture(params))
-        loss = functional.cross_entropy(run.logits(images_at(resolution)), labels)
+        run = _Run(self.supernet, arch, gates, partial, generator)
+        loss = functional.cross_entropy(run.logits(images_at(space.resolution(arch))), labels)
         found = torch.autograd.grad(loss, list(gates.values()), allow_unused=True)
-        slopes: dict[str, dict[Choice, float]] = {
-            name: dict(
-                zip(values, [0.0] * len(values) if slope is None else slope.tolist(), strict=True)
-            )
-            for (name, slope), values in zip(
-                zip(gates, found, strict=True),
-                (self.space.genes[name] for name in gates),
-                strict=True,
-            )
-        }
-        if "r" in self.space.genes:
-            slopes["r"] = {resolution: float(loss.detach())}
-            with torch.no_grad():
-                for r in self.space.resolutions:
-                    if r != resolution:
-                        arch = self.space.architecture({**params, "r": r})
-                        logits = self.supernet(images_at(r), arch)
-                        slopes["r"][r] = float(functional.cross_entropy(logits, labels))
+        slopes: dict[str, dict[Choice, float]] = {}
+        for gene, slope in zip(gates, found, strict=True):
+            told = [0.0] * len(active[gene]) if slope is None else slope.tolist()
+            slopes[gene] = dict(zip(active[gene], told, strict=True))
+        for gene in active.keys() - gates.keys():
+            slopes[gene] = {
+                v: float(loss.detach())
+                if v == params[gene]
+                else self._loss(space.architecture({**params, gene: v}), images_at, labels)
+                for v in active[gene]
+            }
         return float(loss.detach()), slopes
+
+    @torch.no_grad()
+    def _loss(
+        self, arch: Architecture, images_at: Callable[[int], Tensor], labels: Tensor
+    ) -> float:
+        logits = self.supernet(images_at(self.space.resolution(arch)), arch)
+        return float(functional.cross_entropy(logits, labels))
+
+
+def has_gates(gene: str) -> bool:
+    """Whether gradients judge it; otherwise its values are tried."""
+    return gene.rpartition(".")[2] in ("width", "kernel", "expand")
 
 
 @dataclass(frozen=True)
 class LossGradient:
-    """`gradient(params, seed)`: by gene and value, on images of the train split drawn by `seed`.
+    """`gradient(params, seed)`: by active gene and value, on images of the search split.
 
-    See `Relaxed.gradients`, also for `partial_channels`.
+    `seed` draws the images. See `Relaxed.gradients`, also for `partial_channels`.
     """
 
     supernet: Supernet
@@ -114,9 +125,9 @@ class LossGradient:
     def __call__(self, params: Mapping[str, Choice], seed: int) -> dict[str, dict[Choice, float]]:
         """Differences between the values of a gene count; in nats."""
         generator = torch.Generator().manual_seed(derive_seed(seed, "gradient"))
-        count = len(self.data.train)
+        count = len(self.data.search)
         index = torch.randperm(count, generator=generator)[: min(self.batch, count)]
-        images = self.data.train.take(index)
+        images = self.data.search.take(index)
         device = next(self.supernet.parameters()).device
 
         def images_at(r: int) -> Tensor:
@@ -134,14 +145,20 @@ class LossGradient:
 
 
 class _Run:
-    """One pass of the widest network through the gates."""
+    """One pass of an architecture's blocks, each as wide as it can be, through the gates."""
 
     def __init__(
-        self, supernet: Supernet, gates: Gates, partial: float, generator: torch.Generator | None
+        self,
+        supernet: Supernet,
+        arch: Architecture,
+        gates: Gates,
+        partial: float,
+        generator: torch.Generator | None,
     ) -> None:
         self._space = supernet.space
         self._slots = supernet.slots
         self._widest = {slot_of(node): node.op for node in widest_units(supernet.space)}
+        self._params = arch.params
         self._gates = gates
         self._partial = partial
         self._generator = generator
@@ -153,29 +170,12 @@ class _Run:
         before: Options = [(space.stem_width, torch.ones(()))]
         for i, stage in enumerate(space.stages, 1):
             widths = self._options(f"s{i}.width", stage.widths)
-            kinds = self._gates.get(f"s{i}.kind", torch.ones(1))
-            x = torch.stack(
-                [
-                    gate * self._stage(x, i, stage, kind, before, widths)
-                    for kind, gate in zip(stage.kinds, kinds, strict=True)
-                ]
-            ).sum(0)
+            kind = str(self._params.get(f"s{i}.kind", stage.kinds[0]))
+            for j in range(1, int(self._params.get(f"s{i}.depth", stage.depths[0])) + 1):
+                x = self._block(x, (i, j), stage, kind, before if j == 1 else widths, widths)
             before = widths
         logits: Tensor = self._unit(slot_of(head))(x, head.op)
         return logits
-
-    def _stage(
-        self, x: Tensor, i: int, stage: Stage, kind: str, before: Options, widths: Options
-    ) -> Tensor:
-        depths = self._options(f"s{i}.depth", stage.depths)
-        out: Tensor | float = 0.0
-        for j in range(1, stage.depths[-1] + 1):
-            x = self._block(x, (i, j), stage, kind, before if j == 1 else widths, widths)
-            for depth, gate in depths:
-                if depth == j:
-                    out = out + gate * x
-        assert isinstance(out, Tensor)  # noqa: S101  # the deepest block is one of the depths
-        return out
 
     def _block(
         self,

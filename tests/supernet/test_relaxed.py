@@ -13,7 +13,7 @@ from edgenas.data import DataSet
 from edgenas.spaces import Choice
 from edgenas.spaces.mobile import MobileSpace, default_space
 from edgenas.supernet import LossGradient, Supernet
-from edgenas.supernet.relaxed import Relaxed, _Run
+from edgenas.supernet.relaxed import Relaxed, _Run, has_gates
 
 SPACES = {
     name: default_space(image_size=28, in_channels=1, n_classes=10, variant=name)
@@ -32,6 +32,7 @@ def one_hot(space: MobileSpace, params: dict[str, Choice]) -> dict[str, Tensor]:
     return {
         name: torch.tensor([float(v == params[name]) for v in values])
         for name, values in space.genes.items()
+        if has_gates(name)
     }
 
 
@@ -51,7 +52,7 @@ def test_closed_gates_give_the_architecture_exactly(
     arch = space.architecture(params)
     images = images_at(space.resolution(arch))
     with torch.no_grad():
-        relaxed = _Run(supernet, one_hot(space, params), 1.0, None).logits(images)
+        relaxed = _Run(supernet, arch, one_hot(space, params), 1.0, None).logits(images)
         plain = supernet(images, arch)
     torch.testing.assert_close(relaxed, plain, rtol=1e-4, atol=1e-4)
 
@@ -59,20 +60,18 @@ def test_closed_gates_give_the_architecture_exactly(
 def test_gradients_are_what_differences_say(tiny_space: MobileSpace) -> None:
     supernet = Supernet(tiny_space, seed=0).double()
     params = drawn(tiny_space, 1)
-    r = int(params["r"])
-    images = images_at(r).double()
+    arch = tiny_space.architecture(params)
+    images = images_at(int(params["r"])).double()
     _, slopes = Relaxed(supernet).gradients(params, lambda r: images_at(r).double(), LABELS)
     gates = {name: gate.double() for name, gate in one_hot(tiny_space, params).items()}
     step, seen = 1e-5, 0
-    for name, values in tiny_space.genes.items():
-        if name == "r":
-            continue
-        for i, value in enumerate(values):
+    for name in gates.keys() & arch.params.keys():
+        for i, value in enumerate(tiny_space.genes[name]):
             losses = []
             for sign in (1, -1):
                 moved = gates[name].clone()
                 moved[i] += sign * step
-                run = _Run(supernet, {**gates, name: moved}, 1.0, None)
+                run = _Run(supernet, arch, {**gates, name: moved}, 1.0, None)
                 with torch.no_grad():
                     losses.append(float(functional.cross_entropy(run.logits(images), LABELS)))
             expected = (losses[0] - losses[1]) / (2 * step)
@@ -81,17 +80,30 @@ def test_gradients_are_what_differences_say(tiny_space: MobileSpace) -> None:
     assert seen > 5
 
 
-def test_the_resolution_has_the_losses_themselves() -> None:
+def test_depths_kinds_and_resolutions_have_the_losses_themselves() -> None:
     space = SPACES["int8"]
     supernet = Supernet(space, seed=0)
     params = drawn(space, 0)
     loss, slopes = Relaxed(supernet).gradients(params, images_at, LABELS)
-    for r in space.resolutions:
-        arch = space.architecture({**params, "r": r})
-        with torch.no_grad():
-            expected = float(functional.cross_entropy(supernet(images_at(r), arch), LABELS))
-        assert slopes["r"][r] == pytest.approx(expected, rel=1e-4)
-    assert loss == slopes["r"][int(params["r"])]
+    tried = [gene for gene in slopes if not has_gates(gene)]
+    assert {gene.rpartition(".")[2] for gene in tried} == {"depth", "kind", "r"}
+    for gene in tried:
+        assert slopes[gene].keys() == set(space.genes[gene])
+        for value, told in slopes[gene].items():
+            arch = space.architecture({**params, gene: value})
+            with torch.no_grad():
+                logits = supernet(images_at(space.resolution(arch)), arch)
+                expected = float(functional.cross_entropy(logits, LABELS))
+            assert told == pytest.approx(expected, rel=1e-4), (gene, value)
+        assert loss == slopes[gene][params[gene]]
+
+
+def test_only_choices_that_the_architecture_has_are_judged() -> None:
+    space = SPACES["int8"]
+    params = drawn(space, 3)
+    _, slopes = Relaxed(Supernet(space, seed=0)).gradients(params, images_at, LABELS)
+    assert slopes.keys() == space.architecture(params).params.keys()
+    assert slopes.keys() < space.genes.keys()
 
 
 def test_partial_channels_judge_expansions_by_fewer() -> None:
@@ -106,11 +118,11 @@ def test_partial_channels_judge_expansions_by_fewer() -> None:
         )[1]
 
     whole, half, none = of(1.0), of(0.5), of(1e-9)
-    expands = [gene for gene in space.genes if gene.endswith("expand")]
+    expands = [gene for gene in whole if gene.endswith("expand")]
     assert all(slope == 0 for gene in expands for slope in none[gene].values())
     assert any(half[gene] != whole[gene] for gene in expands)
     assert any(slope != 0 for gene in expands for slope in half[gene].values())
-    kernel = next(gene for gene in space.genes if gene.endswith("kernel"))
+    kernel = next(gene for gene in whole if gene.endswith("kernel"))
     assert half[kernel] == pytest.approx(whole[kernel], rel=1e-3, abs=1e-6)
 
 
