@@ -6,6 +6,7 @@ stand for, again when the colour scheme changes. Texts are escaped, since plotly
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -25,7 +26,7 @@ from edgenas.report.model import (
     undominated,
 )
 from edgenas.report.numbers import ms, reading, significant
-from edgenas.report.picture import axis_title
+from edgenas.report.picture import axis_title, is_logarithmic
 
 Figure = dict[str, Any]
 
@@ -79,9 +80,7 @@ def pareto_figure(view: RunView, x: Objective, y: Objective) -> Figure:
             "line": {"color": "var(--panel)", "width": 1.5},
         }
         data.append(_points(view, "exported", models, x, y, marker, full=True))
-    shapes, notes = _bounds(x, y)
-    layout = _layout(axis_title(view, x), axis_title(view, y))
-    layout |= {"shapes": shapes, "annotations": notes, "hovermode": "closest"}
+    layout = _front_layout(view, x, y, [*others, *front])
     return {"data": data, "layout": layout}
 
 
@@ -118,9 +117,7 @@ def comparison_figure(found: Comparison, x: Objective, y: Objective) -> Figure:
         view = found.before if side is old else found.after
         if chosen:
             data.append(_points(view, name, chosen, x, y, marker, full=True))
-    shapes, notes = _bounds(x, y)
-    layout = _layout(axis_title(found.after, x), axis_title(found.after, y))
-    layout |= {"shapes": shapes, "annotations": notes, "hovermode": "closest"}
+    layout = _front_layout(found.after, x, y, [*found.before.front, *found.after.front])
     return {"data": data, "layout": layout}
 
 
@@ -513,9 +510,14 @@ def _scaled(candidate: Evaluated, goal: Objective) -> float:
     return candidate.metrics[goal.name].value * reading(goal.name).scale
 
 
-def _bounds(x: Objective, y: Objective) -> tuple[list[Figure], list[Figure]]:
-    shapes, notes = [], []
+def _front_layout(view: RunView, x: Objective, y: Objective, shown: Sequence[Evaluated]) -> Figure:
+    """Of a chart of these candidates, with the bounds of both objectives."""
+    layout = _layout(axis_title(view, x), axis_title(view, y)) | {"hovermode": "closest"}
+    layout["shapes"], layout["annotations"] = shapes, notes = [], []
     for goal, axis in ((x, "x"), (y, "y")):
+        logarithmic = is_logarithmic(goal, shown)
+        if logarithmic:
+            layout[f"{axis}axis"] |= {"type": "log", "dtick": "D2", "tickformat": "~g"}
         if goal.bound is None:
             continue
         at = goal.bound * reading(goal.name).scale
@@ -525,7 +527,8 @@ def _bounds(x: Objective, y: Objective) -> tuple[list[Figure], list[Figure]]:
         notes.append(
             {
                 "text": f"{sign} {reading(goal.name).text(goal.bound)}",
-                axis: at,
+                # Plotly takes the exponent for a text, the value for a line
+                axis: math.log10(at) if logarithmic else at,
                 f"{axis}ref": axis,
                 other: 0.02 if axis == "x" else 0.98,
                 f"{other}ref": f"{other} domain",
@@ -536,7 +539,7 @@ def _bounds(x: Objective, y: Objective) -> tuple[list[Figure], list[Figure]]:
                 "xshift": 0 if axis == "y" else (-5 if goal.relation == "<=" else 5),
             }
         )
-    return shapes, notes
+    return layout
 
 
 def _layout(x_title: str, y_title: str) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -147,6 +148,24 @@ def ticks(low: float, high: float, n: int = 6) -> list[float]:
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float, n: int = 6) -> list[float]:
+    """At most about `n` numbers that cover [low, high] of a logarithmic axis: 1, 2, 5 of a decade.
+
+    >>> log_ticks(0.015, 3.0)
+    [0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0]
+    >>> log_ticks(0.015, 300.0)
+    [0.1, 1.0, 10.0, 100.0]
+    """
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+
+    def within(digits: Sequence[int]) -> list[float]:
+        values = (float(f"{m}e{d}") for d in decades for m in digits)
+        return [v for v in values if low <= v <= high]
+
+    found = within((1, 2, 5))
+    return found if len(found) <= n + 2 else within((1,))
 
 
 _FRACTIONS = {

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
 from edgenas.objectives import Objective
 from edgenas.report.model import Evaluated, RunView, undominated
-from edgenas.report.numbers import reading, ticks
+from edgenas.report.numbers import log_ticks, reading, ticks
 
 _WIDTH, _HEIGHT = 820, 500
 _LEFT, _RIGHT, _TOP, _BOTTOM = 84, 24, 64, 62
+STRETCH = 20
+"""From how many times the least value of a cost on its axis is logarithmic: the front would lie in
+a twentieth of a linear one."""
 
 _STYLE = """
 text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;fill:#1d2430}
@@ -35,9 +39,17 @@ class _Scale:
     high: float
     start: float
     end: float
+    logarithmic: bool = False
 
     def __call__(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+        low, high = self.low, self.high
+        if self.logarithmic:
+            value, low, high = math.log(value), math.log(low), math.log(high)
+        return self.start + (value - low) / (high - low) * (self.end - self.start)
+
+    def ticks(self, n: int) -> list[float]:
+        """About `n` round numbers within."""
+        return (log_ticks if self.logarithmic else ticks)(self.low, self.high, n)
 
 
 def front_svg(view: RunView) -> str:
@@ -110,29 +122,39 @@ def _chart(view: RunView, x: Objective, y: Objective) -> str:
     return "".join(parts)
 
 
+def is_logarithmic(goal: Objective, shown: Sequence[Evaluated]) -> bool:
+    """Whether its axis is: a cost, some of whose values are a multiple of the least."""
+    values = [c.metrics[goal.name].value for c in shown if goal.name in c.metrics]
+    if goal.direction != "min" or not values or (goal.bound is not None and goal.bound <= 0):
+        return False
+    return max(values) > STRETCH * min(values) > 0
+
+
 def _scale(goal: Objective, shown: Sequence[Evaluated], start: float, end: float) -> _Scale:
     factor = reading(goal.name).scale
     values = [c.metrics[goal.name].value * factor for c in shown]
-    low, high = min(values), max(values)
+    logarithmic = is_logarithmic(goal, shown)
+    to, back = (math.log, math.exp) if logarithmic else (float, float)
+    low, high = to(min(values)), to(max(values))
     span = (high - low) or abs(high) * 0.1 or 1.0
     if goal.bound is not None:  # a bound far outside would squeeze the points
-        bound = goal.bound * factor
+        bound = to(goal.bound * factor)
         if low - span / 2 <= bound <= high + span / 2:
             low, high = min(low, bound), max(high, bound)
-    return _Scale(low - span * 0.05, high + span * 0.05, start, end)
+    return _Scale(back(low - span * 0.05), back(high + span * 0.05), start, end, logarithmic)
 
 
 def _axes(view: RunView, x: Objective, y: Objective, sx: _Scale, sy: _Scale) -> str:
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
     parts = []
-    for value in ticks(sx.low, sx.high, 8):
+    for value in sx.ticks(8):
         px = sx(value)
         parts.append(
             f'<path class="grid" d="M{px:.1f} {_TOP}V{bottom}"/>'
             f'<text class="soft" x="{px:.1f}" y="{bottom + 19}" font-size="12" '
             f'text-anchor="middle">{value:g}</text>'
         )
-    for value in ticks(sy.low, sy.high, 7):
+    for value in sy.ticks(7):
         py = sy(value)
         parts.append(
             f'<path class="grid" d="M{_LEFT} {py:.1f}H{right}"/>'

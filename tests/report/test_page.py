@@ -153,6 +153,19 @@ def test_bounds_are_lines_on_the_axis_of_their_metric(view: RunView) -> None:
     assert (shape["yref"], shape["y0"], shape["xref"]) == ("y", 93.0, "x domain")
 
 
+def test_a_cost_of_many_sizes_has_a_logarithmic_axis(view: RunView) -> None:
+    x, y = view.pairs()[0]
+    assert x.bound is not None
+    assert "type" not in pareto_figure(view, x, y)["layout"]["xaxis"]
+    slow = replace(view.trials[0], metrics={**view.trials[0].metrics, x.name: Metric(99.0, "a")})
+    layout = pareto_figure(replace(view, trials=(*view.trials, slow)), x, y)["layout"]
+    assert layout["xaxis"]["type"] == "log"
+    assert "type" not in layout["yaxis"]
+    (shape,), (note,) = layout["shapes"], layout["annotations"]
+    assert shape["x0"] == x.bound
+    assert 10 ** note["x"] == pytest.approx(x.bound)
+
+
 def test_every_latency_in_the_page_names_its_origin(text: str) -> None:
     body = text.split("<script")[0]
     body = re.sub(r"<title>.*?</title>|<style>.*?</style>", "", body, flags=re.S)

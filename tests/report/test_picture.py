@@ -68,6 +68,27 @@ def test_a_bound_far_away_does_not_squeeze_the_points(view: RunView) -> None:
     assert not any("500" in text for text in texts(tree))
 
 
+def test_a_few_slow_networks_do_not_squeeze_the_front() -> None:
+    def drawn(slowest_ms: float, bound: str = "") -> tuple[list[float], list[str]]:
+        goals = tuple(map(Objective.parse, ("max top1", f"min latency_ms{bound}")))
+        points = []
+        for i, ms in enumerate((0.02, 0.04, 0.08, slowest_ms)):
+            metrics = {"top1": Metric(0.9 + i / 50, "a"), "latency_ms": Metric(ms, "b")}
+            points.append(Evaluated("", str(i), metrics))
+        view = RunView("r", goals, tuple(points[:3]), trials=tuple(points))
+        tree = ET.fromstring(front_svg(view))
+        xs = [float(c.get("cx", "0")) for c in marks(tree, "front") if c.get("r") == "4.5"]
+        return xs, texts(tree)
+
+    near, _ = drawn(0.3)
+    assert near[2] - near[1] == pytest.approx(2 * (near[1] - near[0]), abs=0.3)
+    far, shown = drawn(4.0)
+    assert far[2] - far[1] == pytest.approx(far[1] - far[0], abs=0.3)
+    assert far[2] - far[0] > 150
+    assert {"0.02", "0.2", "2"} <= set(shown)
+    assert "≤ 0.0600 ms" in drawn(4.0, " <= 0.06")[1]
+
+
 def test_one_objective_or_one_point_still_gives_a_picture(view: RunView) -> None:
     assert "two objectives are needed" in front_svg(replace(view, goals=view.goals[:1]))
     ET.fromstring(front_svg(replace(view, front=view.front[:1], trials=())))

@@ -9,7 +9,7 @@ import pytest
 from edgenas.objectives import Objective
 from edgenas.pareto import Metric
 from edgenas.report.model import Evaluated, RunView, Table, undominated
-from edgenas.report.numbers import Reading, points, reading, significant, ticks
+from edgenas.report.numbers import Reading, log_ticks, points, reading, significant, ticks
 
 
 def candidate(digest: str, **values: float) -> Evaluated:
@@ -98,6 +98,18 @@ def test_ticks_are_even_and_inside(seed: int) -> None:
     assert all(low - 1e-9 <= t <= high + 1e-9 for t in found)
     steps = [b - a for a, b in itertools.pairwise(found)]
     assert max(steps) == pytest.approx(min(steps), rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_logarithmic_ticks_are_round_and_inside(seed: int) -> None:
+    rng = random.Random(seed)
+    low = 10 ** rng.uniform(-4, 4)
+    high = low * 10 ** rng.uniform(1, 6)
+    found = log_ticks(low, high)
+    assert 1 <= len(found) <= 8
+    assert found == sorted(found)
+    assert all(low <= t <= high for t in found)
+    assert all(f"{t:e}".split("e")[0].rstrip(".0") in {"1", "2", "5"} for t in found)
 
 
 def test_ticks_of_one_value() -> None:
