@@ -2,12 +2,13 @@
 
 Every proposal aims at one value of a cheap metric (the bound where there is one, else a point of
 the range, so that trials spread over the front). For the first `LESSONS` aims it learns: each gene
-has a categorical distribution, and a step draws an architecture, asks the supernet for the gradient
-of its loss by every choice (straight-through, as ProxylessNAS, arXiv:1812.00332, and FBNetV2 do),
-and the table for what every choice would do to the logarithm of the cost: for one gene after the
-other that is exact, and over draws it is the gradient of the expected cost. Their sum, the cost
-times a multiplier that rises while the cost is above the target, moves the distributions. The
-weights of the supernet stay. A lesson begins with what the nearest one before it found.
+has a categorical distribution, and a step draws an architecture, asks the supernet how its loss
+changes with every choice (a straight-through gradient, as of ProxylessNAS, arXiv:1812.00332, and
+FBNetV2, or the loss itself where a choice has no gradient), and the table for what every choice
+would do to the logarithm of the cost: for one gene after the other that is exact, and over draws it
+is the gradient of the expected cost. Their sum, the cost times a multiplier that rises while the
+cost is above the target, moves the distributions. The weights of the supernet stay. A lesson begins
+with what the nearest one before it found.
 
 A slope is taken at the value that is chosen, and its size says little of the whole step to another
 value: from the narrow side widening looks good, from the wide side narrowing does. So a gene's

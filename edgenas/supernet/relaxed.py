@@ -62,7 +62,8 @@ class Relaxed:
         """The cross entropy of the architecture `params`, and what it says of every active choice.
 
         Those of channels and kernels have the gradient by the gate of each value, the others the
-        loss of the architecture with that value: in both, differences between values count.
+        loss of the architecture with that value: in both, differences between values count. In the
+        order of the space's genes.
 
         Args:
             params: a value for every gene.
@@ -83,17 +84,20 @@ class Relaxed:
         run = _Run(self.supernet, arch, gates, partial, generator)
         loss = functional.cross_entropy(run.logits(images_at(space.resolution(arch))), labels)
         found = torch.autograd.grad(loss, list(gates.values()), allow_unused=True)
+        by_gate = dict(zip(gates, found, strict=True))
         slopes: dict[str, dict[Choice, float]] = {}
-        for gene, slope in zip(gates, found, strict=True):
-            told = [0.0] * len(active[gene]) if slope is None else slope.tolist()
-            slopes[gene] = dict(zip(active[gene], told, strict=True))
-        for gene in active.keys() - gates.keys():
-            slopes[gene] = {
-                v: float(loss.detach())
-                if v == params[gene]
-                else self._loss(space.architecture({**params, gene: v}), images_at, labels)
-                for v in active[gene]
-            }
+        for gene, values in active.items():
+            if gene not in gates:
+                told = [
+                    float(loss.detach())
+                    if v == params[gene]
+                    else self._loss(space.architecture({**params, gene: v}), images_at, labels)
+                    for v in values
+                ]
+            else:
+                slope = by_gate[gene]
+                told = [0.0] * len(values) if slope is None else slope.tolist()
+            slopes[gene] = dict(zip(values, told, strict=True))
         return float(loss.detach()), slopes
 
     @torch.no_grad()
