@@ -117,7 +117,7 @@ class SearchConfig:
     begin_with: tuple[str, ...] = ()
     """Architectures (their lines) that are evaluated before the first trial, bounds permitting."""
     gradient_steps: int = 8
-    """Of the strategy `gradient`: gradients a lesson; it takes twelve at most."""
+    """Of the strategy `gradient`: gradients a lesson; it takes eight at most."""
     gradient_partial_channels: float = 1.0
     """Of the strategy `gradient`: share of hidden channels that an expansion is judged by."""
     gradient_progressive_depth: bool = False
@@ -169,7 +169,7 @@ class TrainConfig:
 class FinalConfig:
     """How the chosen networks are trained further before they are exported."""
 
-    epochs: int = 4
+    epochs: int = 8
     """Passes over the training split, for each network; as many again where it is quantisation-
     aware."""
     minutes: float | None = None

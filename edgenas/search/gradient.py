@@ -46,7 +46,7 @@ Values = npt.NDArray[np.float64]
 
 TOLERANCE = 0.05
 """How far below its target a proposal's cost may lie."""
-LESSONS = 12
+LESSONS = 8
 """Aims that are learned for."""
 NEAR = 0.1
 """Logarithm of the cost up to which a trial is near a target."""
