@@ -77,6 +77,20 @@ def fold(network: Network) -> Network:
     return folded
 
 
+def averaged(first: Network, second: Network, share: float) -> Network:
+    """A copy of `second` with `share` of its weights, and the rest of those of `first`.
+
+    Between weights and what they became by further training a network may be better than with
+    either (Wortsman et al., "Robust fine-tuning of zero-shot models", arXiv:2109.01903). Statistics
+    of BatchNorm are those of `second`, and have to be measured again.
+    """
+    between = copy.deepcopy(second)
+    with torch.no_grad():
+        for weight, other in zip(between.parameters(), first.parameters(), strict=True):
+            weight.lerp_(other, 1 - share)
+    return between
+
+
 def random_network(lowering: Lowering, *, seed: int) -> Network:
     """A folded network with random weights that keep activations near unit variance."""
     generator = torch.Generator().manual_seed(seed)

@@ -1,9 +1,10 @@
 """The stage between choosing and exporting: chosen networks trained further, kept where better.
 
 Each learns from the labels and from the supernet's largest network, starting with the weights that
-it inherits; where int8 would lose too much, once more with int8 simulated. The search split judges:
-what is kept names no fewer of its images rightly than the inherited weights do, in float as well as
-in int8 where files are written in it.
+it inherits; where int8 would lose too much, once more with int8 simulated. The search split judges
+the new weights, and averages of them and the inherited ones: what is kept names no fewer of its
+images rightly than the inherited weights do, in float as well as in int8 where files are written in
+it.
 
 `models/<digest>/weights.json` says what came of it; `weights.safetensors` beside it holds the
 weights, BatchNorm folded, unless the inherited ones were kept.
@@ -47,7 +48,17 @@ _PLAN_SCHEMA = "edgenas.final-plan/1"
 _SIDECAR = "weights.json"
 _WEIGHTS = "weights.safetensors"
 
-Verdict = Literal["kept inherited", "tuned", "tuned, quantisation-aware"]
+SHARES = (0.75, 0.5, 0.25)
+"""Of tuned weights in the averages with inherited ones that are judged beside them."""
+
+Verdict = Literal[
+    "kept inherited",
+    "tuned",
+    "averaged, 0.75 tuned",
+    "averaged, 0.5 tuned",
+    "averaged, 0.25 tuned",
+    "tuned, quantisation-aware",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +70,7 @@ class FinalWeights:
     n: int
     """Images of the search split."""
     top1: Mapping[str, float]
-    """By weights: `inherited`, `tuned`, `tuned, quantisation-aware`, those that there were."""
+    """By weights: `inherited` and, of what a verdict can say, those that there were."""
     top1_int8: Mapping[str, float]
     """The same in int8, simulated; empty where no file is written in it."""
     won: int
@@ -91,11 +102,11 @@ class FinalWeights:
                 f"inherited weights were kept: {self.epochs:.3g} epochs of final training gave "
                 f"{self._gain(last)} on the {self.n} images of the search split"
             )
-        how = ", quantisation-aware" if self.verdict.endswith("aware") else ""
+        how = self.verdict.removeprefix("tuned").removeprefix(", ")
+        how = f"fine-tuned ({how})" if how else "fine-tuned"
         return (
-            f"fine-tuned{how}: {self._gain(self.verdict)} over the inherited weights on the search "
-            f"split, {self.won} images won and {self.lost} lost of {self.n}, "
-            f"{self.epochs:.3g} epochs"
+            f"{how}: {self._gain(self.verdict)} over the inherited weights on the search split, "
+            f"{self.won} images won and {self.lost} lost of {self.n}, {self.epochs:.3g} epochs"
         )
 
     def _gain(self, name: str) -> str:
@@ -255,7 +266,7 @@ class _Final:
         self, arch: Architecture, *, later: int, left_s: float, report: Report
     ) -> FinalWeights:
         """Trains, judges and writes one network, with `later` ones to share `left_s` with."""
-        from edgenas.networks import fold
+        from edgenas.networks import averaged, fold
         from edgenas.supernet import save_weights
 
         inherited = self._judged("inherited", self.evaluate.network(arch))
@@ -268,7 +279,12 @@ class _Final:
             seconds += done.seconds
             network = self.evaluate.recalibrated(tuned)
             tried.append(self._judged("tuned", network, done.epochs))
-            best = _better(tried[-1], best, inherited)
+            for share in SHARES:
+                between = self.evaluate.recalibrated(averaged(inherited.network, tuned, share))
+                name = f"averaged, {share:g} tuned"
+                tried.append(self._judged(name, between, done.epochs))
+            for new in tried[1:]:
+                best = _better(new, best, inherited)
 
         if self._quantises(best):
             int8 = self.evaluate.quantised(best.network)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgenas.networks import Network, convolve, fold, random_network
+from edgenas.networks import Network, averaged, convolve, fold, random_network
 from edgenas.spaces import Architecture
 from edgenas.spaces.mobile import SMALL, MobileSpace, Stage
 from edgenas.supernet import Supernet, recalibrate
@@ -86,6 +86,24 @@ def test_folding_changes_the_weights_and_not_the_function(supernet: Supernet) ->
         assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
         lowering = supernet.space.lower(arch)
         assert sum(p.numel() for p in folded.parameters()) == lowering.params
+
+
+def test_an_average_lies_between_two_networks_and_changes_neither(supernet: Supernet) -> None:
+    arch = supernet.space.smallest()
+    one, other = supernet.extract(arch), supernet.extract(arch)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.add_(1.0)
+    between = averaged(one, other, 0.25)
+    for weight, least, most in zip(
+        between.parameters(), one.parameters(), other.parameters(), strict=True
+    ):
+        torch.testing.assert_close(weight, least + 0.25)
+        torch.testing.assert_close(most, least + 1.0)
+    assert all(
+        torch.equal(weight, same)
+        for weight, same in zip(one.parameters(), supernet.extract(arch).parameters(), strict=True)
+    )
 
 
 def test_shapes_seen_are_shapes_promised(supernet: Supernet) -> None:

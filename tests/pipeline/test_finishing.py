@@ -22,6 +22,8 @@ from edgenas.export.certificate import read_certificate
 from edgenas.pipeline import FinalConfig, read_config
 from edgenas.pipeline.finishing import (
     FINAL,
+    SHARES,
+    Verdict,
     _better,
     _Weights,
     check_final,
@@ -144,6 +146,20 @@ def test_which_weights_are_kept(
     assert _better(three, two, one) is (three if kept else two)
 
 
+def test_what_is_told_of_each_verdict(run: Opened) -> None:
+    run = with_final(run, epochs=8)
+    arch = run.supernet.space.smallest()
+    finish(run, [arch])
+    found = final_weights(run, arch)
+    assert found is not None
+    verdicts: tuple[Verdict, ...] = ("averaged, 0.5 tuned", "tuned, quantisation-aware")
+    starts = ("fine-tuned (averaged, 0.5 tuned): +0.00", "fine-tuned (quantisation-aware): +0.00")
+    for verdict, start in zip(verdicts, starts, strict=True):
+        alike = {"inherited": 0.5, verdict: 0.5}
+        told = replace(found, verdict=verdict, top1=alike, top1_int8={}).told
+        assert told.startswith(start)
+
+
 def test_int8_is_trained_where_it_loses_too_much(run: Opened) -> None:
     arch = run.supernet.space.smallest()
     run = with_final(run, max_int8_drop=0.0, epochs=1, quantisation_aware="always")
@@ -151,12 +167,13 @@ def test_int8_is_trained_where_it_loses_too_much(run: Opened) -> None:
     found = final_weights(run, arch)
     assert found is not None
     assert list(found.top1) == list(found.top1_int8)
-    assert list(found.top1) == ["inherited", "tuned", "tuned, quantisation-aware"]
+    without = {"inherited", "tuned", *(f"averaged, {share:g} tuned" for share in SHARES)}
+    assert set(found.top1) == {*without, "tuned, quantisation-aware"}
     borne = with_final(run, max_int8_drop=1.0, epochs=1)
     finish(borne, [arch])
     found = final_weights(borne, arch)
     assert found is not None
-    assert list(found.top1) == ["inherited", "tuned"], "other settings: trained again"
+    assert set(found.top1) == without, "other settings: trained again"
 
 
 class Stopped(Exception):
