@@ -5,7 +5,8 @@
 Runs in an environment of its own (`tools/comparison/elsewhere.py`), without edgenas. It gets the
 training images as our networks take them, judges its trials on the search split, and writes
 `model.tflite`, `model.int8.tflite` (by TensorFlow's converter) and `result.json`. There is no ONNX
-file: a Keras 3 network comes to onnxruntime only through packages that are not tested here.
+file: a Keras 3 network comes to onnxruntime only through packages that are not tested here. A
+search that was stopped goes on; the time of the trial that was cut off does not count.
 """
 
 from __future__ import annotations
@@ -35,17 +36,33 @@ CALIBRATION = 256
 
 
 class Budget(keras.callbacks.Callback):
-    """Ends the trial, and begins no further one, when the CPU time is spent."""
+    """Ends the trial, and begins no further one, when the CPU time is spent.
+
+    Callbacks are copied for each trial, so that all of it belongs to the class.
+    """
 
     oracle: Any = None
-    """Of the search; callbacks are copied for each trial, so that it belongs to the class."""
+    """Of the search."""
     minutes = 0.0
+    spent = 0.0
+    """Minutes of earlier processes."""
+    kept: Path
+    """Where the minutes of finished trials are written."""
+
+    @staticmethod
+    def used() -> float:
+        """CPU-minutes so far."""
+        return Budget.spent + time.process_time() / 60
 
     def on_epoch_end(self, epoch: int, logs: object = None) -> None:
         """Looks at the clock."""
-        if time.process_time() / 60 >= Budget.minutes:
+        if Budget.used() >= Budget.minutes:
             self.model.stop_training = True
             Budget.oracle.max_trials = len(Budget.oracle.trials)
+
+    def on_train_end(self, logs: object = None) -> None:
+        """Notes the time."""
+        _write(Budget.kept, json.dumps(Budget.used()))
 
 
 def searched(images: Any, folder: Path, *, seed: int) -> Any:
@@ -59,7 +76,7 @@ def searched(images: Any, folder: Path, *, seed: int) -> Any:
     given = ak.ImageInput()
     auto = ak.AutoModel(
         given, ak.ClassificationHead()(ak.ImageBlock(normalize=False)(given)), max_trials=1000,
-        directory=str(folder), project_name="trials", overwrite=True, seed=seed,
+        directory=str(folder), project_name="trials", overwrite=False, seed=seed,
     )  # fmt: skip
     Budget.oracle = auto.tuner.oracle
     auto.fit(
@@ -88,6 +105,12 @@ def converted(network: Any, sample: Any, *, int8: bool) -> bytes:
     return bytes(converter.convert())
 
 
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text + "\n", "utf-8")
+    temporary.replace(path)
+
+
 def main() -> None:
     """Searches, converts, writes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -98,7 +121,9 @@ def main() -> None:
     arguments = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    Budget.minutes = arguments.minutes
+    Budget.minutes, Budget.kept = arguments.minutes, arguments.out / "minutes.json"
+    if Budget.kept.is_file():
+        Budget.spent = json.loads(Budget.kept.read_text("utf-8"))
     with np.load(arguments.images) as images:
         network = searched(images, arguments.out, seed=arguments.seed)
         order = np.random.default_rng(arguments.seed).permutation(len(images["train_images"]))
@@ -111,12 +136,10 @@ def main() -> None:
         "family": "AutoKeras",
         "params": network.count_params(),
         "n_trials": len(Budget.oracle.trials),
-        "cpu_minutes": time.process_time() / 60,
+        "cpu_minutes": Budget.used(),
         "versions": {name: version(name) for name in ("autokeras", "keras", "tensorflow-cpu")},
     }
-    temporary = arguments.out / ".result.json"
-    temporary.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n", "utf-8")
-    temporary.replace(arguments.out / "result.json")
+    _write(arguments.out / "result.json", json.dumps(result, indent=2, sort_keys=True))
 
 
 if __name__ == "__main__":

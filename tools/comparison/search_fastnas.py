@@ -1,10 +1,11 @@
 """FastNAS of NVIDIA's Model Optimizer: a network is trained, pruned by its channels, trained again.
 
-    python tools/comparison/fastnas.py --run RUN.toml --out FOLDER --minutes 60
+    python tools/comparison/search_fastnas.py --run RUN.toml --out FOLDER --minutes 60
 
 Runs in an environment of its own (`tools/comparison/elsewhere.py`). Half of the CPU-minutes go into
 training the network, the rest into the search and into training what it leaves, which begins with
-the weights that it has. Writes `result.json` and `weights.safetensors`.
+the weights that it has. Writes `result.json` and `weights.safetensors`. A search that was stopped
+goes on.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgenas.artifacts import derive_seed, write_json
+from edgenas.artifacts import derive_seed, read_json, write_json
 from edgenas.data import DataSet, Images, prepare
 from edgenas.evaluation import top1
-from edgenas.export.jobs import write_lowering
+from edgenas.export.jobs import read_lowering, write_lowering
 from edgenas.networks import Network, build, fold
 from edgenas.pipeline import read_config
 from edgenas.pipeline.training import read_data
 from edgenas.spaces import Lowering, Node, OpSpec
-from edgenas.supernet import Recipe, recalibrate, save_weights
+from edgenas.supernet import Recipe, load_weights, recalibrate, save_weights
 from edgenas.supernet.training import Training
 from tools.comparison.alone import Alone
 from tools.comparison.baselines import baselines
 from tools.comparison.elsewhere import RESULT, SCHEMA
 
+PLAN = "edgenas.bench-frontier-fastnas/1"
 DIVISOR = 8
 """Of channel numbers; its default of 32 leaves nothing to choose in networks as small as these."""
 
@@ -71,29 +73,92 @@ def rebuilt(lowering: Lowering, network: Network) -> Lowering:
     return Lowering(lowering.in_chw, tuple(nodes))
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is left of a network after pruning, and what it took to come there."""
+
+    lowering: Lowering
+    network: Network
+    top1_before: float
+    n_steps: int
+    cpu_minutes: float
+
+
 def trained(
-    network: Network, data: DataSet, recipe: Recipe, *, minutes: float, seed: int
-) -> tuple[Network, int]:
-    """The network after so many CPU-minutes, at most the recipe's epochs; and its steps."""
+    network: Network, data: DataSet, recipe: Recipe, folder: Path, *, minutes: float, seed: int
+) -> tuple[Network, int, float]:
+    """The network after so many CPU-minutes, at most the recipe's epochs; its steps, CPU-minutes.
+
+    How many steps have room is timed once, and kept in `folder` with the checkpoints.
+    """
     network = network.to(memory_format=torch.channels_last).train()
 
     def training(folder: Path, n_steps: int | None) -> Training:
         learner = Alone(network, data, recipe)
         return Training(learner, data, recipe, folder=folder, seed=seed, n_steps=n_steps)
 
-    with tempfile.TemporaryDirectory(prefix="edgenas-") as name:
-        trial = training(Path(name, "trial"), None)
-        state = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-        trial(resume=False, stop_after_steps=1)
-        before = trial.cpu_s
-        trial(resume=False, stop_after_steps=3)
-        network.load_state_dict(state)
-        n_steps = max(1, min(trial.n_steps, int(60 * minutes / ((trial.cpu_s - before) / 3))))
-        training(Path(name, "whole"), n_steps)(resume=False)
+    plan = folder / "plan.json"
+    if not plan.is_file():
+        with tempfile.TemporaryDirectory(prefix="edgenas-") as name:
+            trial = training(Path(name), None)
+            state = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+            trial(resume=False, stop_after_steps=1)
+            before = trial.cpu_s
+            trial(resume=False, stop_after_steps=3)
+            network.load_state_dict(state)
+        room = int(60 * minutes / ((trial.cpu_s - before) / 3))
+        write_json(plan, {"schema": PLAN, "n_steps": max(1, min(trial.n_steps, room))})
+    whole = training(folder, int(read_json(plan, schema=PLAN)["n_steps"]))
+    whole(resume=True)
     images = data.train.drawn(2048, seed=seed)
-    return recalibrate(
-        network, [_prepared(network, data, part) for part in _parts(images)]
-    ), n_steps
+    batches = [_prepared(network, data, part) for part in _parts(images)]
+    return recalibrate(network, batches), whole.n_steps, whole.cpu_s / 60
+
+
+def searched(
+    whole: Lowering, data: DataSet, recipe: Recipe, arguments: argparse.Namespace, *, seed: int
+) -> Kept:
+    """Trains for half of the time and prunes, unless that is done already."""
+    path, weights = arguments.out / "pruned.json", arguments.out / "pruned.safetensors"
+    if path.is_file():
+        done = read_json(path, schema=PLAN)
+        lowering = read_lowering(done["lowering"])
+        network = load_weights(weights, build(lowering), sha256=done["sha256"])
+        return Kept(lowering, network, done["top1"], done["n_steps"], done["cpu_minutes"])
+    torch.manual_seed(seed)
+    network, n_steps, minutes = trained(
+        build(whole),
+        data,
+        recipe,
+        arguments.out / "first",
+        minutes=arguments.minutes / 2,
+        seed=seed,
+    )
+    started = time.process_time()
+    before = top1(fold(network)(_prepared(network, data, data.search)), data.search.labels)
+    kept = pruned(
+        network,
+        data,
+        flops=arguments.flops,
+        n_scored=arguments.scored,
+        checkpoint=arguments.out / "search.pth",
+    )
+    lowering = rebuilt(whole, kept)
+    network = build(lowering)
+    network.load_state_dict(kept.state_dict())
+    minutes += (time.process_time() - started) / 60
+    write_json(
+        path,
+        {
+            "schema": PLAN,
+            "lowering": write_lowering(lowering),
+            "sha256": save_weights(weights, network),
+            "top1": before,
+            "n_steps": n_steps,
+            "cpu_minutes": minutes,
+        },
+    )
+    return Kept(lowering, network, before, n_steps, minutes)
 
 
 def pruned(
@@ -153,31 +218,20 @@ def main() -> None:
     torch.set_num_threads(1)
     config = read_config(arguments.run)
     data, seed = read_data(config), derive_seed(arguments.seed, "fastnas")
-    started = time.process_time()
-
-    def left() -> float:
-        return arguments.minutes - (time.process_time() - started) / 60
-
-    torch.manual_seed(seed)
     size = max(data.image_size, 28)
     whole = baselines(size, data.channels, len(data.classes))[
         arguments.network
     ].lowering.primitive()
-    recipe = Recipe(epochs=1000, peak_lr=0.1, mirror=data.mirror, checkpoint_every=10**9)
-    network, first = trained(build(whole), data, recipe, minutes=arguments.minutes / 2, seed=seed)
-    before = top1(fold(network)(_prepared(network, data, data.search)), data.search.labels)
-    kept = pruned(
-        network,
+    recipe = Recipe(epochs=1000, peak_lr=0.1, mirror=data.mirror)
+    kept = searched(whole, data, recipe, arguments, seed=seed)
+    smaller, n_steps, minutes = trained(
+        kept.network,
         data,
-        flops=arguments.flops,
-        n_scored=arguments.scored,
-        checkpoint=arguments.out / "search.pth",
+        replace(recipe, peak_lr=recipe.peak_lr / 5),
+        arguments.out / "second",
+        minutes=arguments.minutes - kept.cpu_minutes,
+        seed=seed + 1,
     )
-    lowering = rebuilt(whole, kept)
-    smaller = build(lowering)
-    smaller.load_state_dict(kept.state_dict())
-    again = replace(recipe, peak_lr=recipe.peak_lr / 5)
-    smaller, second = trained(smaller, data, again, minutes=left(), seed=seed + 1)
     folded = fold(smaller)
     write_json(
         arguments.out / RESULT,
@@ -185,12 +239,12 @@ def main() -> None:
             "schema": SCHEMA,
             "name": f"fastnas {arguments.network} {arguments.flops}",
             "family": "FastNAS",
-            "lowering": write_lowering(lowering),
+            "lowering": write_lowering(kept.lowering),
             "weights_sha256": save_weights(arguments.out / "weights.safetensors", folded),
             "macs_before": whole.macs,
-            "top1_search_before": before,
-            "images_seen": (first + second) * recipe.batch,
-            "cpu_minutes": (time.process_time() - started) / 60,
+            "top1_search_before": kept.top1_before,
+            "images_seen": (kept.n_steps + n_steps) * recipe.batch,
+            "cpu_minutes": kept.cpu_minutes + minutes,
             "versions": {name: version(name) for name in ("torch", "nvidia-modelopt")},
         },
     )
