@@ -298,7 +298,7 @@ class _Train(_Strict):
 
 
 class _Final(_Strict):
-    epochs: int = Field(4, ge=1)
+    epochs: int = Field(8, ge=1)
     minutes: float | None = Field(None, gt=0)
     peak_lr: float = Field(0.02, gt=0)
     distil: float = Field(0.5, ge=0, le=1)
