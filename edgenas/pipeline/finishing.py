@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -48,9 +49,6 @@ _PLAN_SCHEMA = "edgenas.final-plan/1"
 _SIDECAR = "weights.json"
 _WEIGHTS = "weights.safetensors"
 
-SHARES = (0.75, 0.5, 0.25)
-"""Of tuned weights in the averages with inherited ones that are judged beside them."""
-
 Verdict = Literal[
     "kept inherited",
     "tuned",
@@ -59,6 +57,10 @@ Verdict = Literal[
     "averaged, 0.25 tuned",
     "tuned, quantisation-aware",
 ]
+AVERAGES: Mapping[Verdict, float] = MappingProxyType(
+    {"averaged, 0.75 tuned": 0.75, "averaged, 0.5 tuned": 0.5, "averaged, 0.25 tuned": 0.25}
+)
+"""Averages of tuned and inherited weights that are judged as well: the share of the tuned ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,9 +281,8 @@ class _Final:
             seconds += done.seconds
             network = self.evaluate.recalibrated(tuned)
             tried.append(self._judged("tuned", network, done.epochs))
-            for share in SHARES:
+            for name, share in AVERAGES.items():
                 between = self.evaluate.recalibrated(averaged(inherited.network, tuned, share))
-                name = f"averaged, {share:g} tuned"
                 tried.append(self._judged(name, between, done.epochs))
             for new in tried[1:]:
                 best = _better(new, best, inherited)
@@ -292,8 +293,8 @@ class _Final:
             done = self._train(int8, arch, "int8", left_s / (more + 1), later, report)
             if done is not None:
                 seconds += done.seconds
-                name = "tuned, quantisation-aware"
-                tried.append(self._judged(name, int8.network, best.epochs + done.epochs))
+                epochs = best.epochs + done.epochs
+                tried.append(self._judged("tuned, quantisation-aware", int8.network, epochs))
                 best = _better(tried[-1], best, inherited)
 
         folder = _folder(self.run, arch)

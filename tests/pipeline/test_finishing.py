@@ -21,8 +21,8 @@ from edgenas.events import Event
 from edgenas.export.certificate import read_certificate
 from edgenas.pipeline import FinalConfig, read_config
 from edgenas.pipeline.finishing import (
+    AVERAGES,
     FINAL,
-    SHARES,
     Verdict,
     _better,
     _Weights,
@@ -167,7 +167,7 @@ def test_int8_is_trained_where_it_loses_too_much(run: Opened) -> None:
     found = final_weights(run, arch)
     assert found is not None
     assert list(found.top1) == list(found.top1_int8)
-    without = {"inherited", "tuned", *(f"averaged, {share:g} tuned" for share in SHARES)}
+    without = {"inherited", "tuned", *AVERAGES}
     assert set(found.top1) == {*without, "tuned, quantisation-aware"}
     borne = with_final(run, max_int8_drop=1.0, epochs=1)
     finish(borne, [arch])
