@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from edgenas.artifacts import write_json
 from edgenas.data import DataSet, load_data
 from edgenas.evaluation import SupernetEvaluator
 from edgenas.networks import build, fold
@@ -277,6 +278,15 @@ def test_one_network_has_to_stand_in_every_runtime() -> None:
     assert in_all(theirs, own, empty_ms=empty)[0]["network"] == "two"
     for short in ({"a": 0.2, "b": 0.5}, {"a": 0.9, "b": 0.2}):  # ours in b, theirs in a
         assert in_all(theirs, own, empty_ms=short)[0]["network"] is None
+
+
+def test_a_search_elsewhere_keeps_the_minutes_it_was_begun_with(root: Path, tmp_path: Path) -> None:
+    begun = tmp_path / "work" / "elsewhere" / "fastnas" / "begun.json"
+    write_json(begun, {"schema": "edgenas.bench-frontier-begun/1", "minutes": 3.0})
+    done = frontier(root, tmp_path, "--elsewhere", "fastnas", "--minutes", "250")
+    assert done.returncode == 2
+    assert "fastnas was begun with 3 minutes, not 250" in done.stderr
+    assert "--work" in done.stderr
 
 
 def document() -> dict[str, Any]:

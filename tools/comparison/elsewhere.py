@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from edgenas.artifacts import write_atomic
-from edgenas.errors import ResourceError
+from edgenas.artifacts import read_json, write_atomic, write_json
+from edgenas.errors import ResourceError, UsageError
 
 HERE = Path(__file__).resolve().parent
 RESULT = "result.json"
 SCHEMA = "edgenas.bench-frontier-elsewhere/1"
 _INSTALLED = "installed.txt"
+_BEGUN = "begun.json"
+_BEGUN_SCHEMA = "edgenas.bench-frontier-begun/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +54,25 @@ def search_elsewhere(
 ) -> None:
     """Lets a search work for so many CPU-minutes, unless its result is in `folder` already.
 
+    One that was stopped goes on, with the minutes that it was begun with.
+
     One that cannot have edgenas in its environment reads the file that `write_images` writes.
 
     Raises:
+        UsageError: it was begun in `folder` with other minutes.
         ResourceError: its packages cannot be installed, or it failed; the log is named.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    begun = folder / _BEGUN
+    if not begun.is_file():
+        write_json(begun, {"schema": _BEGUN_SCHEMA, "minutes": minutes})
+    if (before := read_json(begun, schema=_BEGUN_SCHEMA)["minutes"]) != minutes:
+        raise UsageError(
+            f"{folder}: {name} was begun with {before:g} minutes, not {minutes:g}",
+            hint="name another --work, or as many --minutes as then",
+        )
     if (folder / RESULT).is_file():
         return
-    folder.mkdir(parents=True, exist_ok=True)
     python, log = folder / "venv" / "bin" / "python", folder / "log.txt"
     if not (folder / _INSTALLED).is_file():
         venv.create(folder / "venv", with_pip=True, clear=True)
