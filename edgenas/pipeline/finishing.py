@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from edgenas.networks import Network
     from edgenas.pipeline.opening import Opened
     from edgenas.spaces import Architecture
-    from edgenas.supernet import Recipe
+    from edgenas.supernet import Recipe, Teacher
 
 FINAL = ".final"
 """Folder in a run for final trainings under way, so that a stopped one goes on."""
 SCHEMA = "edgenas.weights/1"
-_PLAN_SCHEMA = "edgenas.final-plan/1"
+_PLAN_SCHEMA = "edgenas.final-plan/2"
 _SIDECAR = "weights.json"
 _WEIGHTS = "weights.safetensors"
 
@@ -346,8 +346,10 @@ class _Final:
         return _Weights(name, network, right, logits.numpy().argmax(1) == labels, epochs)
 
     @functools.cached_property
-    def _teacher(self) -> Network:
-        return self.evaluate.network(self.run.supernet.space.largest())
+    def _teacher(self) -> Teacher:
+        from edgenas.supernet import Teacher
+
+        return Teacher(self.evaluate.network(self.run.supernet.space.largest()))
 
     @functools.cached_property
     def _recipe(self) -> Recipe:
@@ -406,7 +408,7 @@ class _Final:
                 distil=self.settings.distil,
                 n_steps=n_steps,
                 folder=folder,
-                seed=derive_seed(self.run.config.seed, "final", arch.digest, precision),
+                seed=derive_seed(self.run.config.seed, "final"),
                 stop_after_steps=stop_after,
                 report=report,
             )

@@ -11,13 +11,14 @@ from edgenas.supernet.elastic import Supernet
 from edgenas.supernet.recalibration import recalibrate
 from edgenas.supernet.relaxed import LossGradient
 from edgenas.supernet.training import Recipe, sandwich, train
-from edgenas.supernet.tuning import tune
+from edgenas.supernet.tuning import Teacher, tune
 
 __all__ = [
     "LossGradient",
     "Recipe",
     "Supernet",
     "SupernetInfo",
+    "Teacher",
     "load_supernet",
     "load_weights",
     "recalibrate",

@@ -1,7 +1,8 @@
-"""Training one extracted network further, with the supernet's largest network as its teacher."""
+"""Training extracted networks further, with the supernet's largest network as their teacher."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import torch
@@ -13,6 +14,40 @@ from edgenas.events import Report, silent
 from edgenas.networks import Network
 from edgenas.supernet.training import HardLoss, Recipe, Training
 
+MOST_KEPT_BYTES = 1 << 30
+"""Of a teacher's soft labels; those of later steps are computed for each network."""
+
+
+class Teacher:
+    """A network in evaluation mode whose soft labels others learn from.
+
+    Trainings with one seed see the same images at the same step. What the teacher says of a step's
+    images is kept, so that it costs most for the first network that it teaches.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.resolution = network.lowering.in_chw[1]
+        self._network = network
+        self._kept: dict[Hashable, Tensor] = {}
+        self._left_bytes = MOST_KEPT_BYTES
+
+    def soft_labels(self, key: Hashable | None, images: Callable[[], Tensor]) -> Tensor:
+        """Probabilities (n, classes) for images (n, c, r, r) of its `resolution` r.
+
+        Args:
+            key: names the images; None where nothing shall be kept.
+            images: called where there are none of that name.
+        """
+        if key is not None and key in self._kept:
+            return self._kept[key]
+        with torch.no_grad():
+            soft: Tensor = self._network(images()).softmax(1)
+        size = soft.numel() * soft.element_size()
+        if key is not None and size <= self._left_bytes:
+            self._kept[key] = soft
+            self._left_bytes -= size
+        return soft
+
 
 def tune(
     module: nn.Module,
@@ -20,7 +55,7 @@ def tune(
     recipe: Recipe,
     *,
     resolution: int,
-    teacher: Network,
+    teacher: Teacher,
     distil: float,
     n_steps: int,
     folder: Path,
@@ -38,7 +73,7 @@ def tune(
         data: only the train split is read.
         recipe: as for a supernet; `epochs` and `n_random` do not matter.
         resolution: of the module's images, in pixels.
-        teacher: a network in evaluation mode, whose soft labels count `distil`.
+        teacher: its soft labels count `distil`; of one data set and augmentation alone.
         distil: share in [0, 1] of the teacher's soft labels in the loss; the labels have the rest.
         n_steps: of the whole training.
         folder: for checkpoints; locked while training.
@@ -50,7 +85,15 @@ def tune(
         SpecError, ResourceError, Interrupted: see `edgenas.supernet.train`.
     """
     training = Training(
-        _Pupil(module, data, recipe, resolution=resolution, teacher=teacher, distil=distil),
+        _Pupil(
+            module,
+            data,
+            recipe,
+            resolution=resolution,
+            teacher=teacher,
+            distil=distil,
+            seed=seed,
+        ),
         data,
         recipe,
         folder=folder,
@@ -77,13 +120,15 @@ class _Pupil:
         recipe: Recipe,
         *,
         resolution: int,
-        teacher: Network,
+        teacher: Teacher,
         distil: float,
+        seed: int,
     ) -> None:
         self.module = module
         self.fingerprint = {"distil": str(distil)}
         self._data, self._resolution = data, resolution
         self._teacher, self._distil = teacher, distil
+        self._batch, self._seed = recipe.batch, seed
         self._hard_loss = HardLoss(module, data, recipe)
 
     def accumulate(self, pixels: Tensor, labels: Tensor, *, step: int, parts: int) -> float:
@@ -91,9 +136,11 @@ class _Pupil:
         logits = self.module(self._prepared(pixels, self._resolution))
         loss = (1 - self._distil) * self._hard_loss(logits, labels)
         if self._distil:
-            with torch.no_grad():
-                images = self._prepared(pixels, self._teacher.lowering.in_chw[1])
-                soft = self._teacher(images).softmax(1)
+            whole = len(pixels) == self._batch
+            soft = self._teacher.soft_labels(
+                (self._seed, self._batch, step) if whole else None,
+                lambda: self._prepared(pixels, self._teacher.resolution),
+            )
             loss = loss + self._distil * functional.cross_entropy(logits, soft)
         (loss / parts).backward()  # type: ignore[no-untyped-call]  # torch has no types here
         return float(loss.detach())
