@@ -49,11 +49,11 @@ def baselines(size: int = 28, channels: int = 1, classes: int = 10) -> Mapping[s
         ops = mobilenet_v2(width, size, classes, channels, without)
         return Baseline(name, "MobileNetV2", _chained(ops), v2)
 
-    def mobile3(name: str, width: float, without: tuple[int, ...], n_seeds: int = 1) -> Baseline:
+    def mobile3(name: str, width: float, without: tuple[int, ...]) -> Baseline:
         ops = mobilenet_v3(
             "small", width, size, classes=classes, channels=channels, without=without
         )
-        return Baseline(name, "MobileNetV3-Small", _chained(ops), v3, n_seeds)
+        return Baseline(name, "MobileNetV3-Small", _chained(ops), v3)
 
     def lite0(name: str, width: float, depth: float) -> Baseline:
         ops = efficientnet_lite_scaled(width, depth, size, classes, channels, COARSE)
@@ -63,10 +63,10 @@ def baselines(size: int = 28, channels: int = 1, classes: int = 10) -> Mapping[s
         mobile2("mobilenet-v2-0.35-coarse", 0.35, COARSE),
         mobile2("mobilenet-v2-0.5-coarse", 0.5, COARSE),
         mobile2("mobilenet-v2-0.25-fine", 0.25, FINE),
-        mobile3("mobilenet-v3-small-0.35-fine", 0.35, FINE, 3),
+        mobile3("mobilenet-v3-small-0.35-fine", 0.35, FINE),
         mobile3("mobilenet-v3-small-0.5-fine", 0.5, FINE),
         mobile3("mobilenet-v3-small-1.0-coarse", 1.0, COARSE),
-        Baseline("resnet-8", "ResNet-8", resnet_8((channels, size, size), classes), tiny),
+        Baseline("resnet-8", "ResNet-8", resnet_8((channels, size, size), classes), tiny, 3),
         Baseline("ds-cnn", "DS-CNN", ds_cnn((channels, size, size), classes), tiny, 3),
         lite0("efficientnet-lite0-0.25-coarse", 0.25, 0.5),
         lite0("efficientnet-lite0-0.35-coarse", 0.35, 1.0),
