@@ -177,7 +177,9 @@ class FinalConfig:
     peak_lr: float = 0.02
     """Largest learning rate; a tenth of it where training is quantisation-aware."""
     distil: float = 0.5
-    """Share of the loss against the largest network's soft labels; the labels have the rest."""
+    """Share of the loss against the teacher's soft labels; the labels have the rest."""
+    teacher: str | None = None
+    """A supernet's file (.safetensors) whose largest network teaches; default: the run's own."""
     batch: int = 128
     """Images a step."""
     augmentation: Literal["none", "light", "erase", "strong"] | None = None
@@ -302,6 +304,7 @@ class _Final(_Strict):
     minutes: float | None = Field(None, gt=0)
     peak_lr: float = Field(0.02, gt=0)
     distil: float = Field(0.5, ge=0, le=1)
+    teacher: str | None = Field(None, min_length=1)
     batch: int = Field(128, ge=2)
     augmentation: Literal["none", "light", "erase", "strong"] | None = None
     quantisation_aware: Literal["never", "where needed", "always"] = "where needed"
@@ -461,6 +464,9 @@ def _absolute(config: RunConfig, folder: Path) -> RunConfig:
     if checkpoint is not None and checkpoint != SHIPPED:
         path = folder / Path(checkpoint).expanduser()
         config = replace(config, supernet=SupernetConfig(str(path)))
+    if config.final is not None and config.final.teacher is not None:
+        path = folder / Path(config.final.teacher).expanduser()
+        config = replace(config, final=replace(config.final, teacher=str(path)))
     if config.search.unlabelled is not None:
         path = folder / Path(config.search.unlabelled).expanduser()
         config = replace(config, search=replace(config.search, unlabelled=str(path)))

@@ -1,10 +1,10 @@
 """The stage between choosing and exporting: chosen networks trained further, kept where better.
 
-Each learns from the labels and from the supernet's largest network, starting with the weights that
-it inherits; where int8 would lose too much, once more with int8 simulated. The search split judges
-the new weights, and averages of them and the inherited ones: what is kept names no fewer of its
-images rightly than the inherited weights do, in float as well as in int8 where files are written in
-it.
+Each learns from the labels and from a teacher, the largest network of the run's supernet or of
+another, starting with the weights that it inherits; where int8 would lose too much, once more with
+int8 simulated. The search split judges the new weights, and averages of them and the inherited
+ones: what is kept names no fewer of its images rightly than the inherited weights do, in float as
+well as in int8 where files are written in it.
 
 `models/<digest>/weights.json` says what came of it; `weights.safetensors` beside it holds the
 weights, BatchNorm folded, unless the inherited ones were kept.
@@ -26,21 +26,22 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgenas.artifacts import derive_seed, digest, read_json, write_json
-from edgenas.errors import ArtifactError, SpecError
+from edgenas.errors import ArtifactError, DataError, SpecError
 from edgenas.events import Event, Report, silent
 from edgenas.pipeline.config import FinalConfig
 from edgenas.pipeline.evaluating import evaluator
-from edgenas.pipeline.training import seconds_a_step
+from edgenas.pipeline.training import check_fits, seconds_a_step
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from edgenas.data import DataSet
     from edgenas.evaluation import SupernetEvaluator
     from edgenas.networks import Network
     from edgenas.pipeline.opening import Opened
     from edgenas.spaces import Architecture
-    from edgenas.supernet import Recipe, Teacher
+    from edgenas.supernet import Recipe, Supernet, Teacher
 
 FINAL = ".final"
 """Folder in a run for final trainings under way, so that a stopped one goes on."""
@@ -161,7 +162,10 @@ def final_weights(run: Opened, arch: Architecture) -> FinalWeights | None:
         raise ArtifactError(
             f"{path}: top1_int8 is of {', '.join(found.top1_int8)}, top1 of {', '.join(found.top1)}"
         )
-    asked = (str(arch), _settings(run, run.config.final), run.rests_on)
+    settings = _settings(run, run.config.final)
+    if run.config.final.teacher is not None and not Path(run.config.final.teacher).exists():
+        settings["teacher"] = found.settings.get("teacher")  # needed to train, not to go on
+    asked = (str(arch), settings, run.rests_on)
     return found if (found.architecture, found.settings, found.parents) == asked else None
 
 
@@ -181,15 +185,41 @@ def final_network(run: Opened, arch: Architecture) -> Network | None:
     return load_weights(_folder(run, arch) / _WEIGHTS, network, sha256=found.sha256)
 
 
-def check_final(run: Opened) -> None:
-    """Refuses settings that the data cannot have, before a search rather than after it.
+def check_final(settings: FinalConfig | None, data: DataSet) -> None:
+    """Refuses settings that the data cannot have, before anything is trained.
 
     Raises:
-        SpecError: a batch of more images than there are.
+        SpecError: a batch of more images than there are; there is no such teacher.
+        ArtifactError: the teacher's file is damaged.
+        DataError: the teacher is of other data.
     """
-    settings, n = run.config.final, len(run.data.train)
-    if settings is not None and settings.batch > n:
-        raise SpecError(f"final.batch: {settings.batch} is more than the {n} training images")
+    if settings is None:
+        return
+    if settings.batch > len(data.train):
+        raise SpecError(
+            f"final.batch: {settings.batch} is more than the {len(data.train)} training images"
+        )
+    if settings.teacher is not None:
+        _teaching(settings.teacher, data)
+
+
+def _teaching(path: str, data: DataSet) -> tuple[Supernet, str]:
+    """The supernet in `path` and its digest; see `check_final`."""
+    from edgenas.supernet import load_supernet
+
+    place = Path(path)
+    if not place.is_file():
+        raise SpecError(
+            f"final.teacher: {place}: there is no such file",
+            hint="name a supernet's .safetensors file, or leave it out: the run's own teaches",
+        )
+    supernet, info = load_supernet(place)
+    try:
+        check_fits(info, supernet, data, place)
+    except DataError as error:
+        hint = "a teacher must know the same classes; left out, the run's own supernet teaches"
+        raise DataError(f"final.teacher: {error}", hint=hint) from error
+    return supernet, info.digest
 
 
 def finish(
@@ -347,9 +377,15 @@ class _Final:
 
     @functools.cached_property
     def _teacher(self) -> Teacher:
+        from edgenas.data import device
         from edgenas.supernet import Teacher
 
-        return Teacher(self.evaluate.network(self.run.supernet.space.largest()))
+        if self.settings.teacher is None:
+            return Teacher(self.evaluate.network(self.run.supernet.space.largest()))
+        supernet, _ = _teaching(self.settings.teacher, self.run.data)
+        supernet = supernet.to(device(self.run.config.train.device))
+        evaluate = evaluator(supernet, self.run.data, self.run.config).inner
+        return Teacher(evaluate.network(supernet.space.largest()))
 
     @functools.cached_property
     def _recipe(self) -> Recipe:
@@ -495,8 +531,13 @@ def _folder(run: Opened, arch: Architecture) -> Path:
 
 
 def _settings(run: Opened, settings: FinalConfig) -> dict[str, Any]:
+    """What other weights would come of; the teacher by its digest, wherever its file lies."""
+    asked = asdict(settings)
+    path = asked.pop("teacher")
+    if path is not None and Path(path).exists():
+        asked["teacher"] = _teaching(path, run.data)[1]
     return {
-        **asdict(settings),
+        **asked,
         "seed": run.config.seed,
         "recalibration_images": run.config.search.recalibration_images,
         "int8": _writes_int8(run),

@@ -14,6 +14,7 @@ from edgenas.events import Event, Report, silent
 from edgenas.hardware import DeviceProfile
 from edgenas.pipeline.config import SHIPPED, RunConfig
 from edgenas.pipeline.evaluating import read_unlabelled
+from edgenas.pipeline.finishing import check_final
 from edgenas.pipeline.goals import (
     devices_of,
     loads_of,
@@ -124,6 +125,7 @@ def open_stages(
     if may_train:  # who goes on with a search, or verifies what it made, has its networks
         check_runnable(space, targets)
         check_told(config.search, space, runs=folder.parent)
+        check_final(config.final, data)
     found = tables_for(
         devices,
         space,

@@ -24,7 +24,7 @@ from edgenas.pipeline.config import RunConfig, SearchConfig, read_config, write_
 from edgenas.pipeline.correcting import MEASURED, corrected, correcting, read_told
 from edgenas.pipeline.evaluating import Evaluator, check_unlabelled, evaluator
 from edgenas.pipeline.explaining import EXPLANATION, explanation
-from edgenas.pipeline.finishing import check_final, finish
+from edgenas.pipeline.finishing import finish
 from edgenas.pipeline.fleets import Chosen, accuracy_of, check_fleet
 from edgenas.pipeline.goals import devices_of, objectives_of
 from edgenas.pipeline.knowing import CACHE, Cache, WarmStart, begun, warm_start
@@ -114,7 +114,6 @@ def search(
         tables = folder / (ANEW if fresh else TABLES)
         shutil.rmtree(folder / ANEW, ignore_errors=True)
         run = open_stages(config, folder, resume=resume, tables=tables, report=report)
-        check_final(run)
         if config.search.fleet is not None:
             check_fleet(run)
         searched = _Search.of(run, report=report)

@@ -118,9 +118,12 @@ def installed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 def test_paths_are_relative_to_the_run_file(tmp_path: Path) -> None:
     (tmp_path / "fotos ä").mkdir()
     text = MINIMAL.replace("digits", "fotos ä") + '[supernet]\ncheckpoint = "a/b.safetensors"\n'
+    text += '[final]\nteacher = "c.safetensors"\n'
     config = read_config(_file(tmp_path, text))
     assert config.data.source == str(tmp_path / "fotos ä")
     assert config.supernet.checkpoint == str(tmp_path / "a" / "b.safetensors")
+    assert config.final is not None
+    assert config.final.teacher == str(tmp_path / "c.safetensors")
 
 
 def test_unlabelled_images_lie_beside_the_run_file(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from edgenas.artifacts import sha256_file, write_json
 from edgenas.cli.main import main
 from edgenas.data import DataSet, Images
-from edgenas.errors import ArtifactError, Interrupted, SpecError
+from edgenas.errors import ArtifactError, DataError, Interrupted, SpecError
 from edgenas.events import Event
 from edgenas.export.certificate import read_certificate
 from edgenas.pipeline import FinalConfig, read_config
@@ -33,6 +33,7 @@ from edgenas.pipeline.finishing import (
 )
 from edgenas.pipeline.network_files import extract
 from edgenas.pipeline.opening import Opened, open_stages
+from edgenas.supernet import Supernet, load_supernet, save_supernet
 from edgenas.testing.fakes import tiny_space, write_invented_device, write_tiny_run
 
 pytestmark = pytest.mark.long
@@ -272,10 +273,58 @@ def test_weights_of_other_settings_are_not_taken(run: Opened) -> None:
     assert final_weights(other, arch) is None
 
 
-def test_too_large_a_batch_is_refused_before_the_search(run: Opened) -> None:
-    check_final(run)
+def test_another_supernet_may_teach(run: Opened, tmp_path: Path) -> None:
+    wider = replace(tiny_space(), head_width=64)
+    path, arch = tmp_path / "teacher.safetensors", run.supernet.space.smallest()
+
+    def save(teacher: Supernet) -> None:
+        save_supernet(path, teacher, data=run.info.data, recipe=run.info.recipe, log=())
+
+    save(Supernet(wider, seed=1))
+    taught = with_final(run, distil=0.9, epochs=1, teacher=str(path))
+    alike = with_final(run, distil=0.9, epochs=1)
+    finish(taught, [arch])
+    found = final_weights(taught, arch)
+    assert found is not None
+    assert found.settings["teacher"] == load_supernet(path)[1].digest
+    assert final_weights(alike, arch) is None
+    finish(alike, [arch])
+    by_own = final_weights(alike, arch)
+    assert by_own is not None
+    assert by_own.top1["tuned"] > found.top1["tuned"], "a teacher who has learnt teaches better"
+    finish(taught, [arch])
+    save(Supernet(wider, seed=2))
+    assert final_weights(taught, arch) is None
+    save(Supernet(wider, seed=1))
+    assert final_weights(taught, arch) == replace(
+        found, seconds=final_weights(taught, arch).seconds
+    )
+    path.unlink()
+    assert final_weights(taught, arch) is not None, "what is finished needs no teacher"
+    with pytest.raises(SpecError, match=r"final\.teacher: .*teacher\.safetensors"):
+        finish(taught, [run.supernet.space.largest()])
+
+
+def test_what_the_data_cannot_have_is_refused_before_anything_is_trained(
+    run: Opened, tmp_path: Path
+) -> None:
+    def check(**settings: Any) -> None:
+        check_final(replace(SETTINGS, **settings), run.data)
+
+    check()
     with pytest.raises(SpecError, match=r"final\.batch: 5000 is more than"):
-        check_final(with_final(run, batch=5000))
+        check(batch=5000)
+    with pytest.raises(SpecError, match="there is no such file"):
+        check(teacher=str(tmp_path / "none.safetensors"))
+    path = tmp_path / "other.safetensors"
+    known = {**run.info.data, "classes": [*run.data.classes, "eleven"]}
+    save_supernet(path, run.supernet, data=known, recipe=run.info.recipe, log=())
+    with pytest.raises(DataError, match=r"final\.teacher: .*eleven") as refused:
+        check(teacher=str(path))
+    assert "same classes" in refused.value.hint
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match="damaged"):
+        check(teacher=str(path))
 
 
 def test_from_the_run_file_to_certificate_and_report(
