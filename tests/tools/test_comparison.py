@@ -401,11 +401,11 @@ def frontier(root: Path, folder: Path, *argv: str) -> subprocess.CompletedProces
 def test_each_of_several_runs_has_a_supernet_and_a_name_of_its_own(
     root: Path, tmp_path: Path
 ) -> None:
-    shutil.copy(root / "tools/bench/dense/train.toml", tmp_path / "alone.toml")
+    shutil.copy(root / "tools/bench/narrow/train.toml", tmp_path / "alone.toml")
     shipped = ("--run", str(root / "edgenas/shipped/supernets/fashion-mnist/train.toml"))
     untrained = frontier(root, tmp_path, *shipped, "--run", "alone.toml", "--plan")
     assert untrained.returncode == 2
-    assert "neither beside it nor in runs/fashion-mnist-dense" in untrained.stderr
+    assert "neither beside it nor in runs/fashion-mnist-narrow" in untrained.stderr
     assert "edgenas train" in untrained.stderr
     twice = frontier(root, tmp_path, *shipped, *shipped, "--plan")
     assert twice.returncode == 2
