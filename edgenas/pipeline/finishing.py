@@ -243,8 +243,7 @@ def finish(
     for k, arch in enumerate(archs):
         found = _valid(run, arch, report)
         if found is None:
-            later = len(archs) - k - 1
-            found = stage.finish(arch, later=later, left_s=left_s, report=report)
+            found = stage.finish(arch, later=archs[k + 1 :], left_s=left_s, report=report)
         left_s -= found.seconds
         report(Event("final", message=f"{arch.digest}: {found.told}"))
         notes.append(f"{arch.digest}: {found.told}")
@@ -295,7 +294,7 @@ class _Final:
     evaluate: SupernetEvaluator
 
     def finish(
-        self, arch: Architecture, *, later: int, left_s: float, report: Report
+        self, arch: Architecture, *, later: Sequence[Architecture], left_s: float, report: Report
     ) -> FinalWeights:
         """Trains, judges and writes one network, with `later` ones to share `left_s` with."""
         from edgenas.networks import averaged, fold
@@ -303,7 +302,7 @@ class _Final:
 
         inherited = self._judged("inherited", self.evaluate.network(arch))
         tried, best, seconds = [inherited], inherited, 0.0
-        more = self._jobs_each * later
+        more = self._jobs_each * len(later)
 
         tuned = copy.deepcopy(inherited.network)
         done = self._train(tuned, arch, "float", left_s / (more + self._jobs_each), later, report)
@@ -410,7 +409,7 @@ class _Final:
         arch: Architecture,
         precision: Literal["float", "int8"],
         share_s: float,
-        later: int,
+        later: Sequence[Architecture],
         report: Report,
     ) -> _Done | None:
         """Trains `module` for `share_s` seconds at most; None where that is too short for a step.
@@ -465,14 +464,17 @@ class _Final:
         aware = ", quantisation-aware" if precision == "int8" else ""
         message = (
             f"{arch.digest}{aware}: {plan.n_steps} steps, {epochs:.3g} epochs, about "
-            f"{own_s / 60:.1f} minutes; {later} more networks"
+            f"{own_s / 60:.1f} minutes; {len(later)} more networks"
         )
         report(Event("estimate", 1, 1, message))
 
+        lower = self.run.supernet.space.lower
+        later_s = own_s * sum(lower(a).macs for a in later) / lower(arch).macs
+
         def told(event: Event) -> None:
-            """The event with the time that later networks take, too."""
+            """The event with the time of later networks, too: by their MACs."""
             if event.remaining_s is not None:
-                left_s = min(event.remaining_s + later * own_s, self._budget_s)
+                left_s = min(event.remaining_s + later_s, self._budget_s)
                 event = replace(event, remaining_s=left_s)
             report(event)
 
