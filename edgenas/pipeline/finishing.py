@@ -26,22 +26,22 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgenas.artifacts import derive_seed, digest, read_json, write_json
-from edgenas.errors import ArtifactError, DataError, SpecError
+from edgenas.errors import ArtifactError, SpecError
 from edgenas.events import Event, Report, silent
 from edgenas.pipeline.config import FinalConfig
 from edgenas.pipeline.evaluating import evaluator
-from edgenas.pipeline.training import check_fits, seconds_a_step
+from edgenas.pipeline.teaching import teaching
+from edgenas.pipeline.training import seconds_a_step
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from edgenas.data import DataSet
     from edgenas.evaluation import SupernetEvaluator
     from edgenas.networks import Network
     from edgenas.pipeline.opening import Opened
     from edgenas.spaces import Architecture
-    from edgenas.supernet import Recipe, Supernet, Teacher
+    from edgenas.supernet import Recipe, Teacher
 
 FINAL = ".final"
 """Folder in a run for final trainings under way, so that a stopped one goes on."""
@@ -183,43 +183,6 @@ def final_network(run: Opened, arch: Architecture) -> Network | None:
         return None
     network = build(run.supernet.space.lower(arch), norm=False)
     return load_weights(_folder(run, arch) / _WEIGHTS, network, sha256=found.sha256)
-
-
-def check_final(settings: FinalConfig | None, data: DataSet) -> None:
-    """Refuses settings that the data cannot have, before anything is trained.
-
-    Raises:
-        SpecError: a batch of more images than there are; there is no such teacher.
-        ArtifactError: the teacher's file is damaged.
-        DataError: the teacher is of other data.
-    """
-    if settings is None:
-        return
-    if settings.batch > len(data.train):
-        raise SpecError(
-            f"final.batch: {settings.batch} is more than the {len(data.train)} training images"
-        )
-    if settings.teacher is not None:
-        _teaching(settings.teacher, data)
-
-
-def _teaching(path: str, data: DataSet) -> tuple[Supernet, str]:
-    """The supernet in `path` and its digest; see `check_final`."""
-    from edgenas.supernet import load_supernet
-
-    place = Path(path)
-    if not place.is_file():
-        raise SpecError(
-            f"final.teacher: {place}: there is no such file",
-            hint="name a supernet's .safetensors file, or leave it out: the run's own teaches",
-        )
-    supernet, info = load_supernet(place)
-    try:
-        check_fits(info, supernet, data, place)
-    except DataError as error:
-        hint = "a teacher must know the same classes; left out, the run's own supernet teaches"
-        raise DataError(f"final.teacher: {error}", hint=hint) from error
-    return supernet, info.digest
 
 
 def finish(
@@ -381,7 +344,7 @@ class _Final:
 
         if self.settings.teacher is None:
             return Teacher(self.evaluate.network(self.run.supernet.space.largest()))
-        supernet, _ = _teaching(self.settings.teacher, self.run.data)
+        supernet, _ = teaching(self.settings.teacher, self.run.data)
         supernet = supernet.to(device(self.run.config.train.device))
         evaluate = evaluator(supernet, self.run.data, self.run.config).inner
         return Teacher(evaluate.network(supernet.space.largest()))
@@ -537,7 +500,7 @@ def _settings(run: Opened, settings: FinalConfig) -> dict[str, Any]:
     asked = asdict(settings)
     path = asked.pop("teacher")
     if path is not None and Path(path).exists():
-        asked["teacher"] = _teaching(path, run.data)[1]
+        asked["teacher"] = teaching(path, run.data)[1]
     return {
         **asked,
         "seed": run.config.seed,

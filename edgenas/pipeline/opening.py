@@ -14,7 +14,6 @@ from edgenas.events import Event, Report, silent
 from edgenas.hardware import DeviceProfile
 from edgenas.pipeline.config import SHIPPED, RunConfig
 from edgenas.pipeline.evaluating import read_unlabelled
-from edgenas.pipeline.finishing import check_final
 from edgenas.pipeline.goals import (
     devices_of,
     loads_of,
@@ -27,6 +26,7 @@ from edgenas.pipeline.metrics import CheapMetrics, check_energy, costly_metrics
 from edgenas.pipeline.shipped import supernet_path
 from edgenas.pipeline.tables import tables_for
 from edgenas.pipeline.targets import check_runnable
+from edgenas.pipeline.teaching import check_final
 from edgenas.pipeline.training import (
     check_fits,
     read_data,

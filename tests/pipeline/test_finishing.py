@@ -26,13 +26,13 @@ from edgenas.pipeline.finishing import (
     Verdict,
     _better,
     _Weights,
-    check_final,
     final_network,
     final_weights,
     finish,
 )
 from edgenas.pipeline.network_files import extract
 from edgenas.pipeline.opening import Opened, open_stages
+from edgenas.pipeline.teaching import check_final
 from edgenas.supernet import Supernet, load_supernet, save_supernet
 from edgenas.testing.fakes import tiny_space, write_invented_device, write_tiny_run
 
