@@ -8,6 +8,7 @@ from edgenas.errors import ArtifactError, SpecError, nearest
 from edgenas.hardware import DeviceProfile, find, listing, on_this_chip
 from edgenas.hardware.folders import Found
 from edgenas.latency.files import read_table
+from edgenas.latency.predictor import Predictor
 from edgenas.latency.table import LatencyTable
 from edgenas.spaces.ops import OpSpec
 
@@ -73,11 +74,11 @@ def table_file(device: DeviceProfile) -> Found:
 def nearest_table(device: DeviceProfile, units: Iterable[OpSpec] = ()) -> LatencyTable | None:
     """The known table that most resembles `device`, to be rescaled by `calibrate`; None: none.
 
-    Runtime and precision must be the same; then count whether it holds all `units`, chip, class,
-    threads.
+    Runtime and precision must be the same; then count whether it holds all `units`, whether it and
+    its cost model know them, chip, class, threads.
     """
     units = tuple(units)
-    best: tuple[tuple[bool, bool, bool, int], LatencyTable] | None = None
+    best: tuple[tuple[bool, bool, bool, bool, int], LatencyTable] | None = None
     kind = f"-{device.runtime}-{device.precision}-t"
     for found in table_names().values():
         if kind not in found.name:
@@ -88,8 +89,10 @@ def nearest_table(device: DeviceProfile, units: Iterable[OpSpec] = ()) -> Latenc
             continue
         if table.source == "calibrated" or not table.entries:
             continue  # a copy of a copy, or nothing measured in it
+        holds = all(map(table.holds, units))
         distance = (
-            not all(map(table.holds, units)),
+            not holds,
+            not holds and not all(map(Predictor(table).covers, units)),
             d.chip != device.chip,
             d.device_class != device.device_class,
             abs((d.threads or 0) - (device.threads or 0)),

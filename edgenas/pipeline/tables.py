@@ -5,8 +5,9 @@ For a device elsewhere: its own table. For this machine, the first that holds:
 1. the run's own copy (a resumed run reads what it read before);
 2. a table measured on this machine that holds every unit of the space;
 3. all units that lack are timed now, if that takes at most `profile_minutes`;
-4. the known table that resembles this machine most, rescaled by timing a few whole networks here
-   (*calibrated*); units that it lacks come from its cost model (*extrapolated* outside its range).
+4. this machine's table or, where that does not know all units, the known one that resembles this
+   machine most, rescaled by timing a few whole networks here (*calibrated*); units that it lacks
+   come from its cost model (*extrapolated* outside its range).
 """
 
 from __future__ import annotations
@@ -357,7 +358,7 @@ def _table_for(
     profile_minutes: float,
     report: Report,
 ) -> LatencyTable:
-    from edgenas.latency import load_table, nearest_table, table_for
+    from edgenas.latency import Predictor, load_table, nearest_table, table_for
     from edgenas.profiling.plan import missing_units
 
     if not device.is_local:
@@ -369,7 +370,9 @@ def _table_for(
         return own
     earlier = timed_before(own)
     missing = missing_units(space.units(), earlier)
-    base = nearest_table(device, space.units()) if own is None else own
+    base = own
+    if own is None or not all(map(Predictor(own).covers, space.units())):
+        base = nearest_table(device, space.units())
     known = base is not None and not missing_units(space.units(), base)
     if not known and profile_seconds(missing, device) <= 60 * profile_minutes:
         run = measuring(device, space.digest, report=report)

@@ -10,8 +10,9 @@ import pytest
 from edgenas.errors import DeviceError, MissingUnitsError, SpecError
 from edgenas.hardware import load_device
 from edgenas.latency import read_table, write_table
+from edgenas.pipeline import tables
 from edgenas.pipeline.tables import activations_on, shipped_networks, tables_for
-from edgenas.spaces.mobile import default_space
+from edgenas.spaces.mobile import Stage, default_space
 from edgenas.testing.fakes import (
     INVENTED_DEVICE,
     invented_table,
@@ -19,6 +20,7 @@ from edgenas.testing.fakes import (
 )
 
 LOCAL = "local-onnxruntime-fp32-t1"
+PLAIN = Stage(2, (8,), (1,), (3,), (1,), ("plain",))
 
 
 def test_a_resumed_run_reads_the_table_that_it_read_before(folder: Path) -> None:
@@ -60,6 +62,21 @@ def test_this_machine_with_a_table_of_its_own(folder: Path) -> None:
     table = invented_table(device, tiny_space())
     write_table(table, folder / "latency_tables" / f"{LOCAL}.json")
     assert tables_for([device], tiny_space(), folder / "run")[LOCAL].source == "measured"
+
+
+def test_a_table_of_the_machine_for_another_space_is_no_base(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of plain convolutions alone; the cost model knows no depthwise ones either."""
+    monkeypatch.setattr(tables, "calibrate_here", lambda device, table, space, *, run: table)
+    other = default_space(image_size=28, in_channels=1, n_classes=10)
+    device, only_plain = load_device(LOCAL), replace(tiny_space(), stages=(PLAIN,))
+    write_table(invented_table(device, only_plain), folder / "latency_tables" / f"{LOCAL}.json")
+    found = tables_for([device], other, folder / "run", profile_minutes=0.01)[LOCAL]
+    assert found.device.name != LOCAL
+    assert found.device.runtime == device.runtime
+    alike = tables_for([device], only_plain, folder / "other", profile_minutes=0.01)[LOCAL]
+    assert alike.device.name == LOCAL
 
 
 def test_this_machine_without_anything_alike(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
