@@ -358,7 +358,7 @@ def _table_for(
     profile_minutes: float,
     report: Report,
 ) -> LatencyTable:
-    from edgenas.latency import Predictor, load_table, nearest_table, table_for
+    from edgenas.latency import load_table, nearest_table, table_for
     from edgenas.profiling.plan import missing_units
 
     if not device.is_local:
@@ -371,7 +371,7 @@ def _table_for(
     earlier = timed_before(own)
     missing = missing_units(space.units(), earlier)
     base = own
-    if own is None or not all(map(Predictor(own).covers, space.units())):
+    if own is None or _unknown(own, space):
         base = nearest_table(device, space.units())
     known = base is not None and not missing_units(space.units(), base)
     if not known and profile_seconds(missing, device) <= 60 * profile_minutes:
@@ -396,11 +396,7 @@ def _check_cover(table: LatencyTable, space: SearchSpace) -> None:
     Raises:
         MissingUnitsError: with the units.
     """
-    from edgenas.latency import Predictor
-
-    predictor = Predictor(table)
-    missing = sorted(op.key for op in space.units() if not predictor.covers(op))
-    if missing:
+    if missing := _unknown(table, space):
         shown = "; ".join(missing[:5]) + (
             f"; and {len(missing) - 5} more" if len(missing) > 5 else ""
         )
@@ -409,3 +405,11 @@ def _check_cover(table: LatencyTable, space: SearchSpace) -> None:
             f"units of the space: {shown}",
             hint=f"edgenas profile {table.name} --run run.toml",
         )
+
+
+def _unknown(table: LatencyTable, space: SearchSpace) -> list[str]:
+    """The units of `space` that neither `table` nor its cost model knows."""
+    from edgenas.latency import Predictor
+
+    predictor = Predictor(table)
+    return sorted(op.key for op in space.units() if not predictor.covers(op))
