@@ -394,6 +394,7 @@ class _Final:
             recipe: Recipe,
             n_steps: int,
             *,
+            drawn: tuple[str, ...] = ("final",),
             stop_after: int | None = None,
             report: Report = silent,
         ) -> float:
@@ -406,7 +407,7 @@ class _Final:
                 distil=self.settings.distil,
                 n_steps=n_steps,
                 folder=folder,
-                seed=derive_seed(self.run.config.seed, "final"),
+                seed=derive_seed(self.run.config.seed, *drawn),
                 stop_after_steps=stop_after,
                 report=report,
             )
@@ -415,8 +416,12 @@ class _Final:
         if plan is None:
             with tempfile.TemporaryDirectory(prefix="edgenas-") as name:
                 trial, loose = copy.deepcopy(module), replace(recipe, checkpoint_every=10**9)
+                # images of its own: what the teacher has said before would take no time
+                drawn = ("final trial", arch.digest, precision)
                 step_s = seconds_a_step(
-                    lambda n: train(trial, Path(name), loose, steps_per_epoch, stop_after=n)
+                    lambda n: train(
+                        trial, Path(name), loose, steps_per_epoch, drawn=drawn, stop_after=n
+                    )
                 )
             n = recipe.n_steps(len(data.train))
             plan = _Plan(n if math.isinf(share_s) else min(n, int(share_s / step_s)), step_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from edgenas.data import DataSet, Images
 from edgenas.errors import ArtifactError, DataError, Interrupted, SpecError
 from edgenas.events import Event
 from edgenas.export.certificate import read_certificate
+from edgenas.networks import Network
 from edgenas.pipeline import FinalConfig, read_config
 from edgenas.pipeline.finishing import (
     AVERAGES,
@@ -33,7 +35,7 @@ from edgenas.pipeline.finishing import (
 from edgenas.pipeline.network_files import extract
 from edgenas.pipeline.opening import Opened, open_stages
 from edgenas.pipeline.teaching import check_final
-from edgenas.supernet import Supernet, load_supernet, save_supernet
+from edgenas.supernet import Supernet, Teacher, load_supernet, save_supernet
 from edgenas.testing.fakes import tiny_space, write_invented_device, write_tiny_run
 
 pytestmark = pytest.mark.long
@@ -220,6 +222,24 @@ def test_the_time_budget_is_shared(run: Opened) -> None:
     finish(run, archs)
     found = [final_weights(run, arch) for arch in archs]
     assert all(f is not None and 0.5 < f.epochs < 10_000 for f in found)
+    assert sum(f.seconds for f in found if f is not None) < 12, "6 s, and twice that if disturbed"
+
+
+def test_a_slow_teacher_counts_where_it_was_asked_before_only_in_part(
+    run: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second network has more steps to make than the teacher has answered for the first."""
+    fast = Teacher.__init__
+
+    def slow(self: Teacher, network: Network) -> None:
+        network.register_forward_pre_hook(lambda *_: time.sleep(0.05))
+        fast(self, network)
+
+    monkeypatch.setattr(Teacher, "__init__", slow)
+    archs = [run.supernet.space.smallest(), run.supernet.space.largest()]
+    run = with_final(run, epochs=10_000, minutes=0.1, quantisation_aware="never")
+    finish(run, archs)
+    found = [final_weights(run, arch) for arch in archs]
     assert sum(f.seconds for f in found if f is not None) < 12, "6 s, and twice that if disturbed"
 
 
