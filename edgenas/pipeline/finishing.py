@@ -200,7 +200,7 @@ def finish(
     """
     if run.config.final is None:
         return ()
-    stage = _Final(run, run.config.final, evaluator(run.supernet, run.data, run.config).inner)
+    stage = FinalTraining(run, run.config.final)
     left_s = math.inf if stage.settings.minutes is None else 60 * stage.settings.minutes
     notes = []
     for k, arch in enumerate(archs):
@@ -249,17 +249,30 @@ class _Weights:
 
 
 @dataclass(frozen=True)
-class _Final:
-    """Final training in one run."""
+class FinalTraining:
+    """Final training in one run; its networks share what their teacher has said."""
 
     run: Opened
     settings: FinalConfig
-    evaluate: SupernetEvaluator
+
+    @functools.cached_property
+    def evaluate(self) -> SupernetEvaluator:
+        """Of the run's supernet."""
+        return evaluator(self.run.supernet, self.run.data, self.run.config).inner
 
     def finish(
-        self, arch: Architecture, *, later: Sequence[Architecture], left_s: float, report: Report
+        self,
+        arch: Architecture,
+        *,
+        later: Sequence[Architecture] = (),
+        left_s: float = math.inf,
+        report: Report = silent,
     ) -> FinalWeights:
-        """Trains, judges and writes one network, with `later` ones to share `left_s` with."""
+        """Trains, judges and writes one network, with `later` ones to share `left_s` with.
+
+        Raises:
+            SpecError, ResourceError, Interrupted: see the function `finish`.
+        """
         from edgenas.networks import averaged, fold
         from edgenas.supernet import save_weights
 

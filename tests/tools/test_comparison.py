@@ -25,9 +25,9 @@ from edgenas.spaces import Lowering, OpSpec
 from edgenas.supernet import Recipe, Supernet
 from edgenas.testing.fakes import tiny_space, write_tiny_run
 from tools.comparison import baselines as nets
-from tools.comparison.entrants import unpacked
+from tools.comparison.entrants import of_results, unpacked
 from tools.comparison.matching import Timed, compared, in_all
-from tools.comparison.measuring import Contest, baseline_entrants
+from tools.comparison.measuring import Contest
 from tools.comparison.training import LEARNING_RATES, Job, Trainer
 
 ALL = nets.baselines()
@@ -114,7 +114,7 @@ def test_files_to_be_timed_have_the_operators_of_the_trained_ones(
     bench = replace(trainer(tmp_path, digits), formats=("onnx", "tflite-int8"))
     job = Job("vgg-width-8", 0.1, 0)
     assert bench.train(job)
-    (entrant,) = baseline_entrants(bench, [job], bench.formats, tmp_path / "timed")
+    (entrant,) = of_results([bench.finished(job)], bench.formats, tmp_path / "timed")
     for format_, name in (("onnx", "model.onnx"), ("tflite-int8", "model.int8.tflite")):
         (trained,) = (tmp_path / "work" / "models").glob(f"*/{name}")
         timed = entrant.files[format_]

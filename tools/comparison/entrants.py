@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +20,13 @@ from edgenas.events import Report, silent
 from edgenas.export.certificate import Certificate, recheck
 from edgenas.export.certified import ExportRequest, export_networks
 from edgenas.export.contract import InputContract
-from edgenas.export.jobs import write_lowering
+from edgenas.export.jobs import convert_networks, write_lowering
 from edgenas.export.runners import open_model
 from edgenas.networks import Network
 from edgenas.pipeline.config import FORMATS
 from edgenas.pipeline.evaluating import calibration_images
 from edgenas.pipeline.network_files import network_images
+from edgenas.spaces import Lowering
 
 IntArray = npt.NDArray[np.int64]
 Answers = Mapping[str, IntArray]
@@ -72,6 +74,39 @@ class Trained:
     family: str
     network: Network
     weights: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A network whose training is a file of results."""
+
+    name: str
+    family: str
+    lowering: Lowering
+    result: Mapping[str, Any]
+
+
+def of_results(finished: Sequence[Finished], formats: Sequence[str], folder: Path) -> list[Entrant]:
+    """Finished networks as answers of the trained files, and files to be timed.
+
+    Those have the trained ones' operators (a test compares them) and weights drawn by chance: so
+    results suffice, and the files of a training need not be kept.
+    """
+    lowerings = {one.name: one.lowering for one in finished}
+    files = {f: convert_networks(lowerings, format=f, folder=folder) for f in formats}
+    return [
+        Entrant(
+            one.name,
+            one.family,
+            one.lowering.macs,
+            one.lowering.params,
+            {f: files[f][one.name] for f in formats},
+            one.lowering.in_chw[1],
+            one.result["size_bytes"],
+            {f: unpacked(one.result["answers"][f]) for f in formats},
+        )
+        for one in finished
+    ]
 
 
 def export_trained(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,13 @@ from edgenas.artifacts import derive_seed, digest, read_json, replacing, sha256_
 from edgenas.data import DataSet, Images
 from edgenas.errors import EdgenasError, MeasurementError
 from edgenas.events import Event, Report, silent
-from edgenas.export.certificate import recheck
 from edgenas.export.jobs import convert_networks, read_lowering
 from edgenas.export.verify import paired_interval
 from edgenas.hardware import DeviceProfile
 from edgenas.hardware.micro import measure_arena
 from edgenas.models import read_model
 from edgenas.networks import build
-from edgenas.pipeline import FinalConfig, RunConfig
-from edgenas.pipeline.config import ExportConfig, SearchConfig
 from edgenas.pipeline.network_files import network_images
-from edgenas.pipeline.runs import RESULT_SCHEMA
 from edgenas.profiling.session import measure
 from edgenas.profiling.settings import Settings
 from edgenas.profiling.timings import Timing
@@ -35,7 +31,6 @@ from edgenas.supernet import load_weights
 from tools.comparison.elsewhere import RESULT
 from tools.comparison.elsewhere import SCHEMA as ELSEWHERE
 from tools.comparison.entrants import (
-    ANY_DROP,
     Answers,
     Entrant,
     Trained,
@@ -44,71 +39,10 @@ from tools.comparison.entrants import (
     unpacked,
 )
 from tools.comparison.matching import Timed, compared, in_all
-from tools.comparison.training import Job, Trainer
+from tools.comparison.ours import EDGENAS
 
-EDGENAS = "edgenas"
-"""The family of our own networks."""
 EMPTY = "empty model"
 ANSWERS = "edgenas.bench-frontier-answers/1"
-
-
-def our_run(
-    start: RunConfig, devices: Sequence[str], *, final: FinalConfig, networks: int, trials: int
-) -> RunConfig:
-    """The run that finds and finishes edgenas's own networks, with the supernet of `start`.
-
-    It searches for accuracy and for the latency of each device.
-    """
-    objectives = ("max top1", *(f"min latency_ms@{name}" for name in devices))
-    return replace(
-        start,
-        search=SearchConfig(tuple(devices), objectives, trials=trials),
-        final=final,
-        export=ExportConfig(top=networks, max_top1_drop=ANY_DROP),
-    )
-
-
-def our_entrants(name: str, folder: Path) -> list[Entrant]:
-    """The networks that the finished run `name` in `folder` exported.
-
-    Raises:
-        SpecError: it is not finished, or a file was changed.
-    """
-    document = read_json(folder / "result.json", schema=RESULT_SCHEMA)
-    places = dict.fromkeys((folder / row["path"]).parent for row in document["exports"])
-    return [
-        Entrant.certified(f"{name} {place.name}", EDGENAS, place, recheck(place))
-        for place in places
-    ]
-
-
-def baseline_entrants(
-    trainer: Trainer, jobs: Sequence[Job], formats: Sequence[str], folder: Path
-) -> list[Entrant]:
-    """The networks of finished jobs: answers of the trained files, and files to be timed.
-
-    Those have the trained ones' operators (a test compares them) and weights drawn by chance: so
-    results suffice, and the files of a training need not be kept.
-    """
-    lowerings = {job.network: trainer.networks[job.network].lowering for job in jobs}
-    files = {f: convert_networks(lowerings, format=f, folder=folder) for f in formats}
-    entrants = []
-    for job in jobs:
-        result, lowering = trainer.result(job), lowerings[job.network]
-        assert result is not None  # noqa: S101  # finished jobs have one
-        entrants.append(
-            Entrant(
-                job.network,
-                trainer.networks[job.network].family,
-                lowering.macs,
-                lowering.params,
-                {f: files[f][job.network] for f in formats},
-                lowering.in_chw[1],
-                result["size_bytes"],
-                {f: unpacked(result["answers"][f]) for f in formats},
-            )
-        )
-    return entrants
 
 
 def found_elsewhere(folder: Path, size: int) -> Trained | Entrant:

@@ -27,7 +27,7 @@ from edgenas.supernet import Recipe, save_weights
 from edgenas.supernet.training import Training
 from tools.comparison.alone import Alone
 from tools.comparison.baselines import Baseline
-from tools.comparison.entrants import Trained, answers, export_trained, packed
+from tools.comparison.entrants import Finished, Trained, answers, export_trained, packed
 
 SCHEMA = "edgenas.bench-frontier-training/2"
 LEARNING_RATES = (0.1, 0.25)
@@ -88,6 +88,12 @@ class Trainer:
             return None
         found = read_json(path, schema=SCHEMA)
         return found if found["settings"] == self._settings(job) else None
+
+    def finished(self, job: Job) -> Finished:
+        """A job whose result is there."""
+        result, baseline = self.result(job), self.networks[job.network]
+        assert result is not None  # noqa: S101  # asked for before
+        return Finished(job.network, baseline.family, baseline.lowering, result)
 
     def train(
         self, job: Job, *, stop_after_steps: int | None = None, report: Report = silent

@@ -1,0 +1,338 @@
+"""Our own networks: chosen by a search in a supernet, trained further one by one.
+
+The choice is a file in the folder of results, and so is each network, with all that is asked of it
+later. So what is finished is kept, whatever becomes of the folder of work; and several processes
+may share the networks.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from edgenas.artifacts import read_json, write_json
+from edgenas.data import DataSet
+from edgenas.errors import UsageError
+from edgenas.evaluation import top1
+from edgenas.events import Event, Report, silent
+from edgenas.pareto import ParetoFront
+from edgenas.pipeline import FinalConfig, RunConfig, read_config, search
+from edgenas.pipeline.config import ExportConfig, SearchConfig
+from edgenas.pipeline.finishing import FinalTraining
+from edgenas.pipeline.metrics import CheapMetrics
+from edgenas.pipeline.network_files import extract
+from edgenas.pipeline.opening import Opened
+from edgenas.pipeline.selection import choose
+from edgenas.pipeline.shipped import supernet_path
+from edgenas.pipeline.teaching import teaching
+from edgenas.pipeline.training import read_data, supernet_file
+from edgenas.spaces import Architecture
+from edgenas.supernet import Recipe, Supernet, SupernetInfo, Teacher, load_supernet, tune
+from tools.comparison.entrants import (
+    ANY_DROP,
+    Finished,
+    Trained,
+    answers,
+    export_trained,
+    packed,
+)
+
+EDGENAS = "edgenas"
+"""The family of our own networks."""
+CHOICE_SCHEMA = "edgenas.bench-frontier-choice/1"
+SCHEMA = "edgenas.bench-frontier-ours/1"
+
+
+@dataclass(frozen=True)
+class Ours:
+    """A supernet, and the run that finds and finishes networks of it."""
+
+    config: RunConfig
+    """With what `[final]` says, and no search but ours."""
+    supernet: Supernet
+    info: SupernetInfo
+    data: DataSet
+    n_networks: int
+    work: Path
+    results: Path
+    about: Mapping[str, object]
+    """What every result names: versions, machine."""
+    formats: tuple[str, ...]
+    """Of the files whose answers are kept."""
+
+    @classmethod
+    def of(
+        cls,
+        run_file: Path,
+        *,
+        devices: Sequence[str],
+        epochs: int,
+        networks: int,
+        trials: int,
+        work: Path,
+        results: Path,
+        about: Mapping[str, object],
+        formats: tuple[str, ...],
+    ) -> Ours:
+        """Reads run file, images and supernet; final training has the epochs that this one left.
+
+        The search is for accuracy and for the latency of each device.
+
+        Raises:
+            UsageError: no supernet, or one that has seen all `epochs`.
+        """
+        start = _with_supernet(read_config(run_file), run_file)
+        assert start.supernet.checkpoint is not None  # noqa: S101  # just written
+        supernet, info = load_supernet(Path(start.supernet.checkpoint))
+        shared = Recipe(**info.recipe).epochs
+        if shared >= epochs:
+            raise UsageError(
+                f"{run_file}: its supernet saw {shared} epochs, of {epochs} in all",
+                hint="a larger number of --epochs leaves some for final training",
+            )
+        final = start.final or FinalConfig()
+        objectives = ("max top1", *(f"min latency_ms@{name}" for name in devices))
+        config = replace(
+            start,
+            search=SearchConfig(tuple(devices), objectives, trials=trials),
+            final=replace(final, epochs=epochs - shared, quantisation_aware="never"),
+            export=ExportConfig(top=networks, max_top1_drop=ANY_DROP),
+        )
+        data = read_data(config)
+        folder = work / "ours" / info.digest
+        return cls(config, supernet, info, data, networks, folder, results, about, formats)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The supernet's."""
+        return Recipe(**self.info.recipe)
+
+    def chosen(self) -> list[Architecture] | None:
+        """The networks that the search chose; None where it was not made by these settings."""
+        path = self.results / f"{self.config.name}.json"
+        if not path.is_file():
+            return None
+        found = read_json(path, schema=CHOICE_SCHEMA)
+        if found["settings"] != self._search_settings:
+            return None
+        return [self.supernet.space.parse(row["architecture"]) for row in found["networks"]]
+
+    def choose(self, *, report: Report = silent) -> list[Architecture]:
+        """Searches, unless it is done, and keeps the choice."""
+        if done := self.chosen():
+            return done
+        folder = self.work / "search"
+        config = replace(self.config, final=None, export=replace(self.config.export, top=1))
+        outcome = search(config, folder, resume=(folder / "run.toml").exists(), report=report)
+        front = ParetoFront.read(folder / "front.json", parse=self.supernet.space.parse)
+        found = [candidate for _, candidate in choose(front, self.n_networks)]
+        write_json(
+            self.results / f"{self.config.name}.json",
+            {
+                "schema": CHOICE_SCHEMA,
+                "trials": outcome.document["trials"],
+                "evaluated": outcome.document["evaluated"],
+                "front": len(front.candidates),
+                "networks": [
+                    {
+                        "architecture": str(one.architecture),
+                        "found": {o.name: one.values[o.name] for o in front.objectives},
+                    }
+                    for one in found
+                ],
+                "settings": self._search_settings,
+                **self.about,
+            },
+        )
+        return [candidate.architecture for candidate in found]
+
+    def train(self, *, report: Report = silent) -> None:
+        """Trains, exports and scores each chosen network that no other process is at; small first.
+
+        Raises:
+            SpecError, ResourceError, Interrupted: see `edgenas.pipeline.search`.
+        """
+        lower = self.supernet.space.lower
+        archs = sorted(self.choose(report=report), key=lambda arch: lower(arch).macs)
+        final = self.config.final
+        assert final is not None  # noqa: S101  # `of` has set it
+        stage = FinalTraining(self._opened, final)
+        for arch in archs:
+            lock = filelock.FileLock(self.work / f"{arch.digest}.lock", blocking=False)
+            try:
+                with lock:
+                    if self.result(arch) is None:
+                        self._train(arch, stage, report)
+            except filelock.Timeout:
+                report(Event("final", message=f"{arch.digest}: another process is at it"))
+
+    def result(self, arch: Architecture) -> dict[str, Any] | None:
+        """What came of the network; None where it was not trained by these settings."""
+        path = self.results / f"{self.name(arch)}.json"
+        if not path.is_file():
+            return None
+        found = read_json(path, schema=SCHEMA)
+        return found if found["settings"] == self._settings(arch) else None
+
+    def finished(self) -> list[Finished]:
+        """All chosen networks.
+
+        Raises:
+            UsageError: the search, or the training of some, is not done.
+        """
+        found = {arch: self.result(arch) for arch in self.chosen() or ()}
+        if not found or None in found.values():
+            left = sum(result is None for result in found.values())
+            what = f"{left} networks are not trained yet" if found else "not searched yet"
+            raise UsageError(f"{self.config.name}: {what}", hint="--stage search")
+        lower = self.supernet.space.lower
+        return [
+            Finished(self.name(arch), EDGENAS, lower(arch), result)
+            for arch, result in found.items()
+            if result is not None
+        ]
+
+    def left(self) -> tuple[int, float]:
+        """How many networks are not trained yet; CPU-minutes of that, from a few steps timed now.
+
+        Each is timed as the mean of the largest and the smallest, without the teacher, who is asked
+        once for all of them.
+        """
+        archs, final, space = self.chosen(), self.config.final, self.supernet.space
+        assert final is not None  # noqa: S101  # `of` has set it
+        n = self.n_networks if archs is None else sum(self.result(a) is None for a in archs)
+        evaluate = FinalTraining(self._opened, final).evaluate
+        teacher, seconds = Teacher(evaluate.network(space.largest())), 0.0
+        n_steps = final.epochs * (len(self.data.train) // final.batch)
+        for arch in (space.largest(), space.smallest()):
+            with tempfile.TemporaryDirectory(prefix="edgenas-") as folder:
+                before = time.process_time()
+                tune(
+                    evaluate.network(arch),
+                    self.data,
+                    replace(self.recipe, batch=final.batch),
+                    resolution=space.resolution(arch),
+                    teacher=teacher,
+                    distil=0.0,
+                    n_steps=n_steps,
+                    folder=Path(folder),
+                    seed=0,
+                    stop_after_steps=3,
+                )
+                seconds += (time.process_time() - before) / 3 / 2
+        return n, n * seconds * n_steps / 60
+
+    def name(self, arch: Architecture) -> str:
+        """Of a network, among all that are compared."""
+        return f"{self.config.name}-{arch.digest}"
+
+    def _train(self, arch: Architecture, stage: FinalTraining, report: Report) -> None:
+        run, name, lowering = stage.run, self.name(arch), self.supernet.space.lower(arch)
+        found = stage.finish(arch, report=report)
+        network = extract(run, arch)
+        weights = found.digest or "inherited"
+        (entrant,) = export_trained(
+            [Trained(name, EDGENAS, network, weights)],
+            self.data,
+            self.work / "models",
+            seed=self.config.seed,
+        )
+        scores = {
+            kind: {
+                split: top1(stage.evaluate.logits(one, images), images.labels)
+                for split, images in (("search", self.data.search), ("test", self.data.test))
+            }
+            for kind, one in (("top1", network), ("inherited", stage.evaluate.network(arch)))
+        }
+        write_json(
+            self.results / f"{name}.json",
+            {
+                "schema": SCHEMA,
+                "network": name,
+                "architecture": str(arch),
+                "macs": lowering.macs,
+                "params": lowering.params,
+                **scores,
+                "n": {"search": len(self.data.search), "test": len(self.data.test)},
+                "weights": found.verdict,
+                "epochs": {"supernet": self.recipe.epochs, "final": found.epochs},
+                "minutes": round(found.seconds / 60, 2),
+                "size_bytes": dict(entrant.size_bytes),
+                "answers": {
+                    f: packed(answers(entrant.files[f], self.data, entrant.resolution))
+                    for f in self.formats
+                },
+                "settings": self._settings(arch),
+                **self.about,
+            },
+        )
+
+    @property
+    def _opened(self) -> Opened:
+        """What final training reads: no latency of any device."""
+        space = self.supernet.space
+        return Opened(
+            self.config,
+            self.work,
+            self.data,
+            self.supernet,
+            self.info,
+            Path(self.config.supernet.checkpoint or ""),
+            (),
+            {},
+            CheapMetrics(space, (), {}, frozenset()),
+        )
+
+    @property
+    def _search_settings(self) -> dict[str, Any]:
+        """What the choice rests on, beside the latencies of the machine that it was made on."""
+        search = self.config.search
+        return {
+            "supernet": self.info.digest,
+            "data": self.data.digest,
+            "objectives": list(search.objectives),
+            "trials": search.trials,
+            "networks": self.n_networks,
+            "seed": self.config.seed,
+        }
+
+    def _settings(self, arch: Architecture) -> dict[str, Any]:
+        """What a result rests on, as JSON gives it back."""
+        final = self.config.final
+        assert final is not None  # noqa: S101  # `of` has set it
+        teacher = final.teacher and teaching(final.teacher, self.data)[1]
+        found = {
+            "supernet": self.info.digest,
+            "data": self.data.digest,
+            "architecture": str(arch),
+            "final": {**asdict(final), "teacher": teacher},
+            "seed": self.config.seed,
+        }
+        return dict(json.loads(json.dumps(found)))
+
+
+def _with_supernet(start: RunConfig, run_file: Path) -> RunConfig:
+    """The run with a supernet that is there: the one it names, or one beside it or in its run."""
+    match start.supernet.checkpoint:
+        case "shipped":
+            checkpoint = supernet_path(start.data.source)
+        case None:
+            own_run = supernet_file(Path("runs", start.name))
+            places = (run_file.with_name(own_run.name).resolve(), own_run.resolve())
+            found = next((path for path in places if path.is_file()), None)
+            if found is None:
+                raise UsageError(
+                    f"{run_file}: its supernet is neither beside it nor in runs/{start.name}",
+                    hint=f"edgenas train {run_file}, in this folder",
+                )
+            checkpoint = found
+        case path:
+            checkpoint = Path(path)
+    return replace(start, supernet=replace(start.supernet, checkpoint=str(checkpoint)))
