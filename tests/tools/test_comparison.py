@@ -154,13 +154,15 @@ def test_the_search_split_chooses_the_rate_and_results_of_other_settings_do_not_
     assert bench.result(Job(name, LEARNING_RATES[1], 0))
 
 
-def test_a_pruned_network_is_rebuilt_from_its_weights_and_read_back(tmp_path: Path) -> None:
-    from edgenas.artifacts import write_json
+@pytest.mark.slow
+def test_a_pruned_network_is_rebuilt_from_its_weights_and_kept_as_a_result(
+    digits: DataSet, tmp_path: Path
+) -> None:
     from edgenas.export.jobs import write_lowering
+    from edgenas.pipeline.network_files import network_images
     from edgenas.supernet import save_weights
     from tools.comparison.elsewhere import RESULT, SCHEMA
-    from tools.comparison.entrants import Trained
-    from tools.comparison.measuring import found_elsewhere
+    from tools.comparison.found import found_elsewhere, keep_found
     from tools.comparison.search_fastnas import rebuilt
 
     whole = ALL["ds-cnn"].lowering.primitive()
@@ -177,21 +179,34 @@ def test_a_pruned_network_is_rebuilt_from_its_weights_and_read_back(tmp_path: Pa
     )
     narrow[1:3] = [replace(narrow[1], op=first), replace(narrow[2], op=second)]
     pruned = Lowering(whole.in_chw, tuple(narrow))
+    torch.manual_seed(0)
     network = fold(build(pruned))
     assert rebuilt(whole, network) == pruned
+    there = tmp_path / "elsewhere" / "fastnas"
+    there.mkdir(parents=True)
     result = {
         "schema": SCHEMA,
         "name": "fastnas ds-cnn 50%",
         "family": "FastNAS",
         "lowering": write_lowering(pruned),
-        "weights_sha256": save_weights(tmp_path / "weights.safetensors", network),
+        "weights_sha256": save_weights(there / "weights.safetensors", network),
+        "cpu_minutes": 3.0,
     }
-    write_json(tmp_path / RESULT, result)
-    found = found_elsewhere(tmp_path, 28)
-    assert isinstance(found, Trained)
-    images = torch.rand(2, 1, 28, 28)
+    write_json(there / RESULT, result)
+    formats = ("onnx",)
+    keep_found("fastnas", there, tmp_path, digits, formats=formats, seed=0, about={})
+    shutil.rmtree(there)
+    asked = {"formats": formats, "models": tmp_path / "models"}
+    (found,) = found_elsewhere(there.parent, tmp_path, digits, **asked)
+    assert (found.name, found.family) == ("fastnas ds-cnn 50%", "FastNAS")
+    assert (found.macs, found.params) == (pruned.macs, pruned.params)
+    images = torch.from_numpy(network_images(digits, digits.test, 28)[0]).permute(0, 3, 1, 2)
     with torch.no_grad():
-        assert torch.equal(found.network(images), network(images))
+        named = network(images).argmax(1)
+    same = torch.from_numpy(found.answers["onnx"]["test"]) == named
+    assert same.float().mean() > 0.99
+    other = replace(digits, digest="of other images")
+    assert found_elsewhere(there.parent, tmp_path, other, **asked) == []
 
 
 def gain(a: str, b: str) -> Mapping[str, float]:
@@ -460,3 +475,19 @@ def test_the_whole_comparison(root: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert again.returncode == 0, again.stderr
     repeated = json.loads((tmp_path / "results" / "frontier-digits.json").read_text("utf-8"))
     assert repeated == found
+    # results suffice to measure, on whatever machine
+    shutil.rmtree(tmp_path / "work")
+    elsewhere = frontier(root, tmp_path, *options, "--stage", "measure")
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    timed = json.loads((tmp_path / "results" / "frontier-digits.json").read_text("utf-8"))
+    assert timed["networks"] != found["networks"]
+    accuracies = [
+        [r[f"top1_{split}"] for net in one["networks"] for r in net["runtimes"].values()]
+        for one in (found, timed)
+        for split in ("search", "test")
+    ]
+    assert accuracies[:2] == accuracies[2:]
+    # what was trained by other settings does not count
+    longer = frontier(root, tmp_path, *options, "--epochs", "10", "--stage", "measure")
+    assert longer.returncode == 2
+    assert "not trained yet" in longer.stderr

@@ -148,6 +148,21 @@ def export_trained(
     ]
 
 
+def told_of(
+    one: Trained, data: DataSet, folder: Path, *, formats: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """What a result keeps of a trained network: it is exported, verified, and asked all images."""
+    (entrant,) = export_trained([one], data, folder, seed=seed)
+    return {
+        "macs": entrant.macs,
+        "params": entrant.params,
+        "size_bytes": dict(entrant.size_bytes),
+        "answers": {
+            f: packed(answers(entrant.files[f], data, entrant.resolution)) for f in formats
+        },
+    }
+
+
 def _is_exported(folder: Path, parents: Mapping[str, str]) -> bool:
     try:
         return dict(recheck(folder).parents) == dict(parents)

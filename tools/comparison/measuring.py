@@ -11,29 +11,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgenas.artifacts import derive_seed, digest, read_json, replacing, sha256_file, write_json
+from edgenas.artifacts import derive_seed, digest, read_json, sha256_file, write_json
 from edgenas.data import DataSet, Images
 from edgenas.errors import EdgenasError, MeasurementError
 from edgenas.events import Event, Report, silent
-from edgenas.export.jobs import convert_networks, read_lowering
+from edgenas.export.jobs import convert_networks
 from edgenas.export.verify import paired_interval
 from edgenas.hardware import DeviceProfile
 from edgenas.hardware.micro import measure_arena
-from edgenas.models import read_model
-from edgenas.networks import build
-from edgenas.pipeline.network_files import network_images
 from edgenas.profiling.session import measure
 from edgenas.profiling.settings import Settings
 from edgenas.profiling.timings import Timing
 from edgenas.spaces import Lowering, OpSpec
 from edgenas.spaces.ops import chain
-from edgenas.supernet import load_weights
-from tools.comparison.elsewhere import RESULT
-from tools.comparison.elsewhere import SCHEMA as ELSEWHERE
 from tools.comparison.entrants import (
     Answers,
     Entrant,
-    Trained,
     answers,
     packed,
     unpacked,
@@ -43,24 +36,6 @@ from tools.comparison.ours import EDGENAS
 
 EMPTY = "empty model"
 ANSWERS = "edgenas.bench-frontier-answers/1"
-
-
-def found_elsewhere(folder: Path, size: int) -> Trained | Entrant:
-    """What another project's search left in `folder`: a network, or its files for `size` pixels.
-
-    Raises:
-        ArtifactError: its files are missing or damaged.
-    """
-    result = read_json(folder / RESULT, schema=ELSEWHERE)
-    if "lowering" not in result:
-        files = {"tflite": folder / "model.tflite", "tflite-int8": folder / "model.int8.tflite"}
-        macs = read_model(files["tflite"]).macs
-        sizes = {f: path.stat().st_size for f, path in files.items()}
-        return Entrant(result["name"], result["family"], macs, result["params"], files, size, sizes)
-    network = build(read_lowering(result["lowering"]), norm=False)
-    sha256 = result["weights_sha256"]
-    network = load_weights(folder / "weights.safetensors", network, sha256=sha256)
-    return Trained(result["name"], result["family"], network, sha256[:12])
 
 
 @dataclass(frozen=True)
@@ -217,17 +192,6 @@ def _told(timing: Timing) -> dict[str, float]:
     """What is kept of a session's timing."""
     kept = ("latency_ms", "p10_ms", "p90_ms", "n", "spread", "disturbed")
     return {name: getattr(timing, name) for name in kept}
-
-
-def write_images(data: DataSet, path: Path) -> None:
-    """The training and the search split, as our networks take them, in one file of arrays."""
-    arrays = {}
-    for name, images in (("train", data.train), ("search", data.search)):
-        arrays[f"{name}_images"], arrays[f"{name}_labels"] = network_images(
-            data, images, data.image_size
-        )
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
 
 
 def empty_network(channels: int, size: int) -> Lowering:

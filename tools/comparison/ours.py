@@ -35,14 +35,7 @@ from edgenas.pipeline.teaching import teaching
 from edgenas.pipeline.training import read_data, supernet_file
 from edgenas.spaces import Architecture
 from edgenas.supernet import Recipe, Supernet, SupernetInfo, Teacher, load_supernet, tune
-from tools.comparison.entrants import (
-    ANY_DROP,
-    Finished,
-    Trained,
-    answers,
-    export_trained,
-    packed,
-)
+from tools.comparison.entrants import ANY_DROP, Finished, Trained, told_of
 
 EDGENAS = "edgenas"
 """The family of our own networks."""
@@ -234,14 +227,13 @@ class Ours:
         return f"{self.config.name}-{arch.digest}"
 
     def _train(self, arch: Architecture, stage: FinalTraining, report: Report) -> None:
-        run, name, lowering = stage.run, self.name(arch), self.supernet.space.lower(arch)
-        found = stage.finish(arch, report=report)
-        network = extract(run, arch)
-        weights = found.digest or "inherited"
-        (entrant,) = export_trained(
-            [Trained(name, EDGENAS, network, weights)],
+        name, found = self.name(arch), stage.finish(arch, report=report)
+        network = extract(stage.run, arch)
+        told = told_of(
+            Trained(name, EDGENAS, network, found.digest or "inherited"),
             self.data,
             self.work / "models",
+            formats=self.formats,
             seed=self.config.seed,
         )
         scores = {
@@ -257,19 +249,13 @@ class Ours:
                 "schema": SCHEMA,
                 "network": name,
                 "architecture": str(arch),
-                "macs": lowering.macs,
-                "params": lowering.params,
                 **scores,
                 "n": {"search": len(self.data.search), "test": len(self.data.test)},
                 "weights": found.verdict,
                 "epochs": {"supernet": self.recipe.epochs, "final": found.epochs},
                 "minutes": round(found.seconds / 60, 2),
-                "size_bytes": dict(entrant.size_bytes),
-                "answers": {
-                    f: packed(answers(entrant.files[f], self.data, entrant.resolution))
-                    for f in self.formats
-                },
                 "settings": self._settings(arch),
+                **told,
                 **self.about,
             },
         )

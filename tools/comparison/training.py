@@ -27,7 +27,7 @@ from edgenas.supernet import Recipe, save_weights
 from edgenas.supernet.training import Training
 from tools.comparison.alone import Alone
 from tools.comparison.baselines import Baseline
-from tools.comparison.entrants import Finished, Trained, answers, export_trained, packed
+from tools.comparison.entrants import Finished, Trained, told_of
 
 SCHEMA = "edgenas.bench-frontier-training/2"
 LEARNING_RATES = (0.1, 0.25)
@@ -121,10 +121,11 @@ class Trainer:
         baseline = self.networks[job.network]
         folded = fold(network)
         sha256 = save_weights(folder / "weights.safetensors", folded)
-        (entrant,) = export_trained(
-            [Trained(job.name, baseline.family, folded, sha256[:12])],
+        told = told_of(
+            Trained(job.name, baseline.family, folded, sha256[:12]),
             self.data,
             self.work / "models",
+            formats=self.formats,
             seed=self.seed,
         )
         result = {
@@ -134,19 +135,13 @@ class Trainer:
             "source": baseline.source,
             "learning_rate": job.lr,
             "seed": job.seed,
-            "macs": baseline.lowering.macs,
-            "params": baseline.lowering.params,
             "top1": scores,
             "n": {name: len(images) for name, images in splits.items()},
             "images_seen": training.n_steps * self.recipe.batch,
             "log": log,
             "weights_sha256": sha256,
-            "size_bytes": dict(entrant.size_bytes),
-            "answers": {
-                f: packed(answers(entrant.files[f], self.data, entrant.resolution))
-                for f in self.formats
-            },
             "settings": self._settings(job),
+            **told,
             **self.about,
         }
         write_json(self._result_path(job), result)
