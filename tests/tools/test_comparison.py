@@ -97,6 +97,8 @@ def test_a_stopped_training_ends_as_an_undisturbed_one(digits: DataSet, tmp_path
     assert found["images_seen"] == len(digits.train) // 64 * 64
     assert found["top1"]["search"] > 0.3  # guessing: 0.1
     assert not list((tmp_path / "a" / "work" / "training").iterdir())
+    assert set(found["verified"]) == set(found["size_bytes"])
+    assert found["verified"]["onnx"]["agreement"] == 1.0
     # what the file answered is kept, and is what the network was scored by
     for split, images in (("search", digits.search), ("test", digits.test)):
         named = unpacked(found["answers"]["onnx"])[split]

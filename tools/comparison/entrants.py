@@ -153,10 +153,16 @@ def told_of(
 ) -> dict[str, Any]:
     """What a result keeps of a trained network: it is exported, verified, and asked all images."""
     (entrant,) = export_trained([one], data, folder, seed=seed)
+    certificate = recheck(entrant.files[formats[0]].parent)
+    kept = ("n", "top1", "top1_drop", "agreement", "max_abs_difference")
     return {
         "macs": entrant.macs,
         "params": entrant.params,
         "size_bytes": dict(entrant.size_bytes),
+        "verified": {
+            model.format: {name: getattr(model.verification, name) for name in kept}
+            for model in certificate.models
+        },
         "answers": {
             f: packed(answers(entrant.files[f], data, entrant.resolution)) for f in formats
         },
