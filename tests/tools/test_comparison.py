@@ -211,6 +211,33 @@ def test_a_pruned_network_is_rebuilt_from_its_weights_and_kept_as_a_result(
     assert found_elsewhere(there.parent, tmp_path, other, **asked) == []
 
 
+def test_what_one_process_is_at_another_leaves(tmp_path: Path) -> None:
+    from tools.comparison.claims import claimed
+
+    told: list[str] = []
+    held = (
+        "import sys; from pathlib import Path; from edgenas.events import silent\n"
+        "from tools.comparison.claims import claimed\n"
+        "with claimed(Path(sys.argv[1]), 'ds-cnn', report=silent) as mine:\n"
+        "    print(mine, flush=True); sys.stdin.read()\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", held, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "True\n"
+    for name, free in (("ds-cnn", False), ("resnet-8", True)):
+        with claimed(tmp_path, name, report=lambda e: told.append(e.message)) as mine:
+            assert mine is free
+    assert told == ["another process is at ds-cnn"]
+    other.communicate("")
+    with claimed(tmp_path, "ds-cnn", report=lambda e: told.append(e.message)) as mine:
+        assert mine
+
+
 def gain(a: str, b: str) -> Mapping[str, float]:
     return {"top1": 0.01, "low": 0.0, "high": 0.02}
 

@@ -15,13 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from edgenas.artifacts import read_json, write_json
 from edgenas.data import DataSet
 from edgenas.errors import UsageError
 from edgenas.evaluation import top1
-from edgenas.events import Event, Report, silent
+from edgenas.events import Report, silent
 from edgenas.pareto import ParetoFront
 from edgenas.pipeline import FinalConfig, RunConfig, read_config, search
 from edgenas.pipeline.config import ExportConfig, SearchConfig
@@ -35,6 +33,7 @@ from edgenas.pipeline.teaching import teaching
 from edgenas.pipeline.training import read_data, supernet_file
 from edgenas.spaces import Architecture
 from edgenas.supernet import Recipe, Supernet, SupernetInfo, Teacher, load_supernet, tune
+from tools.comparison.claims import claimed
 from tools.comparison.entrants import ANY_DROP, Finished, Trained, told_of
 
 EDGENAS = "edgenas"
@@ -158,13 +157,9 @@ class Ours:
         assert final is not None  # noqa: S101  # `of` has set it
         stage = FinalTraining(self._opened, final)
         for arch in archs:
-            lock = filelock.FileLock(self.work / f"{arch.digest}.lock", blocking=False)
-            try:
-                with lock:
-                    if self.result(arch) is None:
-                        self._train(arch, stage, report)
-            except filelock.Timeout:
-                report(Event("final", message=f"{arch.digest}: another process is at it"))
+            with claimed(self.work, self.name(arch), report=report) as mine:
+                if mine and self.result(arch) is None:
+                    self._train(arch, stage, report)
 
     def result(self, arch: Architecture) -> dict[str, Any] | None:
         """What came of the network; None where it was not trained by these settings."""
