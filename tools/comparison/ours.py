@@ -7,9 +7,9 @@ may share the networks.
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from edgenas.evaluation import top1
 from edgenas.events import Report, silent
 from edgenas.pareto import ParetoFront
 from edgenas.pipeline import FinalConfig, RunConfig, read_config, search
-from edgenas.pipeline.config import ExportConfig, SearchConfig
+from edgenas.pipeline.config import SHIPPED, ExportConfig, SearchConfig
 from edgenas.pipeline.finishing import FinalTraining
 from edgenas.pipeline.metrics import CheapMetrics
 from edgenas.pipeline.network_files import extract
@@ -30,7 +30,7 @@ from edgenas.pipeline.opening import Opened
 from edgenas.pipeline.selection import choose
 from edgenas.pipeline.shipped import supernet_path
 from edgenas.pipeline.teaching import teaching
-from edgenas.pipeline.training import read_data, supernet_file
+from edgenas.pipeline.training import read_data, seconds_a_step, supernet_file
 from edgenas.spaces import Architecture
 from edgenas.supernet import Recipe, Supernet, SupernetInfo, Teacher, load_supernet, tune
 from tools.comparison.claims import claimed
@@ -51,7 +51,6 @@ class Ours:
     supernet: Supernet
     info: SupernetInfo
     data: DataSet
-    n_networks: int
     work: Path
     results: Path
     about: Mapping[str, object]
@@ -97,9 +96,8 @@ class Ours:
             final=replace(final, epochs=epochs - shared, quantisation_aware="never"),
             export=ExportConfig(top=networks, max_top1_drop=ANY_DROP),
         )
-        data = read_data(config)
         folder = work / "ours" / info.digest
-        return cls(config, supernet, info, data, networks, folder, results, about, formats)
+        return cls(config, supernet, info, read_data(config), folder, results, about, formats)
 
     @property
     def recipe(self) -> Recipe:
@@ -124,7 +122,7 @@ class Ours:
         config = replace(self.config, final=None, export=replace(self.config.export, top=1))
         outcome = search(config, folder, resume=(folder / "run.toml").exists(), report=report)
         front = ParetoFront.read(folder / "front.json", parse=self.supernet.space.parse)
-        found = [candidate for _, candidate in choose(front, self.n_networks)]
+        found = [candidate for _, candidate in choose(front, self.config.export.top)]
         write_json(
             self.results / f"{self.config.name}.json",
             {
@@ -153,9 +151,7 @@ class Ours:
         """
         lower = self.supernet.space.lower
         archs = sorted(self.choose(report=report), key=lambda arch: lower(arch).macs)
-        final = self.config.final
-        assert final is not None  # noqa: S101  # `of` has set it
-        stage = FinalTraining(self._opened, final)
+        stage = self._stage
         for arch in archs:
             with claimed(self.work, self.name(arch), report=report) as mine:
                 if mine and self.result(arch) is None:
@@ -188,21 +184,22 @@ class Ours:
         ]
 
     def left(self) -> tuple[int, float]:
-        """How many networks are not trained yet; CPU-minutes of that, from a few steps timed now.
+        """How many networks are not trained yet; minutes of that, from a few steps timed now.
 
         Each is timed as the mean of the largest and the smallest, without the teacher, who is asked
         once for all of them.
         """
-        archs, final, space = self.chosen(), self.config.final, self.supernet.space
-        assert final is not None  # noqa: S101  # `of` has set it
-        n = self.n_networks if archs is None else sum(self.result(a) is None for a in archs)
-        evaluate = FinalTraining(self._opened, final).evaluate
+        archs, space = self.chosen(), self.supernet.space
+        n = self.config.export.top
+        if archs is not None:
+            n = sum(self.result(arch) is None for arch in archs)
+        evaluate, final = self._stage.evaluate, self._stage.settings
         teacher, seconds = Teacher(evaluate.network(space.largest())), 0.0
         n_steps = final.epochs * (len(self.data.train) // final.batch)
         for arch in (space.largest(), space.smallest()):
             with tempfile.TemporaryDirectory(prefix="edgenas-") as folder:
-                before = time.process_time()
-                tune(
+                train = functools.partial(
+                    tune,
                     evaluate.network(arch),
                     self.data,
                     replace(self.recipe, batch=final.batch),
@@ -212,9 +209,8 @@ class Ours:
                     n_steps=n_steps,
                     folder=Path(folder),
                     seed=0,
-                    stop_after_steps=3,
                 )
-                seconds += (time.process_time() - before) / 3 / 2
+                seconds += seconds_a_step(lambda n, train=train: train(stop_after_steps=n)) / 2
         return n, n * seconds * n_steps / 60
 
     def name(self, arch: Architecture) -> str:
@@ -255,11 +251,12 @@ class Ours:
             },
         )
 
-    @property
-    def _opened(self) -> Opened:
-        """What final training reads: no latency of any device."""
-        space = self.supernet.space
-        return Opened(
+    @functools.cached_property
+    def _stage(self) -> FinalTraining:
+        """Final training; it reads no latency of any device."""
+        space, final = self.supernet.space, self.config.final
+        assert final is not None  # noqa: S101  # `of` has set it
+        run = Opened(
             self.config,
             self.work,
             self.data,
@@ -270,6 +267,13 @@ class Ours:
             {},
             CheapMetrics(space, (), {}, frozenset()),
         )
+        return FinalTraining(run, final)
+
+    @functools.cached_property
+    def _teacher(self) -> str | None:
+        """The digest of the supernet that teaches, if it is another one."""
+        path = self._stage.settings.teacher
+        return None if path is None else teaching(path, self.data)[1]
 
     @property
     def _search_settings(self) -> dict[str, Any]:
@@ -280,20 +284,17 @@ class Ours:
             "data": self.data.digest,
             "objectives": list(search.objectives),
             "trials": search.trials,
-            "networks": self.n_networks,
+            "networks": self.config.export.top,
             "seed": self.config.seed,
         }
 
     def _settings(self, arch: Architecture) -> dict[str, Any]:
         """What a result rests on, as JSON gives it back."""
-        final = self.config.final
-        assert final is not None  # noqa: S101  # `of` has set it
-        teacher = final.teacher and teaching(final.teacher, self.data)[1]
         found = {
             "supernet": self.info.digest,
             "data": self.data.digest,
             "architecture": str(arch),
-            "final": {**asdict(final), "teacher": teacher},
+            "final": {**asdict(self._stage.settings), "teacher": self._teacher},
             "seed": self.config.seed,
         }
         return dict(json.loads(json.dumps(found)))
@@ -302,7 +303,7 @@ class Ours:
 def _with_supernet(start: RunConfig, run_file: Path) -> RunConfig:
     """The run with a supernet that is there: the one it names, or one beside it or in its run."""
     match start.supernet.checkpoint:
-        case "shipped":
+        case named if named == SHIPPED:
             checkpoint = supernet_path(start.data.source)
         case None:
             own_run = supernet_file(Path("runs", start.name))
