@@ -77,3 +77,13 @@ def test_what_has_no_room_is_asked_anew(tuned: Tuned, monkeypatch: pytest.Monkey
     first = tuned(small, teacher)
     assert tuned(small, teacher).equal(first)
     assert tuned.asked == N_STEPS + 1
+
+
+def test_what_is_kept_lies_together_and_does_not_split_the_memory_of_others(tuned: Tuned) -> None:
+    teacher = tuned.teacher()
+    r = teacher.resolution
+    said = [torch.rand(4, 1, r, r) for _ in range(3)]
+    first = [teacher.soft_labels(k, lambda k=k: said[k]).clone() for k in range(3)]
+    kept = [teacher.soft_labels(k, lambda: said[0]) for k in range(3)]
+    assert all(a.equal(b) for a, b in zip(first, kept, strict=True))
+    assert len({labels.untyped_storage().data_ptr() for labels in kept}) == 1
