@@ -33,12 +33,16 @@ def threads_each(n: int) -> int:
 
 
 def environment(threads: int = 1) -> dict[str, str]:
-    """For a process of ours: this edgenas, so many threads, quieter libraries."""
+    """For a process of ours: this edgenas, so many threads, quieter libraries.
+
+    Python files in the folder that it is started in are not its modules.
+    """
     root = str(Path(__file__).parent.parent)
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     return {
         **os.environ,
         "PYTHONPATH": path,
+        "PYTHONSAFEPATH": "1",
         "PYTHONWARNINGS": "ignore",
         "OMP_NUM_THREADS": str(threads),
         "TF_CPP_MIN_LOG_LEVEL": "3",

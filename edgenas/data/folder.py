@@ -179,7 +179,8 @@ def scan(folder: Path, *, report: Report = silent) -> Found:
     """
     if not folder.is_dir():
         raise DataError(
-            f"{folder}: there is no such folder", hint="check the path in [data] source"
+            f"{folder}: there is no such folder",
+            hint="check the path: [data] source of the run file, or --data",
         )
     splits = _splits(folder, report)
     listed = {split: _classes(path, report) for split, path in splits.items()}

@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,13 +26,17 @@ _LITERT_PACKAGES = "pip install ai-edge-litert (or, with numpy below 2, tflite-r
 class Runner(Protocol):
     """An opened model file."""
 
+    shape: tuple[int, ...]
+    """(1, h, w, c) of its input."""
+
     def run(self, images: FloatArray) -> FloatArray:
         """The (n, classes) logits of normalised (n, h, w, c) images, one inference an image.
 
         Integer inputs and outputs are quantised and dequantised here, as the file says.
 
         Raises:
-            SpecError: the images do not have the shape that the file takes.
+            SpecError: the images do not have the shape that the file takes; the runtime opened
+                the file, but cannot run it.
         """
 
 
@@ -96,7 +100,8 @@ class OnnxRunner:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-        errors = tuple(
+        self._path = path
+        self._errors = tuple(
             kind
             for kind in vars(state).values()
             if isinstance(kind, type) and issubclass(kind, Exception)
@@ -105,21 +110,27 @@ class OnnxRunner:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # errors are raised as well
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
-        except errors as error:
+        except self._errors as error:
             raise SpecError(f"{path}: onnxruntime cannot read it: {error}") from error
-        (port,) = self._session.get_inputs()
+        port = _single(self._session.get_inputs(), path, "input")
+        _single(self._session.get_outputs(), path, "output")
         self._name = port.name
         self.shape = tuple(port.shape)
 
     def run(self, images: FloatArray) -> FloatArray:
         """See `Runner.run`."""
         _check(images, self.shape)
-        rows = [self._session.run(None, {self._name: images[i : i + 1]})[0] for i in _each(images)]
+        try:
+            rows = [
+                self._session.run(None, {self._name: images[i : i + 1]})[0] for i in _each(images)
+            ]
+        except self._errors as error:
+            raise SpecError(f"{self._path}: onnxruntime cannot run it: {error}") from error
         return np.concatenate(rows).astype(np.float32)
 
 
@@ -132,6 +143,7 @@ class LiteRunner:
     def __init__(self, path: Path, *, threads: int = 1, reference: bool = False) -> None:
         from edgenas.export import tflite
 
+        self._path = path
         tflite.operators(path)  # reads the whole structure: what is cut off is caught in Python
         settings: dict[str, Any] = {}
         if reference:
@@ -146,8 +158,8 @@ class LiteRunner:
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise SpecError(f"{path}: LiteRT cannot read it: {error}") from error
-        (self._input,) = self._interpreter.get_input_details()
-        (self._output,) = self._interpreter.get_output_details()
+        self._input = _single(self._interpreter.get_input_details(), path, "input")
+        self._output = _single(self._interpreter.get_output_details(), path, "output")
         self.shape = tuple(int(n) for n in self._input["shape"])
 
     @property
@@ -162,7 +174,10 @@ class LiteRunner:
         rows = []
         for i in _each(images):
             self._interpreter.set_tensor(self._input["index"], values[i : i + 1])
-            self._interpreter.invoke()
+            try:
+                self._interpreter.invoke()
+            except RuntimeError as error:
+                raise SpecError(f"{self._path}: LiteRT cannot run it: {error}") from error
             rows.append(self._interpreter.get_tensor(self._output["index"]))
         return dequantise(np.concatenate(rows), self._output)
 
@@ -276,6 +291,12 @@ def _quantisation(detail: dict[str, Any]) -> tuple[Any, np.float32 | None, np.fl
         return dtype, None, np.float32(0)
     parameters = detail["quantization_parameters"]
     return dtype, np.float32(parameters["scales"][0]), np.float32(parameters["zero_points"][0])
+
+
+def _single(ports: Sequence[Any], path: Path, what: str) -> Any:
+    if len(ports) != 1:
+        raise SpecError(f"{path} has {len(ports)} {what}s; edgenas's networks have one")
+    return ports[0]
 
 
 def _each(images: FloatArray) -> range:

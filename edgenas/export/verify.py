@@ -16,7 +16,7 @@ from edgenas.errors import SpecError, VerificationError
 from edgenas.events import Event, Report, silent
 from edgenas.export import onnx, tflite
 from edgenas.export.formats import Precision
-from edgenas.export.runners import FloatArray, open_model
+from edgenas.export.runners import FloatArray, Runner, open_model
 from edgenas.export.units import UNIT_PRECISIONS, MixedUnit, differing
 
 IntArray = npt.NDArray[np.int64]
@@ -329,10 +329,20 @@ def run_model(
     """The file's logits (n, classes) for normalised (n, h, w, c) `images`, in its runtime.
 
     Raises:
-        SpecError: a file that cannot be read.
+        SpecError: a file that cannot be read, or not be run.
     """
-    runner = open_model(path, threads=threads)
-    stage, step = f"verify {path.name}", 250
+    return run_opened(open_model(path, threads=threads), images, name=path.name, report=report)
+
+
+def run_opened(
+    runner: Runner, images: FloatArray, *, name: str, report: Report = silent
+) -> FloatArray:
+    """The logits (n, classes) of an opened file for normalised (n, h, w, c) `images`.
+
+    Raises:
+        SpecError: a file that cannot be run.
+    """
+    stage, step = f"verify {name}", 250
     rows = []
     for start in range(0, len(images), step):
         report(Event(stage, start, len(images)))

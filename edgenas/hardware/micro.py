@@ -8,7 +8,6 @@ It says how much memory a model needs beside itself. Its records are those of a 
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgenas.errors import DeviceError, MeasurementError
+from edgenas.processes import environment
 
 EXTRA_HINT = 'pip install "edgenas[micro]"'
 _MOST = 64 * 2**20
@@ -74,7 +74,7 @@ def _run(path: Path, arena_bytes: int, timeout_s: float) -> str:
             errors="replace",
             timeout=timeout_s,
             check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env=environment(),
         )
     except subprocess.TimeoutExpired as error:
         raise DeviceError(f"TFLite-Micro did not end within {timeout_s:g} s on {path}") from error

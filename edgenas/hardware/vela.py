@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from edgenas.errors import DeviceError, MeasurementError, UsageError, nearest
+from edgenas.processes import environment
 
 EXTRA_HINT = 'pip install "edgenas[micro]"'
 _OPERATORS = re.compile(r"^(CPU|NPU) operators = (\d+)", re.MULTILINE)
@@ -96,7 +96,7 @@ def estimate(path: Path, settings: Accelerator, *, timeout_s: float = 300.0) -> 
                 text=True,
                 timeout=timeout_s,
                 check=False,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env=environment(),
             )
         except subprocess.TimeoutExpired as error:
             raise DeviceError(f"Vela did not end within {timeout_s:g} s on {path}") from error

@@ -319,3 +319,10 @@ def test_where_several_cannot_be_converted_together_each_is_tried(tmp_path, monk
 def test_what_writes_a_plug_ins_format_is_not_known() -> None:
     assert tool_versions("onnx-mixed").keys() == tool_versions("onnx").keys() > {"torch", "onnx"}
     assert tool_versions("mine") == tool_versions("onnx-mine") == {}
+
+
+def test_python_files_of_the_working_folder_are_not_our_modules(tmp_path: Path) -> None:
+    (tmp_path / "queue.py").write_text("raise RuntimeError('the user own queue.py was run')")
+    argv = [sys.executable, "-c", "import edgenas, queue; print(edgenas.__version__)"]
+    done = subprocess.run(argv, cwd=tmp_path, env=environment(), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()

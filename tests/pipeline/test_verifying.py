@@ -237,3 +237,48 @@ def test_what_is_no_model_is_said_to_be_none(
         for argv in ([], ["--data", "digits"]):
             code, _, said = verify(str(path), *argv, capfd=capfd)
             assert code == 3, said
+
+
+def test_a_file_that_is_not_there_is_said_not_to_be(capfd: pytest.CaptureFixture[str]) -> None:
+    for argv in ([], ["--data", "digits"]):
+        code, _, said = verify("nowhere.onnx", *argv, capfd=capfd)
+        assert code == 2
+        assert "nowhere.onnx: there is no such file" in said
+
+
+@pytest.mark.parametrize(
+    ("drop_low", "code", "verified"), [(-0.01, 0, None), (0.015, 5, False)], ids=["chance", "sure"]
+)
+def test_a_drop_fails_away_from_the_run_only_where_chance_is_no_explanation(
+    drop_low: float,
+    code: int,
+    verified: bool | None,  # noqa: FBT001  # a value of the parameters
+    model: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def lose(row: dict[str, Any]) -> None:
+        found = row["verification"]
+        found.update(reference_top1=found["top1"] + 0.02, drop_low=drop_low)
+
+    edited(model / "export.json", first(lose))
+    found, document, said = verify(str(model / "model.onnx"), "--data", "digits", capfd=capfd)
+    assert found == code, said
+    assert document["exports"][0]["verified"] is verified
+
+
+def test_a_graph_other_than_it_says_of_itself_is_refused(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Without a certificate: what the file's own description says need not be true."""
+    two = onnx.load(model / "model.onnx")
+    two.graph.input.append(onnx.helper.make_tensor_value_info("more", 1, [1]))
+    larger = onnx.load(model / "model.onnx")
+    (entry,) = (e for e in larger.metadata_props if e.key == "edgenas")
+    document = json.loads(entry.value)
+    _, h, w, c = document["input"]["shape"]
+    document["input"]["shape"] = [1, 100 * h, 100 * w, c]
+    entry.value = json.dumps(document)
+    for graph, told in ((two, "has 2 inputs"), (larger, "though it says")):
+        onnx.save(graph, tmp_path / "other.onnx")
+        code, _, said = verify(str(tmp_path / "other.onnx"), "--data", "digits", capfd=capfd)
+        assert (code, told in said) == (3, True), said
