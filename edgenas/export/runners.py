@@ -88,9 +88,8 @@ def probe(path: Path, *, timeout_s: float = 60.0) -> None:
         raise ArtifactError(f"{path}: its runtime hangs on it for {timeout_s:g} s") from error
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-        raise ArtifactError(
-            f"{path} cannot be run (exit status {done.returncode}): {lines[-1][-300:]}"
-        )
+        told = lines[-1].removeprefix(f"{SpecError.__module__}.{SpecError.__name__}: ")
+        raise ArtifactError(f"{path} cannot be run (exit status {done.returncode}): {told[-300:]}")
 
 
 class OnnxRunner:

@@ -234,9 +234,10 @@ def find_architecture(run: Opened, text: str) -> Architecture:
         lines = {t.architecture for t in trials if t.digest.startswith(text)}
         matches = [space.parse(line) for line in lines]
     if len(matches) != 1 or len(text) < 4:
-        what = "too short a digest" if len(text) < 4 else f"{len(matches)} networks"
+        short = len(text) < 4
+        what = "is too short for a network" if short else f"names {len(matches)} networks"
         raise UsageError(
-            f"{text!r} is {what} of {run.folder / 'front.json'}; "
+            f"{text!r} {what} of {run.folder / 'front.json'}; "
             + nearest(text, [arch.digest for arch in known]),
             hint="an architecture's line works too: quote it",
         )

@@ -225,18 +225,23 @@ def _over_images(
 def _repeated(
     path: Path, model: ExportedModel, top1: float, n: int, max_top1_drop: float
 ) -> tuple[Gate, ...]:
-    """What a certificate demands, as far as it can be asked without the network in torch."""
-    from edgenas.export.verify import Gate, integer_gate, judged, same_gate, units_gate
+    """What a certificate demands, as far as it can be asked without the network in torch.
+
+    How wide the drop's interval is, is as it was then: it is paired with that network's answers.
+    """
+    from edgenas.export.verify import drop_gate, integer_gate, same_gate, units_gate
 
     then = model.verification
-    drop, lower = then.reference_top1 - top1, then.drop_low + then.top1 - top1
-    told = f"drop {drop:+.4f}, at least {lower:+.4f} with 97.5 % confidence by the images of then"
-    told += f", limit {max_top1_drop:g}, n = {n}"
-    verdict = judged(met=drop <= max_top1_drop, excluded=lower > max_top1_drop, n=n)
-    gates = [
-        same_gate(then, replace(then, top1=top1, n=n)),
-        Gate("top1_drop", verdict, told),
-    ]
+    off = then.top1 - top1
+    now = replace(
+        then,
+        n=n,
+        top1=top1,
+        top1_drop=then.reference_top1 - top1,
+        drop_low=then.drop_low + off,
+        drop_high=then.drop_high + off,
+    )
+    gates = [same_gate(then, now), drop_gate(now, max_top1_drop=max_top1_drop)]
     if model.precision == "int8":
         gates.append(integer_gate(path))
     elif model.precision == "mixed":

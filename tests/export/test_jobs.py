@@ -322,7 +322,7 @@ def test_what_writes_a_plug_ins_format_is_not_known() -> None:
 
 
 def test_python_files_of_the_working_folder_are_not_our_modules(tmp_path: Path) -> None:
-    (tmp_path / "queue.py").write_text("raise RuntimeError('the user own queue.py was run')")
+    (tmp_path / "queue.py").write_text("raise RuntimeError('the queue.py of the user was run')")
     argv = [sys.executable, "-c", "import edgenas, queue; print(edgenas.__version__)"]
     done = subprocess.run(argv, cwd=tmp_path, env=environment(), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()

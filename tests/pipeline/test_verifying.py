@@ -14,6 +14,8 @@ import pytest
 
 from edgenas.artifacts import sha256_file
 from edgenas.cli.main import main
+from edgenas.errors import ArtifactError
+from edgenas.export import runners
 from edgenas.export.certificate import read_certificate
 from edgenas.testing.fakes import tiny_space, write_invented_device, write_tiny_run
 
@@ -264,6 +266,25 @@ def test_a_drop_fails_away_from_the_run_only_where_chance_is_no_explanation(
     found, document, said = verify(str(model / "model.onnx"), "--data", "digits", capfd=capfd)
     assert found == code, said
     assert document["exports"][0]["verified"] is verified
+
+
+def test_a_file_without_a_certificate_is_first_run_where_it_can_do_no_harm(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    probed: list[Path] = []
+
+    def crash(path: Path) -> None:
+        probed.append(path)
+        raise ArtifactError(f"{path} cannot be run (exit status -7): no message")
+
+    monkeypatch.setattr(runners, "probe", crash)
+    path = Path(shutil.copy(model / "model.onnx", tmp_path / "other.onnx"))
+    code, _, said = verify(str(path), "--data", "digits", capfd=capfd)
+    assert (code, "exit status -7" in said, probed) == (3, True, [path])
+    assert verify(str(model / "model.onnx"), "--data", "digits", capfd=capfd)[0] == 0
 
 
 def test_a_graph_other_than_it_says_of_itself_is_refused(
