@@ -19,7 +19,7 @@ import reprlib
 import tempfile
 import tomllib
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -289,8 +289,10 @@ def write_manifest(folder: Path) -> None:
     write_json(folder / MANIFEST, {"schema": MANIFEST_SCHEMA, "files": files})
 
 
-def check_manifest(folder: Path) -> Mapping[str, str]:
+def check_manifest(folder: Path, *, below: Collection[str] | None = None) -> Mapping[str, str]:
     """The manifest's files and digests, after comparing each with the file.
+
+    `below` names files and folders in `folder`: only these are compared then.
 
     Raises:
         ArtifactError: a file is missing or differs.
@@ -299,6 +301,8 @@ def check_manifest(folder: Path) -> Mapping[str, str]:
     if not isinstance(files, dict):
         raise ArtifactError(f"{folder / MANIFEST}: files must be a table of names and digests")
     for name, expected in files.items():
+        if below is not None and not any(f"{name}/".startswith(f"{one}/") for one in below):
+            continue
         path = folder / name
         if "\0" in name or not path.resolve().is_relative_to(folder.resolve()):
             raise ArtifactError(f"{folder / MANIFEST}: {name!r} lies outside the folder")

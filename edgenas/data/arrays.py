@@ -57,8 +57,8 @@ def array_source(path: Path, request: Request) -> Parts:
     """The images in the `.npz` file `path`; not square ones give their centre square.
 
     Raises:
-        DataError: damaged, other keys, shapes or values than the module's text names.
-        SpecError: there is no such file.
+        DataError: there is no such file; damaged, other keys, shapes or values than the module's
+            text names.
         ResourceError: it does not fit into memory.
     """
     import numpy as np
@@ -93,6 +93,11 @@ def array_estimate(path: Path, image_size: int | None) -> Estimate:
 
 def _headers(path: Path) -> dict[str, _Header]:
     """Shape and type of each array, unread; whether the sizes can be true is checked."""
+    if not path.exists():
+        raise DataError(
+            f"{path}: there is no such file",
+            hint="check the path: [data] source of the run file, or --data",
+        )
     headers = {}
     try:
         with io_errors(path, "read"), zipfile.ZipFile(path) as archive:

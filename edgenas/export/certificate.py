@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgenas.artifacts import read_json, sha256_file, write_json
+from edgenas.artifacts import digest, io_errors, read_json, sha256_file, write_json
 from edgenas.errors import ArtifactError
 from edgenas.export.contract import InputContract, contract_from, contract_table
 from edgenas.export.formats import Precision
+from edgenas.export.tflite import LABELS_FILE, labels_text
 from edgenas.export.units import Alone, MixedUnit, Precisions, UnitPrecision
 from edgenas.export.verify import ClassEvidence, Gate, Verdict, Verification, worst
 
@@ -202,14 +203,21 @@ def write_certificate(folder: Path, certificate: Certificate) -> None:
     for name in ("max_mixed_drop", "data"):
         if table[name] is None:
             del table[name]
-    write_json(folder / FILE_NAME, {"schema": SCHEMA, **table})
+    write_json(folder / FILE_NAME, sealed({"schema": SCHEMA, **table}))
+
+
+def sealed(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The table with the digest of all that it says, so that a later change of it is found."""
+    said = {name: value for name, value in table.items() if name != "content_digest"}
+    return {**said, "content_digest": digest(said)}
 
 
 def read_certificate(folder: Path) -> Certificate:
     """The certificate in `folder`.
 
     Raises:
-        ArtifactError: missing keys, unknown keys, wrong types, a path outside the folder.
+        ArtifactError: missing keys, unknown keys, wrong types, a path outside the folder, another
+            content than it was written with.
     """
     path = folder / FILE_NAME
     table = read_json(path, schema=SCHEMA)
@@ -218,6 +226,12 @@ def read_certificate(folder: Path) -> Certificate:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ArtifactError(f"{path}: {problems}") from error
+    if sealed(table) != table:
+        raise ArtifactError(
+            f"{path} was changed since it was written: its content has another digest than the "
+            f"{file.content_digest} that it states",
+            hint="edgenas export RUN NETWORK writes and verifies the files again",
+        )
     models = []
     for row in file.models:
         if PurePosixPath(row.path).name != row.path or row.path in (".", ".."):
@@ -264,6 +278,8 @@ def read_certificate(folder: Path) -> Certificate:
 def recheck(folder: Path, only: str | None = None) -> Certificate:
     """The certificate in `folder`, after comparing each file (or `only` one) with its SHA-256.
 
+    The labels beside them, where there are any, are compared with the classes.
+
     Raises:
         ArtifactError: a file is missing or was changed; the certificate is of no file at all.
     """
@@ -273,14 +289,29 @@ def recheck(folder: Path, only: str | None = None) -> Certificate:
     for model in certificate.models:
         if only is not None and model.path != only:
             continue
-        path = folder / model.path
-        if not path.is_file():
-            raise ArtifactError(f"{path} is missing, but {FILE_NAME} lists it")
-        if path.stat().st_size != model.size_bytes or sha256_file(path) != model.sha256:
-            raise ArtifactError(
-                f"{path} was changed since it was verified: its SHA-256 differs from {FILE_NAME}"
-            )
+        check_file(folder, model)
+    labels = folder / LABELS_FILE
+    if labels.is_file() and certificate.models:
+        with io_errors(labels, "read"):
+            found = labels.read_bytes()
+        if found != labels_text(certificate.models[0].input.classes).encode():
+            raise ArtifactError(f"{labels} was changed: it has other classes than {FILE_NAME}")
     return certificate
+
+
+def check_file(folder: Path, model: ExportedModel) -> None:
+    """Compares a file in `folder` with the SHA-256 that its certificate states.
+
+    Raises:
+        ArtifactError: it is missing or was changed.
+    """
+    path = folder / model.path
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing, but {FILE_NAME} lists it")
+    if path.stat().st_size != model.size_bytes or sha256_file(path) != model.sha256:
+        raise ArtifactError(
+            f"{path} was changed since it was verified: its SHA-256 differs from {FILE_NAME}"
+        )
 
 
 def _latency(row: _Latency | None) -> Latency | None:
@@ -423,6 +454,7 @@ class _Data(_Row):
 
 class _File(_Row):
     schema_: str = Field(alias="schema")
+    content_digest: str
     architecture: str
     digest: str
     macs: int = Field(ge=0)

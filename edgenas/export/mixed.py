@@ -5,8 +5,10 @@
    milliseconds, both as shares of the float file's. Where nothing is saved, the unit is left out.
 2. Greedily, the unit that saves most for the noise that it adds goes next, until none is left;
    noise is taken to add up.
-3. Files along that way, and one all in int8, are run over the images: of those that lose no more
-   top-1 than is borne, nor any before them on the way, the one that saves most is chosen.
+   Where tables tell of one lower precision and not of another, a second way has the first alone.
+3. Files along these ways, and one all in int8, are run over the images: of those that lose no more
+   top-1 than is borne, nor any before them on the way, the one that saves most is chosen. One whose
+   latency is known goes before one whose is not.
 
 All images are of the search split. The chosen file is verified on the test split as all others are.
 """
@@ -65,7 +67,7 @@ class Timing(Protocol):
     def points(
         self, lowering: Lowering, files: Mapping[Path, Precisions]
     ) -> Mapping[Path, Latency]:
-        """Latency of these files of one network, all of one origin; none where it is not known."""
+        """Latency of these files of one network, as far as it is known; all are of one origin."""
 
 
 class Timings(Protocol):
@@ -119,7 +121,7 @@ def mix(
     chooser = _Chooser(lowering, source, target, LOWER[format], write, mixing, timing, report)
     alone = chooser.alone()
     gains = [chooser.gains(row) for row in alone]
-    points = chooser.points([_filled(p, lowering) for p in _way(alone, gains)])
+    points = chooser.points(_ways(alone, gains, lowering))
     best = _best(points, mixing.max_drop, target.name)
     best.path.replace(target)
     units = zip(lowering.nodes, best.precisions, alone, gains, strict=True)
@@ -221,10 +223,11 @@ class _Chooser:
         times = (self.timing.unit_ms(node.op, "fp32") for node in self.lowering.nodes)
         return sum(ms for ms in times if ms is not None)
 
-    def points(self, way: Sequence[Precisions]) -> list[_Point]:
-        """The float file, files along the way, and the one all in int8, with what they are like."""
+    def points(self, ways: Sequence[Sequence[Precisions]]) -> list[_Point]:
+        """The float file, files along the ways, and the one all in int8: what they are like."""
         n = len(self.lowering.nodes)
-        mixtures = list(dict.fromkeys([_all(n, "fp32"), *_spread(way, POINTS), _all(n, "int8")]))
+        tried = [mixture for way in ways for mixture in _spread(way, POINTS // len(ways))]
+        mixtures = list(dict.fromkeys([_all(n, "fp32"), *tried, _all(n, "int8")]))
         files = {self._file(f"point-{i}"): p for i, p in enumerate(mixtures) if i}
         self.write(files)
         files = {self.source: mixtures[0], **files}
@@ -232,12 +235,13 @@ class _Chooser:
         if self.timing is not None:
             latencies = self.timing.points(self.lowering, files)
         found: list[_Point] = []
-        worst = 0.0
+        worst = [0.0 for _ in ways]
         for path, precisions in files.items():
             top1 = _top1(open_model(path).run(self.mixing.images), self.mixing.labels)
             drop = round(found[0].top1 - top1, 9) if found else 0.0  # 0.002 shall meet 0.002
-            if precisions in way:  # noise grows along it: what comes back of top-1 is luck
-                drop = worst = max(worst, drop)
+            for i, way in enumerate(ways):
+                if precisions in way:  # noise grows along it: what comes back of top-1 is luck
+                    drop = worst[i] = max(worst[i], drop)
             size, latency = path.stat().st_size, latencies.get(path)
             found.append(_Point(path, precisions, size, top1, drop, latency))
             self.report(Event(self._stage, len(found), len(files), "mixtures tried"))
@@ -272,6 +276,19 @@ def _filled(precisions: Precisions, lowering: Lowering) -> Precisions:
 
 def _top1(logits: FloatArray, labels: IntArray) -> float:
     return float((logits.argmax(1) == labels).mean())
+
+
+def _ways(
+    alone: Sequence[Sequence[Alone]],
+    gains: Sequence[Mapping[UnitPrecision, float]],
+    lowering: Lowering,
+) -> list[list[Precisions]]:
+    """The way through all precisions and, where tables tell of some only, that through those."""
+    every = {a.precision for row in alone for a in row}
+    told = {a.precision for row in alone for a in row if a.saved_ms is not None}
+    of_told = [{p: gain[p] for p in gain if p in told} for gain in gains]
+    chosen = [gains] if told in (set(), every) else [of_told, gains]
+    return [[_filled(p, lowering) for p in _way(alone, gain)] for gain in chosen]
 
 
 def _way(
@@ -311,19 +328,21 @@ def _spread(way: Sequence[Precisions], n: int) -> list[Precisions]:
 def _best(points: Sequence[_Point], max_drop: float, name: str) -> _Point:
     """Of the mixtures that lose no more than is borne, the one that saves most.
 
+    Those whose latency is known go first: the others may be slower than the float file.
+
     Raises:
         ExportError: there is none.
     """
     whole, *mixtures = points
 
-    def left(point: _Point) -> float:
-        """Share of the float file's bytes, and where both are timed of its latency."""
-        share = point.size_bytes / whole.size_bytes
+    def saved(point: _Point) -> tuple[bool, float]:
+        """Whether both are timed; the share of the float file's bytes, and then of its latency."""
+        share = 1 - point.size_bytes / whole.size_bytes
         if whole.latency is None or point.latency is None:
-            return share
-        return share + point.latency.value_ms / whole.latency.value_ms
+            return False, share
+        return True, share + 1 - point.latency.value_ms / whole.latency.value_ms
 
-    saving = [p for p in mixtures if left(p) < left(whole)]
+    saving = [p for p in mixtures if saved(p)[1] > 0]
     if not saving:
         raise ExportError(f"{name}: no mixture is smaller or faster than the float file")
     borne = [p for p in saving if p.judged_drop <= max_drop]
@@ -333,7 +352,7 @@ def _best(points: Sequence[_Point], max_drop: float, name: str) -> _Point:
             f"search split; the least is {min(p.judged_drop for p in saving):.4f}",
             hint="raise [export] max_mixed_drop",
         )
-    return min(borne, key=left)
+    return max(borne, key=saved)
 
 
 def _note(alone: Sequence[Alone], gains: Mapping[UnitPrecision, float]) -> str:

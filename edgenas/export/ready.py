@@ -17,7 +17,7 @@ from string import Template
 from edgenas.artifacts import write_atomic
 from edgenas.export.certificate import REJECTED, Certificate, ExportedModel, TargetEvidence
 from edgenas.export.contract import InputContract
-from edgenas.export.tflite import LABELS_FILE
+from edgenas.export.tflite import LABELS_FILE, labels_text
 from edgenas.models import micro_arena
 from edgenas.models.tflite import read_tflite
 from edgenas.targets import operators_of_file
@@ -36,7 +36,7 @@ def write_ready(folder: Path, certificate: Certificate, *, image_size: int) -> N
     if not models:
         return
     facts = _facts(models[0].input, certificate.digest, image_size)
-    write_atomic(folder / LABELS_FILE, "".join(f"{c}\n" for c in models[0].input.classes))
+    write_atomic(folder / LABELS_FILE, labels_text(models[0].input.classes))
     write_atomic(folder / "infer.py", _filled("infer.py", facts))
     tflite = [m for m in models if m.format.startswith("tflite")]
     if tflite:

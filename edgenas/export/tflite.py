@@ -223,6 +223,11 @@ def read_metadata(path: Path) -> dict[str, str]:
     return found
 
 
+def labels_text(labels: Sequence[str]) -> str:
+    """The content of `labels.txt`: a class on each line, in the order of the logits."""
+    return "".join(f"{label}\n" for label in labels)
+
+
 def read_labels(path: Path) -> tuple[str, ...]:
     """The lines of the appended `labels.txt`; none where there is no such archive."""
     try:
@@ -340,5 +345,5 @@ def _append_labels(path: Path, labels: Sequence[str]) -> None:
     body = io.BytesIO(path.read_bytes())
     with zipfile.ZipFile(body, "a") as archive:
         entry = zipfile.ZipInfo(LABELS_FILE)  # dated 1980: the same model is the same file
-        archive.writestr(entry, "".join(f"{label}\n" for label in labels))
+        archive.writestr(entry, labels_text(labels))
     write_atomic(path, body.getvalue())

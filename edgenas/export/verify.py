@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -176,14 +176,42 @@ def compare(
     )
 
 
-def top1_of(logits: FloatArray, labels: IntArray, *, n_classes: int, name: str) -> float:
-    """Share of the images whose class the (n, classes) logits name.
+def right_of(logits: FloatArray, labels: IntArray, *, n_classes: int, name: str) -> BoolArray:
+    """For each image whether the (n, classes) logits name its class.
 
     Raises:
         VerificationError: another number of classes; a NaN or an infinity.
     """
     _check_answers(logits, (len(labels), n_classes), name)
-    return float((logits.argmax(1) == labels).mean())
+    right: BoolArray = logits.argmax(1) == labels
+    return right
+
+
+def answered_again(recorded: Verification, right: BoolArray, labels: IntArray) -> Verification:
+    """The evidence with the file's answers of now, on images of which it was `right` on these.
+
+    The network's answers are those of then, and so is how wide the drop's interval is.
+    """
+    top1 = float(right.mean())
+    off = recorded.top1 - top1
+    return replace(
+        recorded,
+        n=len(right),
+        top1=top1,
+        top1_drop=recorded.reference_top1 - top1,
+        drop_low=recorded.drop_low + off,
+        drop_high=recorded.drop_high + off,
+        classes=tuple(
+            _class_again(found, right[labels == i]) for i, found in enumerate(recorded.classes)
+        ),
+    )
+
+
+def _class_again(recorded: ClassEvidence, right: BoolArray) -> ClassEvidence:
+    if not len(right) or recorded.top1 is None or recorded.top1_drop is None:
+        return ClassEvidence(len(right), None, None)
+    top1 = float(right.mean())
+    return ClassEvidence(len(right), top1, recorded.top1 + recorded.top1_drop - top1)
 
 
 def _check_answers(logits: FloatArray, wanted: tuple[int, ...], name: str) -> None:
@@ -278,6 +306,14 @@ def same_gate(recorded: Verification, evidence: Verification) -> Gate:
     met = recorded.n == evidence.n and off <= ROUNDING
     if recorded.n != evidence.n:
         facts += f"; {evidence.n} images, {recorded.n} by its certificate"
+    pairs = list(zip(recorded.classes, evidence.classes, strict=False))
+    if other := [i for i, (then, now) in enumerate(pairs) if then.n != now.n]:
+        met = False
+        facts += f"; other numbers of images in the classes {other[:5]} than by its certificate"
+    moved = sum(abs(then.n * (then.top1 or 0) - now.n * (now.top1 or 0)) for then, now in pairs)
+    if moved > ROUNDING * evidence.n:
+        met = False
+        facts += f"; class by class it answers otherwise on at least {moved:.0f} images"
     return Gate("same", "passed" if met else "failed", facts)
 
 

@@ -28,7 +28,7 @@ from edgenas.pipeline.network_files import (
 from edgenas.pipeline.runs import Outcome, fleet_of, locked, read_result, seal
 
 if TYPE_CHECKING:
-    from edgenas.export.certificate import Certificate
+    from edgenas.export.certificate import Certificate, ExportedModel
     from edgenas.export.certified import ExportRequest
     from edgenas.export.onnx import Activations
     from edgenas.hardware import DeviceProfile
@@ -127,7 +127,8 @@ def export_candidates(
 
     `fleet` has by device the network (digest) that it runs: it is not asked about another of them.
     Only formats that lack are written (`again`: all of `formats`, while files of further formats
-    stay); of those that are kept, only mixtures rest on what tables say. Beside the models lie
+    stay, and so does one that cannot be written again); of those that are kept, only mixtures rest
+    on what tables say. Beside the models lie
     `latency.json` and what runs them (`export.ready`). A gate that is missed does
     not raise, nor does a target that takes no file: they are among the failures.
     """
@@ -139,12 +140,11 @@ def export_candidates(
     requests: dict[tuple[str, ...], list[ExportRequest]] = {}
     for why, candidate in chosen:
         folder = folders[candidate.architecture]
-        others = [name for name in known if name not in wanted]
-        kept = _kept(run, candidate.architecture, folder, others if again else wanted, again=again)
+        kept = _kept(run, candidate.architecture, folder, wanted, again=again)
         written = set()
         if kept is not None:
             done[folder] = kept
-            written = {model.format for model in kept.models}
+            written = set() if again else {model.format for model in kept.models}
         if lacking := tuple(name for name in wanted if name not in written):
             told = f"{candidate.architecture.digest} ({why}): {', '.join(lacking)}"
             report(Event("export", message=told))
@@ -282,18 +282,18 @@ def _activations(run: Opened) -> Activations:
 
 
 def _kept(
-    run: Opened, arch: Architecture, folder: Path, formats: Sequence[str], *, again: bool
+    run: Opened, arch: Architecture, folder: Path, wanted: Sequence[str], *, again: bool
 ) -> Certificate | None:
-    """The certificate in `folder` of what need not be written again of `formats`; None: nothing.
+    """The certificate in `folder` of what still holds of the `wanted` formats; None: nothing.
 
     Its files are whole and of these parents, its tools are those that would write the others. Files
-    of further formats are deleted, unless those are written `again`.
+    of further formats are deleted, unless the wanted ones are all written `again`.
     """
-    from edgenas.export.certificate import recheck, write_certificate
+    from edgenas.export.certificate import read_certificate, write_certificate
     from edgenas.export.jobs import tool_versions
 
     try:
-        found = recheck(folder)
+        found = read_certificate(folder)
     except (ArtifactError, SpecError):
         return None
     parents = {n: value for n, value in found.parents.items() if not n.startswith("table ")}
@@ -307,11 +307,13 @@ def _kept(
     models = tuple(
         model
         for model in found.models
-        if model.format in formats and (tables or model.precision != "mixed")
+        if (again or model.format in wanted)
+        and (tables or model.precision != "mixed")
+        and _is_whole(folder, model)
     )
     kept = {model.format for model in models}
-    missing = set(known_formats() if again else formats) - kept
-    now = {k: v for name in missing for k, v in tool_versions(name).items()}
+    written = wanted if again else set(wanted) - kept
+    now = {k: v for name in written for k, v in tool_versions(name).items()}
     if any(found.tools.get(name, version) != version for name, version in now.items()):
         return None  # a certificate has one version of a tool
     if again:
@@ -326,13 +328,24 @@ def _kept(
     return replace(found, failures=())
 
 
+def _is_whole(folder: Path, model: ExportedModel) -> bool:
+    from edgenas.export.certificate import check_file
+
+    try:
+        check_file(folder, model)
+    except ArtifactError:
+        return False
+    return True
+
+
 def _tables(parents: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in parents.items() if name.startswith("table ")}
 
 
 def _joined(kept: Certificate, written: Certificate, order: Sequence[str]) -> Certificate:
-    """One certificate of the files that were kept and those that were written now."""
-    files = (*kept.models, *written.models)
+    """One certificate of what was written now, and of kept files that it did not replace."""
+    formats = {model.format for model in written.models}
+    files = (*(model for model in kept.models if model.format not in formats), *written.models)
     models = sorted(files, key=lambda model: order.index(model.format))
     tools = dict(sorted({**kept.tools, **written.tools}.items()))
     drop = written.max_mixed_drop if written.max_mixed_drop is not None else kept.max_mixed_drop

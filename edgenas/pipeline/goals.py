@@ -67,6 +67,22 @@ def targets_of(config: RunConfig) -> tuple[DeviceProfile, ...]:
     return (*devices_of(config), *others)
 
 
+def check_formats(config: RunConfig) -> None:
+    """Refuses a target that none of the exported files is for.
+
+    Raises:
+        SpecError: naming it and the format of its files.
+    """
+    formats = config.export.formats
+    for target in targets_of(config):
+        if target.name not in config.search.devices and target.format not in formats:
+            raise SpecError(
+                f"export.targets: {target.name} runs {target.format} files, and export.formats has "
+                f"only {', '.join(formats)}",
+                hint=f'add "{target.format}" to formats, or leave the target out',
+            )
+
+
 def _device(name: str, key: str) -> DeviceProfile:
     try:
         return load_device(name)

@@ -3,8 +3,8 @@
 A device's table is of one precision. The other's is that of the same chip, runtime and threads. A
 mixture's latency is the sum of its units', each from the table of its precision, and of the
 conversions between them. No table holds conversions: one counts as an addition of two such tensors,
-which reads and writes no less. Where a table lacks, as for weights of 4 bits, mixtures are measured
-if the device is this machine.
+which reads and writes no less. Where a table lacks, as for weights of 4 bits, all mixtures are
+measured if the device is this machine; else those are predicted of which tables tell.
 """
 
 from __future__ import annotations
@@ -112,9 +112,9 @@ class _Timing:
     ) -> Mapping[Path, Latency]:
         told = {path: _predict(self.predictors, lowering, p) for path, p in files.items()}
         found = {path: latency for path, latency in told.items() if latency is not None}
-        if len(found) == len(files):
-            return found
-        return self._measured(list(files)) if self.device.is_local else {}
+        if len(found) < len(files) and self.device.is_local:
+            return self._measured(list(files))
+        return found
 
     def _measured(self, files: Sequence[Path]) -> dict[Path, Latency]:
         """All of them, or none: of a few no choice can be made."""

@@ -15,6 +15,7 @@ from edgenas.hardware import DeviceProfile
 from edgenas.pipeline.config import SHIPPED, RunConfig
 from edgenas.pipeline.evaluating import read_unlabelled
 from edgenas.pipeline.goals import (
+    check_formats,
     devices_of,
     loads_of,
     objectives_of,
@@ -100,6 +101,8 @@ def open_stages(
     except SpecError as error:
         raise SpecError(f"search.strategy: {error}", hint=error.hint) from error
     devices, targets = devices_of(config), targets_of(config)
+    if may_train:
+        check_formats(config)
     report(Event("data", message=config.data.source))
     data = read_data(config, report=report)
     report(Event("data", 1, 1, f"{data.name}: {len(data.train)} training images"))

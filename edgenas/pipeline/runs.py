@@ -16,7 +16,7 @@ from edgenas.artifacts import io_errors, read_json, write_json, write_manifest
 from edgenas.artifacts.files import MANIFEST
 from edgenas.errors import ResourceError, SpecError, UsageError, nearest
 from edgenas.pipeline.config import RunConfig, read_config, run_name
-from edgenas.pipeline.goals import written_objectives
+from edgenas.pipeline.goals import check_formats, written_objectives
 
 RESULT_SCHEMA = "edgenas.search-result/1"
 SESSIONS = ".sessions"
@@ -82,6 +82,7 @@ def open_run(
     config = replace(config, search=search)
     try:
         written_objectives(config)
+        check_formats(config)
     except SpecError as error:
         raise SpecError(f"{run_file}: {error}", hint=error.hint) from error
     own = run_name(config.name or run_file.stem)

@@ -147,12 +147,16 @@ def space_for(config: RunConfig, data: DataSet) -> MobileSpace:
     from edgenas.spaces.mobile import MobileSpace
     from edgenas.spaces.registry import space_from
 
-    space = space_from(
-        config.space,
-        image_size=data.image_size,
-        in_channels=data.channels,
-        n_classes=len(data.classes),
-    )
+    try:
+        space = space_from(
+            config.space,
+            image_size=data.image_size,
+            in_channels=data.channels,
+            n_classes=len(data.classes),
+        )
+    except SpecError as error:
+        hint = error.hint or "mend `space` in the run file; without it the family's own is taken"
+        raise SpecError(str(error), hint=hint) from error
     if not isinstance(space, MobileSpace):
         raise SpecError(f"a supernet of {space.name} cannot be trained: only mobile/1 has one")
     return space

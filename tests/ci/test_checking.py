@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from edgenas.ci.checking import Finding
 from edgenas.ci.lock import entry_of, write_lock
 from edgenas.cli.main import main
 from edgenas.errors import UsageError
+from edgenas.export.certificate import sealed
 from edgenas.pipeline.shipped import FOLDER
 from tests.ci.conftest import BOARD, change, remeasure, told
 
@@ -34,14 +36,21 @@ def certificate() -> Path:
     return Path("runs/board/models") / digest / "export.json"
 
 
+@contextlib.contextmanager
+def edited() -> Iterator[dict[str, Any]]:
+    """The certificate's content, to be changed; its own digest follows."""
+    table = json.loads(certificate().read_text("utf-8"))
+    yield table
+    certificate().write_text(json.dumps(sealed(table)), "utf-8")
+
+
 def stated(**figures: Any) -> None:
     """Writes other figures into a certificate, by hand."""
-    table = json.loads(certificate().read_text("utf-8"))
-    model = table["models"][0]
-    model |= {name: value for name, value in figures.items() if name in model}
-    evidence = model["verification"]
-    evidence |= {name: value for name, value in figures.items() if name in evidence}
-    certificate().write_text(json.dumps(table), "utf-8")
+    with edited() as table:
+        model = table["models"][0]
+        model |= {name: value for name, value in figures.items() if name in model}
+        evidence = model["verification"]
+        evidence |= {name: value for name, value in figures.items() if name in evidence}
 
 
 def relock() -> None:
@@ -102,11 +111,10 @@ def by_arena() -> None:
     shipped = sorted(Path(FOLDER, "calibration").rglob("*.int8.tflite"))[0]
     model = certificate().parent / "model.int8.tflite"
     model.write_bytes(shipped.read_bytes())
-    table = json.loads(certificate().read_text("utf-8"))
-    row = dict(table["models"][0], path=model.name, format="tflite-int8", precision="int8")
-    row |= {"sha256": sha256_file(model), "size_bytes": model.stat().st_size}
-    table["models"].append(row)
-    certificate().write_text(json.dumps(table), "utf-8")
+    with edited() as table:
+        row = dict(table["models"][0], path=model.name, format="tflite-int8", precision="int8")
+        row |= {"sha256": sha256_file(model), "size_bytes": model.stat().st_size}
+        table["models"].append(row)
     relock()
     change("targets.toml", "max_size_bytes = 100000", "max_arena_bytes = 1000")
 
@@ -129,6 +137,11 @@ def by_certificate() -> None:
 
 
 def by_parents() -> None:
+    with edited() as table:
+        table["parents"]["supernet"] += "0"
+
+
+def by_edit() -> None:
     change(certificate(), '"supernet": "', '"supernet": "0')
 
 
@@ -143,6 +156,7 @@ PLANTED: dict[str, tuple[Callable[[], None], str, str]] = {
     "bound missed": (by_bound, "bound", "<= 0.015"),
     "certificate damaged": (by_certificate, "certificate", "a whole certificate"),
     "certificate of other parents": (by_parents, "certificate", "locked "),
+    "certificate edited": (by_edit, "certificate", "a whole certificate"),
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from edgenas.data import DataSet, estimate, load_data
-from edgenas.errors import DataError, ResourceError, SpecError
+from edgenas.errors import DataError, ResourceError
 
 RNG = np.random.default_rng(0)
 N = 40
@@ -184,8 +184,9 @@ def test_what_cannot_be_used_is_refused(
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"none\.npz"):
+    with pytest.raises(DataError, match=r"none\.npz: there is no such file") as caught:
         load(tmp_path / "none.npz")
+    assert "[data] source" in caught.value.hint
 
 
 @pytest.mark.parametrize("content", [b"", b"<html></html>", b"PK\x03\x04", b"\x93NUMPY"])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgenas.artifacts import check_manifest, sha256_file, toml_value
+from edgenas.artifacts import check_manifest, sha256_file, toml_value, write_manifest
 from edgenas.cli.main import main
 from edgenas.data import prepare
 from edgenas.data.folder import read_image
@@ -324,6 +324,25 @@ def test_verify_repeats_gates_and_targets(copied: Path, capfd: pytest.CaptureFix
     assert "bytes of RAM, the device has 12,000" in "".join(capfd.readouterr())
 
 
+def test_away_from_the_run_the_targets_that_are_known_are_asked_again(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    away = tmp_path / "away"
+    shutil.copytree(copied, away / "model")
+    shutil.copy(copied.parent.parent.parent.parent / "stripes.npz", away)
+    stated = {t.device for t in read_certificate(copied).targets if t.path == "model.int8.tflite"}
+    monkeypatch.chdir(away)
+    argv = ["model/model.int8.tflite", "--data", "stripes.npz", "--quiet", "--json"]
+    assert main(["verify", *argv]) == 0
+    document = json.loads(capfd.readouterr().out)
+    found = {t["device"]: t for t in document["targets"]}
+    assert found.keys() == stated - {INVENTED_DEVICE}
+    assert found["cortex-m-tflm-int8"]["arena_bytes"] > 0
+    assert found["ethos-u55-128-vela-int8"]["on_npu_share"] >= 0.95
+    (unknown,) = (note for note in document["notes"] if INVENTED_DEVICE in note)
+    assert "is not asked about model.int8.tflite" in unknown
+
+
 def test_a_file_changed_by_one_byte_is_refused(
     copied: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -385,5 +404,6 @@ def test_a_file_with_other_classes_fails(copied: Path, capfd: pytest.CaptureFixt
         for m in certificate.models
     )
     write_certificate(copied, replace(certificate, models=models))
+    write_manifest(copied.parent.parent)
     assert main(["verify", str(path), "--quiet"]) == 5
     assert "5 classes, the network" in capfd.readouterr().err

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from edgenas.export.certificate import (
     Latency,
     read_certificate,
     recheck,
+    sealed,
     write_certificate,
 )
 from edgenas.export.contract import InputContract
@@ -77,7 +79,7 @@ def edit(folder, change):
     path = folder / "export.json"
     table = json.loads(path.read_text("utf-8"))
     change(table)
-    path.write_text(json.dumps(table))
+    path.write_text(json.dumps(sealed(table)))
 
 
 def test_round_trip(certificate, tmp_path):
@@ -128,6 +130,21 @@ def test_damaged_certificates_are_refused(certificate, tmp_path, change):
     edit(tmp_path, change)
     with pytest.raises(ArtifactError, match=r"export\.json"):
         read_certificate(tmp_path)
+
+
+def test_no_flipped_bit_is_taken(certificate, tmp_path):
+    write_certificate(tmp_path, certificate)
+    path = tmp_path / "export.json"
+    whole = path.read_bytes()
+    taken = []
+    for place in range(len(whole)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        with contextlib.suppress(ArtifactError):
+            taken.append((place, read_certificate(tmp_path)))
+    assert all(found == certificate for _, found in taken), taken
+    assert len(taken) < len(whole) / 100, "only the writing of a number"
 
 
 def test_tampered_files_are_found(certificate, tmp_path):

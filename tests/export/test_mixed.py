@@ -12,13 +12,14 @@ import pytest
 from edgenas.errors import ExportError
 from edgenas.export.certificate import Latency, read_certificate
 from edgenas.export.certified import ExportRequest, export_networks, verify_again
-from edgenas.export.mixed import Mixing, _best, _note, _Point, _spread, _way
+from edgenas.export.mixed import Mixing, _best, _note, _Point, _spread, _way, _ways
 from edgenas.export.models import torch_logits
 from edgenas.export.units import (
     Alone,
     Precisions,
     UnitPrecision,
     differing,
+    n_weighted,
     units_of,
     weighted_precisions,
 )
@@ -53,6 +54,23 @@ def test_what_saves_most_for_its_noise_goes_first_and_what_saves_nothing_never()
     assert _note(units[0], gains[0]) == ""
 
 
+def test_a_second_way_has_what_tables_tell_of_alone() -> None:
+    lowering = TINY.lower(TINY.largest())
+    weighted = [bool(n_weighted(node.op)) for node in lowering.nodes]
+    saves = [("int8", 0.1, 100, 0.5), ("int4", 0.2, 180, None)]
+    units = [[alone(*row) for row in saves] if has else [] for has in weighted]
+    gains = [{a.precision: a.saved_bytes / 1000 for a in row} for row in units]
+    told, every = _ways(units, gains, lowering)
+    n = sum(weighted)
+    assert len(told) == n
+    assert {p for mixture in told for p in mixture} == {"fp32", "int8"}
+    assert len(every) == 2 * n
+    assert set(every[-1]) == {"int4"}
+    known = [[replace(a, saved_ms=0.5) for a in row] for row in units]
+    unknown = [[replace(a, saved_ms=None) for a in row] for row in units]
+    assert [_ways(rows, gains, lowering) for rows in (known, unknown)] == [[every], [every]]
+
+
 def test_of_a_long_way_first_and_last_are_tried() -> None:
     way: list[Precisions] = [("fp32",)] * 3 + [("int8",)] * 30
     assert len(_spread(way, 10)) == 10
@@ -71,6 +89,11 @@ def test_the_smallest_that_is_borne_is_chosen_and_latency_counts_where_it_is_kno
         point("b", 300, 0.0, 2.0),
     ]
     assert _best(timed, 0.002, "m").path.name == "a"
+    untimed = point("c", 200, 0.0)
+    assert _best([*timed, untimed], 0.002, "m").path.name == "a", "it may be slow"
+    lossy = replace(timed[1], judged_drop=0.01)
+    assert _best([timed[0], lossy, untimed], 0.002, "m").path.name == "c"
+    assert _best([whole, timed[1], untimed], 0.002, "m").path.name == "c", "slower than what?"
     with pytest.raises(ExportError, match=r"none loses at most 0.002 .* the least is 0.0030") as e:
         _best([whole, points[3]], 0.002, "model.mixed.onnx")
     assert "max_mixed_drop" in e.value.hint

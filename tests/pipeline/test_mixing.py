@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from edgenas.events import silent
 from edgenas.export.units import Precisions
 from edgenas.hardware import load_device
 from edgenas.latency import Entry, LatencyTable, Predictor
-from edgenas.pipeline.mixing import _conversions, _predict, device_of
+from edgenas.pipeline.mixing import _conversions, _predict, _Timing, device_of
 from edgenas.spaces import OpSpec
 from edgenas.testing.fakes import invented_table, tiny_space
 
@@ -74,6 +76,15 @@ def test_where_a_table_lacks_nothing_is_predicted() -> None:
     bare = Predictor(table("local-litert-fp32-t1", 1.0, adds=False))
     assert _predict({**PREDICTORS, "fp32": bare}, NETWORK, LAST_FLOAT) is None
     assert _predict({**PREDICTORS, "fp32": bare}, NETWORK, FLOAT) is not None
+
+
+def test_elsewhere_what_tables_tell_of_is_predicted_though_not_of_all() -> None:
+    files = {Path("float"): FLOAT, Path("all"): INTEGER, Path("four"): ("int4",) * N}
+    here = load_device("local-litert-int8-t1")
+    timing = _Timing(cast(Any, None), replace(here, name="elsewhere"), PREDICTORS, silent)
+    found = timing.points(NETWORK, files)
+    assert {path.name for path in found} == {"float", "all"}
+    assert {latency.origin for latency in found.values()} == {"predicted"}
 
 
 def test_a_mixed_file_is_of_the_first_device_with_its_runtime() -> None:

@@ -13,6 +13,7 @@ from edgenas.objectives import parse_objectives
 from edgenas.pipeline import read_config, show_device
 from edgenas.pipeline.goals import objectives_of, targets_of
 from edgenas.pipeline.metrics import CheapMetrics, metric_names
+from edgenas.pipeline.opening import open_stages
 from edgenas.pipeline.targets import memory_bounds
 from edgenas.spaces.mobile import MobileSpace
 from edgenas.testing.fakes import INVENTED_DEVICE, tiny_space, write_tiny_run
@@ -49,6 +50,20 @@ def test_an_unknown_target_is_named_with_its_key(folder: Path) -> None:
     config = read_config(with_targets(write_tiny_run(folder), "cortex-m-tflm-int4"))
     with pytest.raises(SpecError, match=r"export\.targets: .*did you mean 'cortex-m-tflm-int8'"):
         targets_of(config)
+
+
+def test_a_target_that_no_file_is_for_is_refused_first(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = with_targets(write_tiny_run(folder, formats='"onnx", "tflite"'), MCU)
+    for command in ("search", "train"):
+        assert main([command, str(path), "--quiet"]) == 3
+        told = capfd.readouterr().err
+        assert f"run.toml: export.targets: {MCU} runs tflite-int8 files" in told
+        assert 'add "tflite-int8" to formats' in told
+    assert not Path("runs").exists()
+    with pytest.raises(SpecError, match=r"has only onnx, tflite"):
+        open_stages(read_config(path), folder / "other", resume=False)
 
 
 def test_the_tighter_bound_holds(folder: Path) -> None:
@@ -93,7 +108,7 @@ def test_a_space_that_a_target_cannot_run_is_refused_before_training(
     from dataclasses import replace
 
     space = replace(tiny_space(), **change)  # type: ignore[arg-type]
-    with_targets(write_tiny_run(folder), MCU, space=space)
+    with_targets(write_tiny_run(folder, formats='"tflite-int8"'), MCU, space=space)
     for command in ("search", "train"):
         assert main([command, "run.toml", "--quiet", "--name", command]) == code
         told = capfd.readouterr().err
@@ -107,7 +122,7 @@ def test_a_space_too_large_for_a_target_is_infeasible(
     shipped = Path(__file__).parents[2] / "devices" / f"{MCU}.toml"
     text = shipped.read_text("utf-8").replace("524288", "5000")
     (folder / "devices" / f"{MCU}.toml").write_text(text, "utf-8")
-    with_targets(write_tiny_run(folder), MCU)
+    with_targets(write_tiny_run(folder, formats='"tflite-int8"'), MCU)
     assert main(["train", "run.toml", "--quiet"]) == 7
     assert "bytes of flash, it has 5,000" in capfd.readouterr().err
 

@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 import pytest
 
-from edgenas.artifacts import sha256_file
+from edgenas.artifacts import sha256_file, write_manifest
 from edgenas.cli.main import main
-from edgenas.errors import ArtifactError
-from edgenas.export import runners
-from edgenas.export.certificate import read_certificate
+from edgenas.errors import ArtifactError, ExportError
+from edgenas.export import certified, runners
+from edgenas.export.certificate import read_certificate, sealed
 from edgenas.testing.fakes import tiny_space, write_invented_device, write_tiny_run
 
 pytestmark = pytest.mark.long
@@ -56,9 +56,13 @@ def verify(*argv: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, dict[str
 
 
 def edited(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Changes a certificate, and makes its run and its own digest say that this is right."""
     table = json.loads(path.read_text("utf-8"))
     change(table)
-    path.write_text(json.dumps(table), "utf-8")
+    path.write_text(json.dumps(sealed(table)), "utf-8")
+    run = path.parent.parent.parent
+    if (run / "manifest.json").is_file():
+        write_manifest(run)
 
 
 def test_a_certificate_says_what_is_in_a_file_and_of_which_images(model: Path) -> None:
@@ -94,6 +98,7 @@ def test_a_file_is_verified_without_those_beside_it(
     model: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (model / "model.int8.onnx").unlink()
+    (model / "infer.py").write_text("# mine", "utf-8")
     code, document, _ = verify(str(model / "model.onnx"), capfd=capfd)
     assert code == 0
     assert [Path(row["path"]).name for row in document["exports"]] == ["model.onnx"]
@@ -125,9 +130,76 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], None], int, str]] = {
 @pytest.mark.parametrize("name", LIES)
 def test_a_lie_is_found(name: str, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     change, code, told = LIES[name]
+    (model / "labels.txt").unlink()  # or it would contradict first
     edited(model / "export.json", change)
     found, _, said = verify(str(model), capfd=capfd)
     assert (found, told in said) == (code, True), said
+
+
+LATENCY = {"value_ms": 0.001, "origin": "measured", "low_ms": None, "high_ms": None, "n": 9}
+UNSEEN: dict[str, Callable[[dict[str, Any]], None]] = {
+    "latency": first(lambda m: m.update(measured_ms=LATENCY)),
+    "licence": lambda t: t.update(licence="MIT"),
+    "limit": lambda t: t.update(max_top1_drop=0.5),
+    "table": lambda t: t["parents"].update({next(n for n in t["parents"] if " " in n): "0" * 12}),
+    "agreement": first(lambda m: m["verification"].update(agreement=0.9995)),
+    "torch": first(lambda m: m["verification"].update(reference_top1=0.5)),
+    "operators": first(lambda m: m.update(operators={})),
+}
+"""What no file and no image contradicts."""
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_a_certificate_is_what_was_written(
+    name: str, model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = model / "export.json"
+    table = json.loads(path.read_text("utf-8"))
+    UNSEEN[name](table)
+    assert table != json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(table), "utf-8")
+    for argv in (["runs/tiny"], [str(model)], [str(model / "model.onnx")], [str(path)]):
+        for more in ([], ["--data", "digits"]):
+            code, _, said = verify(*argv, *more, capfd=capfd)
+            assert (code, "export.json was changed" in said) == (3, True), said
+    path.write_text(json.dumps(sealed(table)), "utf-8")  # its own digest agrees: the run's do not
+    for argv in (["runs/tiny"], [str(model)], [str(model / "model.onnx")], [str(path)]):
+        code, _, said = verify(*argv, capfd=capfd)
+        assert (code, "differs from manifest.json" in said) == (3, True), said
+        assert "edgenas export" in said
+
+
+def test_labels_are_those_of_the_certificate(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    labels = model / "labels.txt"
+    first, second, *others = labels.read_text("utf-8").splitlines()
+    labels.write_text("\n".join([second, first, *others, ""]), "utf-8")
+    away = Path(shutil.copytree(model, tmp_path / "away"))
+    for argv in ([str(model / "model.onnx")], [str(model)], [str(away), "--data", "digits"]):
+        code, _, said = verify(*argv, capfd=capfd)
+        assert (code, "labels.txt was changed" in said) == (3, True), said
+    (away / "labels.txt").unlink()
+    assert verify(str(away), "--data", "digits", capfd=capfd)[0] == 0, "they need not be there"
+
+
+def test_classes_are_compared_one_by_one(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Right answers said to be of another class: top-1 is what it was."""
+
+    def move(row: dict[str, Any]) -> None:
+        of = row["verification"]["classes"]
+        most, least = max(of, key=lambda c: c["top1"]), min(of, key=lambda c: c["top1"])
+        for found, other in ((most, least["top1"]), (least, most["top1"])):
+            found["top1_drop"] += found["top1"] - other
+            found["top1"] = other
+
+    edited(model / "export.json", first(move))
+    away = Path(shutil.copytree(model, tmp_path / "away"))
+    for argv in ([str(model / "model.onnx")], [str(away / "model.onnx"), "--data", "digits"]):
+        code, _, said = verify(*argv, capfd=capfd)
+        assert (code, "class by class" in said) == (5, True), said
 
 
 def test_a_lie_in_the_file_itself_is_found(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -186,6 +258,8 @@ def test_away_from_its_run(
     (row,) = document["exports"]
     assert row["top1"] == pytest.approx(recorded.top1, abs=0.01)
     assert row["n_images"] == recorded.n
+    assert row["verified"] is True
+    assert any("are not repeated" in note for note in document["notes"])
 
     (elsewhere / "export.json").unlink()  # the file alone says how to prepare images
     code, document, _ = verify(path, "--data", "digits", capfd=capfd)
@@ -227,6 +301,48 @@ def test_other_formats_stay_when_one_is_exported_again(
     ]
     assert after.models[0].sha256 in Path("runs/tiny/report.html").read_text("utf-8")
     assert verify(str(model), capfd=capfd)[0] == 0
+
+
+def test_what_cannot_be_written_again_stays_as_it_was(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = read_certificate(model)
+
+    def broken(*args: object, **kwargs: object) -> None:
+        raise ExportError("the quantiser is broken")
+
+    argv = ["export", "tiny", model.name, "--quiet", "--format"]
+    with monkeypatch.context() as patch:
+        patch.setattr(certified, "write_onnx_int8", broken)
+        assert main([*argv, "onnx-int8"]) == 8
+    after = read_certificate(model)
+    assert after.models == before.models
+    assert [(f.format, f.error) for f in after.failures] == [
+        ("onnx-int8", "the quantiser is broken")
+    ]
+    assert verify(str(model / "model.int8.onnx"), capfd=capfd)[0] == 0
+    assert main([*argv, "onnx-int8"]) == 0
+    assert read_certificate(model).failures == ()
+
+
+def test_a_damaged_file_is_written_again_and_the_others_are_kept(
+    model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = read_certificate(model)
+    (model / "model.int8.onnx").write_bytes(b"damaged")
+    assert main(["export", "tiny", model.name, "--quiet", "--format", "onnx-int8"]) == 0
+    after = read_certificate(model)
+    assert after.models[0] == before.models[0]
+    assert [m.sha256 for m in after.models] == [m.sha256 for m in before.models]
+    assert verify("runs/tiny", capfd=capfd)[0] == 0
+
+
+def test_why_a_target_is_inconclusive_is_said(
+    model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(model), "--quiet"]) == 0
+    why = "inconclusive: invented-board-litert-int8-t1: no tflite-int8 file was exported"
+    assert why in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.onnxtxt", "a.textproto", "a.onnx", "a.tflite"])
