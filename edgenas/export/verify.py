@@ -85,7 +85,7 @@ class Verification:
     logit_scale: float
     split: str = "test"
     classes: tuple[ClassEvidence, ...] = ()
-    """In the order of the logits; none in certificates of earlier versions."""
+    """In the order of the logits."""
 
     def __str__(self) -> str:
         return (
