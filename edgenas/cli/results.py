@@ -128,11 +128,14 @@ def exports_text(result: Outcome) -> str:
     ]
     heads = ("file", "", "size", "top-1", "drop", "agree", "predicted", "measured")
     text = columns(heads, rows) if rows else ""
-    lines = [text, targets_text(result.document.get("targets", ()))]
+    targets: Sequence[Mapping[str, Any]] = result.document.get("targets", ())
+    lines = [text, targets_text(targets)]
     lines += [f"FAILED: {failure}" for failure in result.failures]
-    open_ = [t for t in result.document.get("targets", ()) if t["verdict"] == "inconclusive"]
-    told = (f"inconclusive: {t['device']}: {'; '.join(t['reasons'])}" for t in open_)
-    lines += list(dict.fromkeys(told))
+    lines += dict.fromkeys(
+        f"inconclusive: {t['device']}: {'; '.join(t['reasons'])}"
+        for t in targets
+        if t["verdict"] == "inconclusive"
+    )
     if unsure := sorted({e["n_images"] for e in exports if e["verified"] is None}):
         lines.append(f"inconclusive: {unsure[0]} test images are too few for a verdict")
     return "\n".join(lines).strip("\n")

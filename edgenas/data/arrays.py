@@ -21,7 +21,7 @@ from torch import Tensor
 from edgenas.artifacts import io_errors
 from edgenas.data.images import Images
 from edgenas.data.memory import Estimate, check_memory, default_size, pixel_bytes
-from edgenas.data.sources import Parts, Request
+from edgenas.data.sources import NO_SUCH_PATH, Parts, Request
 from edgenas.data.transforms import resize
 from edgenas.errors import DataError, EdgenasError, nearest
 
@@ -94,10 +94,7 @@ def array_estimate(path: Path, image_size: int | None) -> Estimate:
 def _headers(path: Path) -> dict[str, _Header]:
     """Shape and type of each array, unread; whether the sizes can be true is checked."""
     if not path.exists():
-        raise DataError(
-            f"{path}: there is no such file",
-            hint="check the path: [data] source of the run file, or --data",
-        )
+        raise DataError(f"{path}: there is no such file", hint=NO_SUCH_PATH)
     headers = {}
     try:
         with io_errors(path, "read"), zipfile.ZipFile(path) as archive:

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from edgenas.data.images import SPLITS, Images, Unlabelled
 from edgenas.data.memory import Estimate, check_memory, default_size, pixel_bytes
-from edgenas.data.sources import Parts, Request
+from edgenas.data.sources import NO_SUCH_PATH, Parts, Request
 from edgenas.errors import DataError, ResourceError
 from edgenas.events import Event, Report, silent
 
@@ -178,10 +178,7 @@ def scan(folder: Path, *, report: Report = silent) -> Found:
         DataError: as `folder_source`.
     """
     if not folder.is_dir():
-        raise DataError(
-            f"{folder}: there is no such folder",
-            hint="check the path: [data] source of the run file, or --data",
-        )
+        raise DataError(f"{folder}: there is no such folder", hint=NO_SUCH_PATH)
     splits = _splits(folder, report)
     listed = {split: _classes(path, report) for split, path in splits.items()}
     classes = _same_classes(folder, listed)

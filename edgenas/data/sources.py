@@ -55,6 +55,8 @@ FASHION_CLASSES = (
 )
 
 
+NO_SUCH_PATH = "check the path: [data] source of the run file, or --data"
+"""The hint where images are not where they are said to be."""
 LICENCES = {"fashion-mnist": "MIT", "digits": "CC-BY-4.0"}
 """Of the known sets: the file LICENSE of zalandoresearch/fashion-mnist; UCI Machine Learning
 Repository, Optical Recognition of Handwritten Digits (doi:10.24432/C50P49)."""

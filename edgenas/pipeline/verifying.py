@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     Load = Callable[..., DataSet]
     """Reads a data set as `load_data` does."""
 
+_NOT_REPEATED = (
+    "agreement, differences between logits and latencies are not repeated: they need the run"
+)
+
 
 def verify(path: Path, *, data: str = "", report: Report = silent) -> Outcome:
     """The certificates at or below `path` again: digests, every file over the test split, targets.
@@ -249,11 +253,6 @@ def _over_images(
             if _NOT_REPEATED not in found.notes:
                 found.notes.append(_NOT_REPEATED)
         found.rows.append(row)
-
-
-_NOT_REPEATED = (
-    "agreement, differences between logits and latencies are not repeated: they need the run"
-)
 
 
 def _targets_again(

@@ -66,6 +66,18 @@ def test_a_target_that_no_file_is_for_is_refused_first(
         open_stages(read_config(path), folder / "other", resume=False)
 
 
+def test_a_wrong_space_says_where_to_mend_it(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write_tiny_run(folder)
+    text = path.read_text("utf-8").replace("stem_width", "stem_widht")
+    path.write_text(text, "utf-8")
+    assert main(["train", str(path), "--quiet"]) == 3
+    told = capfd.readouterr().err
+    assert "space.stem_widht: unknown key; did you mean 'stem_width'?" in told
+    assert "try: mend `space` in the run file" in told
+
+
 def test_the_tighter_bound_holds(folder: Path) -> None:
     board, mcu = load_device(INVENTED_DEVICE), load_device(MCU)
     known = metric_names([board.name], [mcu.name])
