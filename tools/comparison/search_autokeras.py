@@ -3,10 +3,12 @@
     python tools/comparison/search_autokeras.py --images IMAGES.npz --out FOLDER --minutes 60
 
 Runs in an environment of its own (`tools/comparison/elsewhere.py`), without edgenas. It gets the
-training images as our networks take them, judges its trials on the search split, and writes
-`model.tflite`, `model.int8.tflite` (by TensorFlow's converter) and `result.json`. There is no ONNX
-file: a Keras 3 network comes to onnxruntime only through packages that are not tested here. A
-search that was stopped goes on; the time of the trial that was cut off does not count.
+training images as our networks take them, and searches plain CNNs, from the one that AutoKeras's
+`ImageClassifier` tries first; that one's next two, ResNet-50 and EfficientNet-B7 at 224 pixels, are
+too large to be trained on a CPU. Trials are judged on the search split. Writes `model.tflite`,
+`model.int8.tflite` (by TensorFlow's converter) and `result.json`. There is no ONNX file: a Keras 3
+network comes to onnxruntime only through packages that are not tested here. A search that was
+stopped goes on; the time of the trial that was cut off does not count.
 """
 
 from __future__ import annotations
@@ -25,12 +27,16 @@ import autokeras as ak
 import keras
 import numpy as np
 import tensorflow as tf
+from autokeras.tuners.greedy import Greedy
+from autokeras.tuners.task_specific import IMAGE_CLASSIFIER
 from tensorflow.python.framework.convert_to_constants import (
     convert_variables_to_constants_v2,
 )
 
 EPOCHS = 20
-"""Of a trial, at most; early stopping is AutoKeras's own."""
+"""Of a trial, at most."""
+STOPPING = {"patience": 10, "min_delta": 1e-4}
+"""As AutoKeras stops its trials early, where it trains the best one again afterwards."""
 CALIBRATION = 256
 """Training images for the ranges of int8."""
 
@@ -54,8 +60,8 @@ class Budget(keras.callbacks.Callback):
         """CPU-minutes so far."""
         return Budget.spent + time.process_time() / 60
 
-    def on_epoch_end(self, epoch: int, logs: object = None) -> None:
-        """Looks at the clock."""
+    def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+        """Looks at the clock: an epoch of a large network can take longer than all of it."""
         if Budget.used() >= Budget.minutes:
             self.model.stop_training = True
             Budget.oracle.max_trials = len(Budget.oracle.trials)
@@ -63,6 +69,13 @@ class Budget(keras.callbacks.Callback):
     def on_train_end(self, logs: object = None) -> None:
         """Notes the time."""
         _write(Budget.kept, json.dumps(Budget.used()))
+
+
+class FromKnown(Greedy):
+    """AutoKeras's greedy search, from the first network of its `ImageClassifier`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(initial_hps=IMAGE_CLASSIFIER[:1], **kwargs)
 
 
 def searched(images: Any, folder: Path, *, seed: int) -> Any:
@@ -74,14 +87,15 @@ def searched(images: Any, folder: Path, *, seed: int) -> Any:
         return images[f"{name}_images"], labels
 
     given = ak.ImageInput()
+    block = ak.ImageBlock(block_type="vanilla", normalize=False)
     auto = ak.AutoModel(
-        given, ak.ClassificationHead()(ak.ImageBlock(normalize=False)(given)), max_trials=1000,
+        given, ak.ClassificationHead()(block(given)), max_trials=1000, tuner=FromKnown,
         directory=str(folder), project_name="trials", overwrite=False, seed=seed,
     )  # fmt: skip
     Budget.oracle = auto.tuner.oracle
     auto.fit(
-        *split("train"), epochs=EPOCHS, validation_data=split("search"), callbacks=[Budget()],
-        batch_size=128, verbose=2,
+        *split("train"), epochs=EPOCHS, validation_data=split("search"), batch_size=128,
+        callbacks=[keras.callbacks.EarlyStopping(**STOPPING), Budget()], verbose=2,
     )  # fmt: skip
     best = folder / "trials" / "best_model.keras"  # export_model() looks for a file of another name
     return keras.models.load_model(best, custom_objects=ak.CUSTOM_OBJECTS)
