@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from tools.comparison import baselines as nets
 from tools.comparison.entrants import of_results, unpacked
 from tools.comparison.matching import Timed, compared, in_all
 from tools.comparison.measuring import Contest
+from tools.comparison.printing import against, tables
 from tools.comparison.training import LEARNING_RATES, Job, Trainer
 
 ALL = nets.baselines()
@@ -399,6 +401,26 @@ def test_the_comparison_is_drawn(tmp_path: Path) -> None:
         assert part in text
 
 
+def test_the_comparison_is_printed() -> None:
+    networks, litert, onnxruntime = tables(document()).split("\n\n")
+    head, ours, theirs = networks.splitlines()
+    assert re.split("  +", head) == [
+        *("network", "MACs", "int8 file", "arena"),
+        *("litert-int8: top-1", "ms", "onnxruntime-fp32: top-1", "ms"),
+    ]
+    assert re.split("  +", ours)[3:] == ["not known", "0.9210", "1.0500", "0.9210", "1.0500"]
+    assert re.split("  +", theirs)[:4] == ["ds-cnn", "1.0 M", "100 kB", "50 kB"]
+    told = ["ds-cnn", "edgenas 1", "2.00 (2.00 to 2.00)", "edgenas 1", "+1.00 (+0.00 to +2.00)"]
+    for one in (litert, onnxruntime):
+        assert re.split("  +", one.splitlines()[1]) == told
+
+
+def test_a_network_without_a_file_for_a_runtime_is_printed() -> None:
+    found = document()
+    del found["networks"][1]["runtimes"]["local-onnxruntime-fp32-t1"]
+    assert tables(found).split("\n\n")[0].endswith("no file")
+
+
 def test_the_readme_tells_the_comparison(root: Path) -> None:
     text = readme(root).frontier(document())
     cells = "0.9110 | 2.00 (2.00 to 2.00) | +1.00 (+0.00 to +2.00)"
@@ -410,11 +432,11 @@ def test_the_readme_tells_the_comparison(root: Path) -> None:
     assert "0 of 1 networks kept the weights that they inherited" in text
 
 
-def test_the_readme_says_what_ours_do_not_reach(root: Path) -> None:
+def test_the_comparison_says_what_ours_do_not_reach() -> None:
     none = {"baseline": "b", "at_accuracy": None, "at_latency": None}
     short = {"at_accuracy": {"speed": None}, "at_latency": None}
-    assert readme(root)._against(none) == ("none as accurate", "none as fast")
-    assert readme(root)._against(short)[0] == "too short to tell"
+    assert against(none) == ("none as accurate", "none as fast")
+    assert against(short)[0] == "too short to tell"
 
 
 def readme(root: Path) -> Any:
@@ -500,6 +522,7 @@ def test_the_whole_comparison(root: Path, tmp_path: Path, monkeypatch: pytest.Mo
             assert runtime["latency_ms"] > 0
     assert set(found["comparison"]) == {"local-litert-int8-t1", "local-onnxruntime-fp32-t1"}
     assert (tmp_path / "plots" / "frontier.png").is_file()
+    assert "vgg-width-8" in done.stdout
     again = frontier(root, tmp_path, *options)  # nothing is trained or timed a second time
     assert again.returncode == 0, again.stderr
     repeated = json.loads((tmp_path / "results" / "frontier-digits.json").read_text("utf-8"))
