@@ -523,6 +523,7 @@ def test_the_whole_comparison(root: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert set(found["comparison"]) == {"local-litert-int8-t1", "local-onnxruntime-fp32-t1"}
     assert (tmp_path / "plots" / "frontier.png").is_file()
     assert "vgg-width-8" in done.stdout
+    assert "times as fast" in done.stdout
     again = frontier(root, tmp_path, *options)  # nothing is trained or timed a second time
     assert again.returncode == 0, again.stderr
     repeated = json.loads((tmp_path / "results" / "frontier-digits.json").read_text("utf-8"))

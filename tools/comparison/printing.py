@@ -1,16 +1,20 @@
-"""The comparison as text. Reads the document alone, with the standard library."""
+"""The comparison as text, from its document alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+Table = tuple[list[str], list[list[str]]]
+"""Heads and rows."""
 
 
 def tables(document: Mapping[str, Any]) -> str:
     """All networks, fastest first, then ours against each baseline, a table a runtime."""
-    return "\n\n".join(
-        [_networks(document), *(_compared(*one) for one in document["comparison"].items())]
-    )
+    from edgenas.cli.results import columns  # tools/readme runs without packages
+
+    found = [_networks(document), *(_compared(*one) for one in document["comparison"].items())]
+    return "\n\n".join(columns(heads, rows) for heads, rows in found)
 
 
 def against(row: Mapping[str, Any]) -> tuple[str, str]:
@@ -28,11 +32,11 @@ def against(row: Mapping[str, Any]) -> tuple[str, str]:
     return speed, "{top1:+.2f} ({low:+.2f} to {high:+.2f})".format(**points)
 
 
-def _networks(document: Mapping[str, Any]) -> str:
+def _networks(document: Mapping[str, Any]) -> Table:
     devices = list(document["comparison"])
     heads = ["network", "MACs", "int8 file", "arena"]
     for device in devices:
-        heads += [f"{_short(device)}: top-1", "ms"]
+        heads += [f"{short(device)}: top-1", "ms"]
     ordered = sorted(
         document["networks"], key=lambda net: net["runtimes"][devices[0]]["latency_ms"]
     )
@@ -53,31 +57,19 @@ def _networks(document: Mapping[str, Any]) -> str:
                 else ["no file", ""]
             )
         rows.append(row)
-    return _aligned(heads, rows)
+    return heads, rows
 
 
-def _compared(device: str, found: Mapping[str, Any]) -> str:
-    heads = [_short(device), "as accurate: ours", "times as fast", "as fast: ours", "points more"]
+def _compared(device: str, found: Mapping[str, Any]) -> Table:
+    heads = [short(device), "as accurate: ours", "times as fast", "as fast: ours", "points more"]
     rows = []
     for row in found["rows"]:
         speed, points = against(row)
         names = [(row[key] or {"network": ""})["network"] for key in ("at_accuracy", "at_latency")]
         rows.append([row["baseline"], names[0], speed, names[1], points])
-    return _aligned(heads, rows)
+    return heads, rows
 
 
-def _short(device: str) -> str:
+def short(device: str) -> str:
+    """The device's name without what all devices of the comparison share."""
     return device.removeprefix("local-").removesuffix("-t1")
-
-
-def _aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they need to be, the first one to the left."""
-    lines = [heads, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
