@@ -298,7 +298,7 @@ def test_no_speed_is_told_of_networks_that_are_all_overhead() -> None:
     # of ours, the fastest that is long enough speaks for those that are too short
     longer = Timed("longer", 0.9, 0.9, (0.5,))
     told = compared(theirs, [*own, longer], empty_ms=0.1, gain=gain)["rows"][0]["at_accuracy"]
-    assert (told["network"], told["speed"]["median"]) == ("longer", 4.0)
+    assert (told["network"], told["speed"]["median"], told["tellable"]) == ("longer", 4.0, 4.0)
     short = [Timed("short", 0.9, 0.9, (0.4,))]
     told = compared(short, [*own, longer], empty_ms=0.1, gain=gain)["rows"][0]["at_accuracy"]
     assert (told["network"], told["speed"]) == ("longer", None)
@@ -437,6 +437,10 @@ def test_the_comparison_says_what_ours_do_not_reach() -> None:
     short = {"at_accuracy": {"speed": None}, "at_latency": None}
     assert against(none) == ("none as accurate", "none as fast")
     assert against(short)[0] == "too short to tell"
+    speed = {"median": 1.21, "low": 1.2, "high": 1.23}
+    for tellable, text in ((1.5, ""), (1.3, "; 1.30 at most")):
+        row = {"at_accuracy": {"speed": speed, "tellable": tellable}, "at_latency": None}
+        assert against(row)[0] == f"1.21 (1.20 to 1.23){text}"
 
 
 def readme(root: Path) -> Any:

@@ -41,7 +41,8 @@ def compared(
     """Each baseline against our networks in one runtime, and what all of them come to.
 
     `at_accuracy`: the fastest of ours that is at least as accurate and not too short to tell, how
-    many times as fast it is (None where all such, or the baseline, are too short), and its gain;
+    many times as fast it is (None where all such, or the baseline, are too short), the most that
+    could be told there (`tellable`: a faster one would be too short), and its gain;
     `at_latency`: the most accurate of ours that is at least as fast, and its gain. Either is None
     where there is no such network.
     """
@@ -112,6 +113,7 @@ def _at_accuracy(
     return {
         "network": best.name,
         "speed": _speed(baseline, best) if told else None,
+        "tellable": baseline.latency_ms / least_ms,
         "gain": dict(gain(best.name, baseline.name)),
     }
 

@@ -1,12 +1,19 @@
-"""Accuracy against what it costs, as pictures: one panel a cost, HTML and PNG."""
+"""Accuracy against what it costs, as pictures: one panel a cost, HTML and PNG.
+
+Every network is a dot; a line joins those of ours that are Pareto-optimal in the panel.
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgenas.artifacts import replacing, write_atomic
+from edgenas.objectives import Direction
+from edgenas.pareto import nondominated
 from edgenas.report.bench import COLOURS, prepare_plots
 from tools.comparison.measuring import EDGENAS
 
@@ -24,6 +31,9 @@ def write_plots(document: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     _draw(panels, _title(document), picture)
     return page, picture
 
+
+DIRECTIONS: tuple[Direction, Direction] = ("min", "max")
+"""Of a cost and of top-1."""
 
 Points = list[tuple[float, float, str]]
 """Cost, top-1, the network's name."""
@@ -64,6 +74,21 @@ def _colours(panels: Mapping[str, Mapping[str, Points]]) -> dict[str, str]:
     return dict(zip(ordered, COLOURS, strict=False))
 
 
+def _front(families: Mapping[str, Points]) -> tuple[list[float], list[float]]:
+    """Costs and top-1 of those of ours that no other of ours is better than, cheapest first."""
+    points = [(cost, top1) for cost, top1, _ in families.get(EDGENAS, [])]
+    kept = itertools.compress(points, nondominated(points, DIRECTIONS))
+    costs, top1 = [list(values) for values in zip(*kept, strict=True)] or ([], [])
+    return costs, top1
+
+
+def _ticks(families: Mapping[str, Points]) -> list[float]:
+    """1, 2 and 5 times powers of ten, from below the least cost to above the greatest."""
+    costs = [cost for points in families.values() for cost, _, _ in points]
+    low, high = math.floor(math.log10(min(costs))), math.ceil(math.log10(max(costs)))
+    return [float(f"{digit}e{k}") for k in range(low, high + 1) for digit in (1, 2, 5)]
+
+
 def _page(panels: Mapping[str, Mapping[str, Points]], title: str) -> str:
     from plotly.subplots import make_subplots
 
@@ -81,11 +106,25 @@ def _page(panels: Mapping[str, Mapping[str, Points]], title: str) -> str:
                 name=family,
                 legendgroup=family,
                 showlegend=i == 0,
-                mode="lines+markers" if family == EDGENAS else "markers",
+                mode="markers",
                 marker={"color": colours[family], "size": 8},
                 **place,
             )
-        figure.update_xaxes(title_text=axis, type="log", **place)
+        costs, top1 = _front(families)
+        figure.add_scatter(
+            x=costs,
+            y=top1,
+            mode="lines",
+            line={"color": colours[EDGENAS], "shape": "hv"},
+            hoverinfo="skip",
+            showlegend=False,
+            legendgroup=EDGENAS,
+            **place,
+        )
+        ticks = _ticks(families)
+        figure.update_xaxes(
+            title_text=axis, type="log", tickvals=ticks, ticktext=[f"{t:g}" for t in ticks], **place
+        )
         figure.update_yaxes(title_text="top-1", **place)
     figure.update_layout(
         title={"text": title, "font": {"size": 15}}, template="plotly_white", height=900
@@ -105,9 +144,15 @@ def _draw(panels: Mapping[str, Mapping[str, Points]], title: str, path: Path) ->
     for axes, (axis, families) in zip(grid, panels.items(), strict=False):
         for family, points in families.items():
             costs, top1, _ = zip(*points, strict=True)
-            line = "-" if family == EDGENAS else ""
-            axes.plot(costs, top1, "o" + line, color=colours[family], label=family, markersize=4)
+            axes.plot(costs, top1, "o", color=colours[family], label=family, markersize=4)
+        costs, top1 = _front(families)
+        axes.plot(costs, top1, color=colours[EDGENAS], drawstyle="steps-post")
         axes.set(xlabel=axis, ylabel="top-1", xscale="log")
+        shown = axes.get_xlim()
+        ticks = _ticks(families)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set_xlim(shown)
         axes.grid(alpha=0.3)
     grid[0].legend(loc="lower right", fontsize=8)
     figure.suptitle(title, fontsize=9)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tools.comparison.matching import WANTED_SPEED
+
 Table = tuple[list[str], list[list[str]]]
 """Heads and rows."""
 
@@ -18,7 +20,10 @@ def tables(document: Mapping[str, Any]) -> str:
 
 
 def against(row: Mapping[str, Any]) -> tuple[str, str]:
-    """How many times as fast ours is at a baseline's accuracy; what it gains at its latency."""
+    """How many times as fast ours is at a baseline's accuracy; what it gains at its latency.
+
+    "At most" says that a network which is faster than that is too short to tell by how much.
+    """
     same, quick = row["at_accuracy"], row["at_latency"]
     if same is None:
         speed = "none as accurate"
@@ -26,6 +31,8 @@ def against(row: Mapping[str, Any]) -> tuple[str, str]:
         speed = "too short to tell"
     else:
         speed = "{median:.2f} ({low:.2f} to {high:.2f})".format(**same["speed"])
+        if same["tellable"] < WANTED_SPEED:
+            speed += f"; {same['tellable']:.2f} at most"
     if quick is None:
         return speed, "none as fast"
     points = {key: 100 * value for key, value in quick["gain"].items()}
