@@ -71,7 +71,7 @@ def _title(document: Mapping[str, Any]) -> str:
 def _colours(panels: Mapping[str, Mapping[str, Points]]) -> dict[str, str]:
     families = dict.fromkeys(family for panel in panels.values() for family in panel)
     ordered = [EDGENAS, *(name for name in families if name != EDGENAS)]
-    return dict(zip(ordered, COLOURS, strict=False))
+    return dict(zip(ordered, itertools.cycle(COLOURS), strict=False))
 
 
 def _front(families: Mapping[str, Points]) -> tuple[list[float], list[float]]:
