@@ -401,6 +401,14 @@ def test_the_comparison_is_drawn(tmp_path: Path) -> None:
         assert part in text
 
 
+def test_the_line_joins_what_none_of_ours_beats() -> None:
+    from tools.comparison.plots import front
+
+    ours = [(1.0, 0.90, "a"), (2.0, 0.89, "b"), (3.0, 0.92, "c"), (3.0, 0.91, "d")]
+    assert front({"edgenas": ours, "ds-cnn": [(0.5, 0.99, "e")]}) == ([1.0, 3.0], [0.90, 0.92])
+    assert front({"ds-cnn": [(0.5, 0.99, "e")]}) == ([], [])
+
+
 def test_the_comparison_is_printed() -> None:
     networks, litert, onnxruntime = tables(document()).split("\n\n")
     head, ours, theirs = networks.splitlines()

@@ -74,7 +74,7 @@ def _colours(panels: Mapping[str, Mapping[str, Points]]) -> dict[str, str]:
     return dict(zip(ordered, itertools.cycle(COLOURS), strict=False))
 
 
-def _front(families: Mapping[str, Points]) -> tuple[list[float], list[float]]:
+def front(families: Mapping[str, Points]) -> tuple[list[float], list[float]]:
     """Costs and top-1 of those of ours that no other of ours is better than, cheapest first."""
     points = [(cost, top1) for cost, top1, _ in families.get(EDGENAS, [])]
     kept = itertools.compress(points, nondominated(points, DIRECTIONS))
@@ -110,7 +110,7 @@ def _page(panels: Mapping[str, Mapping[str, Points]], title: str) -> str:
                 marker={"color": colours[family], "size": 8},
                 **place,
             )
-        costs, top1 = _front(families)
+        costs, top1 = front(families)
         figure.add_scatter(
             x=costs,
             y=top1,
@@ -145,7 +145,7 @@ def _draw(panels: Mapping[str, Mapping[str, Points]], title: str, path: Path) ->
         for family, points in families.items():
             costs, top1, _ = zip(*points, strict=True)
             axes.plot(costs, top1, "o", color=colours[family], label=family, markersize=4)
-        costs, top1 = _front(families)
+        costs, top1 = front(families)
         axes.plot(costs, top1, color=colours[EDGENAS], drawstyle="steps-post")
         axes.set(xlabel=axis, ylabel="top-1", xscale="log")
         shown = axes.get_xlim()
