@@ -27,9 +27,13 @@ def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def run_text(result: Outcome) -> str:
-    """The front, the exported files, and where the report lies."""
+    """The front, the exported files, and where the report lies.
+
+    Memory on each of several devices is left out unless it was optimised: front.json has it.
+    """
     document = result.document
-    names = list(document["front"][0]["metrics"]) if document["front"] else []
+    known = document["front"][0]["metrics"] if document["front"] else {}
+    names = [n for n in known if not n.startswith(_ON_A_DEVICE) or n in document["reference"]]
     rows = [
         (c["digest"], *(metric(name, c["metrics"][name]["value"]) for name in names))
         for c in document["front"]
@@ -106,6 +110,8 @@ def comparison_text(document: Mapping[str, Any]) -> str:
     parts += [columns(("network", "", "why"), rows)] if rows else []
     return "\n\n".join([*parts, "\n".join(document["files"])])
 
+
+_ON_A_DEVICE = ("size_bytes@", "peak_memory_bytes@")
 
 _VERDICTS = {True: "verified", None: "inconclusive", False: "FAILED"}
 

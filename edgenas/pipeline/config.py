@@ -336,6 +336,8 @@ class _Run(_Strict):
     @classmethod
     def _family(cls, value: str | dict[str, Any]) -> str | dict[str, Any]:
         family = value if isinstance(value, str) else value.get("family")
+        if family is None:
+            raise ValueError('family is missing, as in family = "mobile/1"')
         if family not in (known := plugins.names("spaces", FAMILIES)):
             raise ValueError(f"unknown space {family!r}; {nearest(str(family), known)}")
         return value

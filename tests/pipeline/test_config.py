@@ -83,6 +83,7 @@ def test_all_problems_come_in_one_message_with_key_and_nearest(tmp_path: Path) -
         (MINIMAL + 'trials = "200"\n', "search.trials"),
         (MINIMAL + 'objectives = ["max top1", "max top1"]\n', "stands twice"),
         ('space = "mobil/1"\n' + MINIMAL, "did you mean 'mobile/1'?"),
+        (MINIMAL + "[space]\nresolutions = [32]\n", 'family is missing, as in family = "mobile/1"'),
         (MINIMAL + "[export]\ntop = -1\n", "export.top"),
         (MINIMAL + "[final]\nepoch = 1\n", "final.epoch: unknown key; did you mean 'epochs'?"),
         (MINIMAL + "[final]\ndistil = 1.5\n", "final.distil"),
