@@ -120,7 +120,10 @@ def read_document(path: Path) -> tuple[InputContract, dict[str, str]]:
     reader = tflite if path.suffix == ".tflite" else onnx
     text = reader.read_metadata(path).get(METADATA_KEY)
     if text is None:
-        raise ArtifactError(f"{path} carries no description by edgenas")
+        raise ArtifactError(
+            f"{path} carries no description by edgenas, of its classes and its input",
+            hint="take a file that edgenas exported, as it was written",
+        )
     value = parse_json(text.encode(), origin=str(path))
     try:
         document = _Document.model_validate(value)
