@@ -201,7 +201,7 @@ def test_a_pruned_network_is_rebuilt_from_its_weights_and_kept_as_a_result(
     keep_found("fastnas", there, tmp_path, digits, formats=formats, seed=0, about={})
     shutil.rmtree(there)
     asked = {"formats": formats, "models": tmp_path / "models"}
-    (found,) = found_elsewhere(there.parent, tmp_path, digits, **asked)
+    (found,) = found_elsewhere(tmp_path, digits, **asked)
     assert (found.name, found.family) == ("fastnas ds-cnn 50%", "FastNAS")
     assert (found.macs, found.params) == (pruned.macs, pruned.params)
     images = torch.from_numpy(network_images(digits, digits.test, 28)[0]).permute(0, 3, 1, 2)
@@ -210,7 +210,38 @@ def test_a_pruned_network_is_rebuilt_from_its_weights_and_kept_as_a_result(
     same = torch.from_numpy(found.answers["onnx"]["test"]) == named
     assert same.float().mean() > 0.99
     other = replace(digits, digest="of other images")
-    assert found_elsewhere(there.parent, tmp_path, other, **asked) == []
+    assert found_elsewhere(tmp_path, other, **asked) == []
+
+
+@pytest.mark.slow
+def test_a_network_that_cannot_be_rebuilt_is_kept_as_its_file(
+    digits: DataSet, tmp_path: Path
+) -> None:
+    from edgenas.export.jobs import convert_networks
+    from tools.comparison.elsewhere import RESULT, SCHEMA
+    from tools.comparison.entrants import answers
+    from tools.comparison.found import FILES, found_elsewhere, keep_found
+
+    there = tmp_path / "elsewhere" / "autokeras"
+    there.mkdir(parents=True)
+    lowering = nets.ds_cnn((1, digits.image_size, digits.image_size), 10)
+    for format_, name in FILES.items():
+        made = convert_networks({"net": lowering}, format=format_, folder=tmp_path / "made")
+        shutil.copyfile(made["net"], there / name)
+    content = (there / "model.int8.tflite").read_bytes()
+    named = answers(there / "model.int8.tflite", digits, digits.image_size)
+    result = {"schema": SCHEMA, "name": "autokeras", "family": "AutoKeras", "params": 7}
+    write_json(there / RESULT, {**result, "cpu_minutes": 3.0})
+    formats = ("tflite-int8", "onnx")
+    keep_found("autokeras", there, tmp_path, digits, formats=formats, seed=0, about={})
+    shutil.rmtree(there.parent)
+    (found,) = found_elsewhere(tmp_path, digits, formats=formats, models=tmp_path / "models")
+    assert (found.name, found.family, found.params) == ("autokeras", "AutoKeras", 7)
+    assert found.macs == lowering.macs
+    assert found.files.keys() == {"tflite-int8"}
+    assert found.files["tflite-int8"].read_bytes() == content
+    assert found.size_bytes.keys() == FILES.keys()
+    assert found.answers["tflite-int8"]["test"].tolist() == named["test"].tolist()
 
 
 def test_what_one_process_is_at_another_leaves(tmp_path: Path) -> None:

@@ -188,15 +188,21 @@ def answers(path: Path, data: DataSet, resolution: int) -> Answers:
 
 def packed(found: Answers) -> dict[str, str]:
     """As short text, for a file of results; `unpacked` reads it."""
-    return {
-        split: base64.b85encode(zlib.compress(named.astype("<u2").tobytes(), 9)).decode("ascii")
-        for split, named in found.items()
-    }
+    return {split: as_text(named.astype("<u2").tobytes()) for split, named in found.items()}
 
 
 def unpacked(texts: Mapping[str, str]) -> Answers:
     """What `packed` wrote."""
     return {
-        split: np.frombuffer(zlib.decompress(base64.b85decode(text)), "<u2").astype(np.int64)
-        for split, text in texts.items()
+        split: np.frombuffer(of_text(text), "<u2").astype(np.int64) for split, text in texts.items()
     }
+
+
+def as_text(data: bytes) -> str:
+    """Compressed, for a file of results; `of_text` reads it."""
+    return base64.b85encode(zlib.compress(data, 9)).decode("ascii")
+
+
+def of_text(text: str) -> bytes:
+    """What `as_text` wrote."""
+    return zlib.decompress(base64.b85decode(text))

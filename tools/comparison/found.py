@@ -1,17 +1,19 @@
 """What other projects' searches found, as entrants of the comparison.
 
-A network that can be rebuilt is a file of results as soon as its search is done. One that comes as
-files of its own is scored and timed by them: they are too large to be kept with the results.
+Each is a file of results as soon as its search is done. Where a network can be rebuilt, that says
+how; of one that comes as files of its own it holds the file that is timed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
-from edgenas.artifacts import read_json, replacing, write_json
+from edgenas.artifacts import read_json, replacing, write_atomic, write_json
 from edgenas.data import DataSet
 from edgenas.export.jobs import read_lowering
 from edgenas.models import read_model
@@ -20,9 +22,24 @@ from edgenas.pipeline.network_files import network_images
 from edgenas.supernet import load_weights
 from tools.comparison.elsewhere import RESULT, SEARCHERS
 from tools.comparison.elsewhere import SCHEMA as SEARCHED
-from tools.comparison.entrants import Entrant, Finished, Trained, of_results, told_of
+from tools.comparison.entrants import (
+    Entrant,
+    Finished,
+    Trained,
+    answers,
+    as_text,
+    of_results,
+    of_text,
+    packed,
+    told_of,
+    unpacked,
+)
 
 SCHEMA = "edgenas.bench-frontier-found/1"
+FILES: Mapping[str, str] = MappingProxyType(
+    {"tflite": "model.tflite", "tflite-int8": "model.int8.tflite"}
+)
+"""What a search leaves of a network that cannot be rebuilt, by format."""
 
 
 def keep_found(
@@ -35,67 +52,86 @@ def keep_found(
     seed: int,
     about: Mapping[str, object],
 ) -> None:
-    """Exports and scores the network that a search left in `folder`, if it can be rebuilt.
+    """Scores the network that a search left in `folder`; exports it first, if it can be rebuilt.
 
     Raises:
         ArtifactError: its files are missing or damaged.
     """
     found = read_json(folder / RESULT, schema=SEARCHED)
-    if "lowering" not in found:
-        return
-    network = build(read_lowering(found["lowering"]), norm=False)
-    sha256 = found["weights_sha256"]
-    network = load_weights(folder / "weights.safetensors", network, sha256=sha256)
-    one = Trained(found["name"], found["family"], network, sha256[:12])
-    told = told_of(one, data, folder / "models", formats=formats, seed=seed)
+    about_it = {key: found.pop(key) for key in ("name", "family")}
+    if "lowering" in found:
+        told = _rebuilt(about_it, found, folder, data, formats, seed)
+    else:
+        told = _of_files(found, folder, data, formats)
     write_json(
         results / f"{searcher}.json",
-        {
-            "schema": SCHEMA,
-            **{key: found.pop(key) for key in ("name", "family", "lowering")},
-            **told,
-            "search": found,
-            "data": data.digest,
-            **about,
-        },
+        {"schema": SCHEMA, **about_it, **told, "search": found, "data": data.digest, **about},
     )
 
 
+def _rebuilt(
+    about_it: Mapping[str, str],
+    found: dict[str, Any],
+    folder: Path,
+    data: DataSet,
+    formats: Sequence[str],
+    seed: int,
+) -> dict[str, Any]:
+    lowering, sha256 = found.pop("lowering"), found["weights_sha256"]
+    network = build(read_lowering(lowering), norm=False)
+    network = load_weights(folder / "weights.safetensors", network, sha256=sha256)
+    one = Trained(network=network, weights=sha256[:12], **about_it)
+    told = told_of(one, data, folder / "models", formats=formats, seed=seed)
+    return {"lowering": lowering, **told}
+
+
+def _of_files(
+    found: dict[str, Any], folder: Path, data: DataSet, formats: Sequence[str]
+) -> dict[str, Any]:
+    """As `told_of`, of TFLite files by another converter; those of `formats` are kept whole."""
+    files = {f: folder / name for f, name in FILES.items()}
+    kept = {f: path for f, path in files.items() if f in formats}
+    return {
+        "macs": read_model(files["tflite"]).macs,
+        "params": found.pop("params"),
+        "size_bytes": {f: path.stat().st_size for f, path in files.items()},
+        "answers": {f: packed(answers(path, data, data.image_size)) for f, path in kept.items()},
+        "files": {f: as_text(path.read_bytes()) for f, path in kept.items()},
+    }
+
+
 def found_elsewhere(
-    work: Path, results: Path, data: DataSet, *, formats: Sequence[str], models: Path
+    results: Path, data: DataSet, *, formats: Sequence[str], models: Path
 ) -> list[Entrant]:
     """Each search's network, where there is one for this data.
 
     Raises:
-        ArtifactError: a search's files are missing or damaged.
+        ArtifactError: a result is damaged.
     """
     entrants: list[Entrant] = []
-    for searcher in SEARCHERS:
-        kept, left = results / f"{searcher}.json", work / searcher / RESULT
-        if kept.is_file():
-            found = read_json(kept, schema=SCHEMA)
-            if found["data"] == data.digest:
-                lowering = read_lowering(found["lowering"])
-                one = Finished(found["name"], found["family"], lowering, found)
-                entrants += of_results([one], formats, models)
-        elif left.is_file():
-            found = read_json(left, schema=SEARCHED)
-            if "lowering" not in found:
-                files = {
-                    "tflite": left.with_name("model.tflite"),
-                    "tflite-int8": left.with_name("model.int8.tflite"),
-                }
-                entrants.append(
-                    Entrant(
-                        found["name"],
-                        found["family"],
-                        read_model(files["tflite"]).macs,
-                        found["params"],
-                        files,
-                        data.image_size,
-                        {f: path.stat().st_size for f, path in files.items()},
-                    )
-                )
+    for path in (results / f"{searcher}.json" for searcher in SEARCHERS):
+        if not path.is_file() or (found := read_json(path, schema=SCHEMA))["data"] != data.digest:
+            continue
+        name, family = found["name"], found["family"]
+        if "lowering" in found:
+            one = Finished(name, family, read_lowering(found["lowering"]), found)
+            entrants += of_results([one], formats, models)
+            continue
+        files = {f: models / path.stem / FILES[f] for f in found["files"]}
+        for f, text in found["files"].items():
+            write_atomic(files[f], of_text(text))
+        entrants.append(
+            Entrant(
+                name,
+                family,
+                found["macs"],
+                found["params"],
+                files,
+                data.image_size,
+                found["size_bytes"],
+                {f: unpacked(named) for f, named in found["answers"].items()},
+            )
+        )
     return entrants
 
 
