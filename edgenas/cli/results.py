@@ -26,6 +26,9 @@ def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+_MEMORY_ON_A_DEVICE = ("size_bytes@", "peak_memory_bytes@")
+
+
 def run_text(result: Outcome) -> str:
     """The front, the exported files, and where the report lies.
 
@@ -33,7 +36,11 @@ def run_text(result: Outcome) -> str:
     """
     document = result.document
     known = document["front"][0]["metrics"] if document["front"] else {}
-    names = [n for n in known if not n.startswith(_ON_A_DEVICE) or n in document["reference"]]
+    names = [
+        name
+        for name in known
+        if not name.startswith(_MEMORY_ON_A_DEVICE) or name in document["reference"]
+    ]
     rows = [
         (c["digest"], *(metric(name, c["metrics"][name]["value"]) for name in names))
         for c in document["front"]
@@ -110,8 +117,6 @@ def comparison_text(document: Mapping[str, Any]) -> str:
     parts += [columns(("network", "", "why"), rows)] if rows else []
     return "\n\n".join([*parts, "\n".join(document["files"])])
 
-
-_ON_A_DEVICE = ("size_bytes@", "peak_memory_bytes@")
 
 _VERDICTS = {True: "verified", None: "inconclusive", False: "FAILED"}
 

@@ -369,6 +369,8 @@ def test_a_file_of_someone_else_is_refused(
     told = capfd.readouterr().err
     assert "has no certificate" in told
     assert "carries no description by edgenas" in told
+    assert main(["verify", str(alone), "--data", "stripes.npz", "--quiet"]) == 3
+    assert "take a file that edgenas exported" in capfd.readouterr().err
     beside = copied / "theirs.onnx"
     onnx.save(foreign, beside)
     assert main(["verify", str(beside), "--quiet"]) == 3

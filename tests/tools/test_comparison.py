@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from edgenas.artifacts import write_json
+from edgenas.artifacts import read_json, write_json
 from edgenas.data import DataSet, load_data
 from edgenas.evaluation import SupernetEvaluator
 from edgenas.networks import build, fold
@@ -234,6 +234,8 @@ def test_a_network_that_cannot_be_rebuilt_is_kept_as_its_file(
     write_json(there / RESULT, {**result, "cpu_minutes": 3.0})
     formats = ("tflite-int8", "onnx")
     keep_found("autokeras", there, tmp_path, digits, formats=formats, seed=0, about={})
+    kept = read_json(tmp_path / "autokeras.json", schema="edgenas.bench-frontier-found/1")
+    assert kept["search"] == {"schema": SCHEMA, "cpu_minutes": 3.0}
     shutil.rmtree(there.parent)
     (found,) = found_elsewhere(tmp_path, digits, formats=formats, models=tmp_path / "models")
     assert (found.name, found.family, found.params) == ("autokeras", "AutoKeras", 7)

@@ -58,42 +58,38 @@ def keep_found(
         ArtifactError: its files are missing or damaged.
     """
     found = read_json(folder / RESULT, schema=SEARCHED)
-    about_it = {key: found.pop(key) for key in ("name", "family")}
+    told = {key: found[key] for key in ("name", "family")}
     if "lowering" in found:
-        told = _rebuilt(about_it, found, folder, data, formats, seed)
+        told |= _rebuilt(found, folder, data, formats=formats, seed=seed)
     else:
-        told = _of_files(found, folder, data, formats)
+        told |= _of_files(found, folder, data, formats=formats)
+    rest = {key: value for key, value in found.items() if key not in told}
     write_json(
         results / f"{searcher}.json",
-        {"schema": SCHEMA, **about_it, **told, "search": found, "data": data.digest, **about},
+        {"schema": SCHEMA, **told, "search": rest, "data": data.digest, **about},
     )
 
 
 def _rebuilt(
-    about_it: Mapping[str, str],
-    found: dict[str, Any],
-    folder: Path,
-    data: DataSet,
-    formats: Sequence[str],
-    seed: int,
+    found: Mapping[str, Any], folder: Path, data: DataSet, *, formats: Sequence[str], seed: int
 ) -> dict[str, Any]:
-    lowering, sha256 = found.pop("lowering"), found["weights_sha256"]
-    network = build(read_lowering(lowering), norm=False)
+    network = build(read_lowering(found["lowering"]), norm=False)
+    sha256 = found["weights_sha256"]
     network = load_weights(folder / "weights.safetensors", network, sha256=sha256)
-    one = Trained(network=network, weights=sha256[:12], **about_it)
+    one = Trained(found["name"], found["family"], network, sha256[:12])
     told = told_of(one, data, folder / "models", formats=formats, seed=seed)
-    return {"lowering": lowering, **told}
+    return {"lowering": found["lowering"], **told}
 
 
 def _of_files(
-    found: dict[str, Any], folder: Path, data: DataSet, formats: Sequence[str]
+    found: Mapping[str, Any], folder: Path, data: DataSet, *, formats: Sequence[str]
 ) -> dict[str, Any]:
     """As `told_of`, of TFLite files by another converter; those of `formats` are kept whole."""
     files = {f: folder / name for f, name in FILES.items()}
     kept = {f: path for f, path in files.items() if f in formats}
     return {
         "macs": read_model(files["tflite"]).macs,
-        "params": found.pop("params"),
+        "params": found["params"],
         "size_bytes": {f: path.stat().st_size for f, path in files.items()},
         "answers": {f: packed(answers(path, data, data.image_size)) for f, path in kept.items()},
         "files": {f: as_text(path.read_bytes()) for f, path in kept.items()},
