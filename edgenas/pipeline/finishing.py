@@ -204,7 +204,7 @@ def finish(
     left_s = math.inf if stage.settings.minutes is None else 60 * stage.settings.minutes
     notes = []
     for k, arch in enumerate(archs):
-        found = _valid(run, arch, report)
+        found = earlier_weights(run, arch, report)
         if found is None:
             found = stage.finish(arch, later=archs[k + 1 :], left_s=left_s, report=report)
         left_s -= found.seconds
@@ -214,7 +214,7 @@ def finish(
     return tuple(notes)
 
 
-def _valid(run: Opened, arch: Architecture, report: Report) -> FinalWeights | None:
+def earlier_weights(run: Opened, arch: Architecture, report: Report) -> FinalWeights | None:
     """What came of an earlier training, if it is whole."""
     try:
         final_network(run, arch)
@@ -518,7 +518,7 @@ def _settings(run: Opened, settings: FinalConfig) -> dict[str, Any]:
     asked = asdict(settings)
     path = asked.pop("teacher")
     if path is not None and Path(path).exists():
-        asked["teacher"] = teaching(path, run.data)[1]
+        asked["teacher"] = teaching(path, run.data)[1].digest
     return {
         **asked,
         "seed": run.config.seed,

@@ -11,7 +11,7 @@ from edgenas.pipeline.training import check_fits
 
 if TYPE_CHECKING:
     from edgenas.data import DataSet
-    from edgenas.supernet import Supernet
+    from edgenas.supernet import Supernet, SupernetInfo
 
 
 def check_final(settings: FinalConfig | None, data: DataSet) -> None:
@@ -32,8 +32,8 @@ def check_final(settings: FinalConfig | None, data: DataSet) -> None:
         teaching(settings.teacher, data)
 
 
-def teaching(path: str, data: DataSet) -> tuple[Supernet, str]:
-    """The supernet in `path` and its digest; see `check_final`."""
+def teaching(path: str, data: DataSet) -> tuple[Supernet, SupernetInfo]:
+    """The supernet in `path`; see `check_final`."""
     from edgenas.supernet import load_supernet
 
     place = Path(path)
@@ -48,4 +48,4 @@ def teaching(path: str, data: DataSet) -> tuple[Supernet, str]:
     except DataError as error:
         hint = "a teacher must know the same classes; left out, the run's own supernet teaches"
         raise DataError(f"final.teacher: {error}", hint=hint) from error
-    return supernet, info.digest
+    return supernet, info

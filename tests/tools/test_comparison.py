@@ -19,6 +19,7 @@ import torch
 
 from edgenas.artifacts import read_json, write_json
 from edgenas.data import DataSet, load_data
+from edgenas.errors import UsageError
 from edgenas.evaluation import SupernetEvaluator
 from edgenas.networks import build, fold
 from edgenas.profiling import QUICK
@@ -28,8 +29,8 @@ from edgenas.testing.fakes import tiny_space, write_tiny_run
 from tools.comparison import baselines as nets
 from tools.comparison.entrants import of_results, unpacked
 from tools.comparison.matching import Timed, compared, in_all
-from tools.comparison.measuring import Contest
-from tools.comparison.printing import against, tables
+from tools.comparison.measuring import KEPT, Contest
+from tools.comparison.printing import tables
 from tools.comparison.training import LEARNING_RATES, Job, Trainer
 
 ALL = nets.baselines()
@@ -129,13 +130,13 @@ def test_files_to_be_timed_have_the_operators_of_the_trained_ones(
         asked = replace(entrant, files={format_: trained}, answers={})
         device = SimpleNamespace(name=format_, format=format_)
         for _ in range(2):  # computed, then read
-            found = Contest([], [], digits, tmp_path, QUICK, 1, 0)._answers(asked, device)
+            found = Contest([], [], [], [], digits, tmp_path, QUICK, 1, 0)._answers(asked, device)
             for split in ("search", "test"):
                 assert found[split].tolist() == entrant.answers[format_][split].tolist()
 
 
 @pytest.mark.slow
-def test_the_search_split_chooses_the_rate_and_results_of_other_settings_do_not_count(
+def test_the_search_split_chooses_the_rate_and_results_of_other_settings_are_kept(
     digits: DataSet, tmp_path: Path
 ) -> None:
     bench = trainer(tmp_path, digits)
@@ -154,7 +155,10 @@ def test_the_search_split_chooses_the_rate_and_results_of_other_settings_do_not_
     assert bench.better(name) == Job(name, LEARNING_RATES[1], 0)
     assert bench.jobs(name)[-1] == Job(name, LEARNING_RATES[1], 1)
     longer = trainer(tmp_path, digits, replace(RECIPE, epochs=2))
-    assert longer.result(Job(name, LEARNING_RATES[1], 0)) is None
+    for call in (longer.result, longer.train):  # nothing is written over
+        with pytest.raises(UsageError, match=rf"{name}.*of other settings \(recipe\)") as refused:
+            call(Job(name, LEARNING_RATES[1], 0))
+        assert "--results" in refused.value.hint
     assert bench.result(Job(name, LEARNING_RATES[1], 0))
 
 
@@ -166,7 +170,7 @@ def test_a_pruned_network_is_rebuilt_from_its_weights_and_kept_as_a_result(
     from edgenas.pipeline.network_files import network_images
     from edgenas.supernet import save_weights
     from tools.comparison.elsewhere import RESULT, SCHEMA
-    from tools.comparison.found import found_elsewhere, keep_found
+    from tools.comparison.found import found_elsewhere, is_kept, keep_found
     from tools.comparison.search_fastnas import rebuilt
 
     whole = ALL["ds-cnn"].lowering.primitive()
@@ -198,10 +202,19 @@ def test_a_pruned_network_is_rebuilt_from_its_weights_and_kept_as_a_result(
     }
     write_json(there / RESULT, result)
     formats = ("onnx",)
-    keep_found("fastnas", there, tmp_path, digits, formats=formats, seed=0, about={})
+    assert not is_kept("fastnas", tmp_path, digits, minutes=4.0)
+    about = {"machine": {"chip": "A chip"}}
+    keep_found(
+        "fastnas", there, tmp_path, digits, formats=formats, seed=0, minutes=4.0, about=about
+    )
+    assert is_kept("fastnas", tmp_path, digits, minutes=4.0)
+    with pytest.raises(UsageError, match=r"of other settings \(minutes\)"):
+        is_kept("fastnas", tmp_path, digits, minutes=5.0)
     shutil.rmtree(there)
     asked = {"formats": formats, "models": tmp_path / "models"}
-    (found,) = found_elsewhere(tmp_path, digits, **asked)
+    ((found, took),) = found_elsewhere(tmp_path, digits, **asked)
+    told = {"cpu_minutes": 3.0, "minutes": 4.0, **about}
+    assert took == told | {"weights_sha256": result["weights_sha256"]}
     assert (found.name, found.family) == ("fastnas ds-cnn 50%", "FastNAS")
     assert (found.macs, found.params) == (pruned.macs, pruned.params)
     images = torch.from_numpy(network_images(digits, digits.test, 28)[0]).permute(0, 3, 1, 2)
@@ -233,11 +246,14 @@ def test_a_network_that_cannot_be_rebuilt_is_kept_as_its_file(
     result = {"schema": SCHEMA, "name": "autokeras", "family": "AutoKeras", "params": 7}
     write_json(there / RESULT, {**result, "cpu_minutes": 3.0})
     formats = ("tflite-int8", "onnx")
-    keep_found("autokeras", there, tmp_path, digits, formats=formats, seed=0, about={})
+    about = {"machine": {"chip": "A chip"}}
+    keep_found(
+        "autokeras", there, tmp_path, digits, formats=formats, seed=0, minutes=4.0, about=about
+    )
     kept = read_json(tmp_path / "autokeras.json", schema="edgenas.bench-frontier-found/1")
-    assert kept["search"] == {"schema": SCHEMA, "cpu_minutes": 3.0}
+    assert kept["search"] == {"cpu_minutes": 3.0}
     shutil.rmtree(there.parent)
-    (found,) = found_elsewhere(tmp_path, digits, formats=formats, models=tmp_path / "models")
+    ((found, _),) = found_elsewhere(tmp_path, digits, formats=formats, models=tmp_path / "models")
     assert (found.name, found.family, found.params) == ("autokeras", "AutoKeras", 7)
     assert found.macs == lowering.macs
     assert found.files.keys() == {"tflite-int8"}
@@ -284,9 +300,12 @@ def test_networks_are_matched_on_the_search_split() -> None:
         Timed("quick", 0.92, 0.93, (1.0, 1.0)),
         Timed("good", 0.94, 0.94, (6.0, 6.0)),
     ]
-    (row,) = compared([Timed("theirs", 0.925, 0.92, (8.0, 4.4))], own, empty_ms=0.01, gain=gain)[
-        "rows"
-    ]
+    theirs = Timed("theirs", 0.925, 0.92, (8.0, 4.4))
+    found = compared([theirs], own, empty_ms=0.01, gain=gain)
+    (row,) = found["rows"]
+    assert row["at_test_accuracy"]["network"] == "quick"
+    assert found["at_test_accuracy"]["speed_median"] == pytest.approx(6.2)
+    assert found["speed_median"] == 1.5
     assert row["at_accuracy"]["network"] == "slow"
     assert row["at_accuracy"]["speed"] == {"median": 1.5, "low": 1.0, "high": 2.0}
     assert row["at_latency"] == {
@@ -318,8 +337,29 @@ def test_what_is_not_reached_counts_against_us() -> None:
         "n_fast_enough": 1,
         "speed_median": 0.5,
         "speed_least": 0.0,
-        "n_no_less_accurate": 1,
+        "at_test_accuracy": {
+            "n_compared": 3,
+            "n_unmatched": 1,
+            "n_fast_enough": 1,
+            "speed_median": 0.5,
+            "speed_least": 0.0,
+        },
+        "n_no_less_accurate": {"search": 1, "test": 2},
+        "n_matched_on_test": 2,
     }
+    further = compared(theirs[:1], own, empty_ms=0.01, gain=gain, others=theirs[1:])
+    assert further["rows"] == found["rows"]
+    assert (further["n"], further["n_fast_enough"], further["speed_median"]) == (1, 0, 0.0)
+
+
+def test_as_fast_is_what_a_session_says_of_both() -> None:
+    """The medians of the sessions, each by itself, would say that ours is slower."""
+    theirs, ours = (
+        Timed("theirs", 0.9, 0.9, (1.0, 2.0, 1.1)),
+        Timed("a", 0.9, 0.9, (0.9, 1.8, 1.15)),
+    )
+    (row,) = compared([theirs], [ours], empty_ms=0.01, gain=gain)["rows"]
+    assert row["at_latency"]["network"] == "a"
 
 
 def test_no_speed_is_told_of_networks_that_are_all_overhead() -> None:
@@ -368,25 +408,45 @@ def test_a_search_elsewhere_keeps_the_minutes_it_was_begun_with(root: Path, tmp_
     assert "--work" in done.stderr
 
 
+DEVICES = ("local-litert-int8-t1", "local-onnxruntime-fp32-t1")
+
+
 def document() -> dict[str, Any]:
-    """As `tools/bench/frontier` writes it, of two networks."""
-    devices = ("local-litert-int8-t1", "local-onnxruntime-fp32-t1")
-    rows = {
-        name: [
-            Timed("edgenas 1", 0.92, 0.921, (1.0, 1.1)),
-            Timed("ds-cnn", 0.91, 0.911, (2.0, 2.2)),
-        ]
-        for name in devices
+    """As `tools/bench/frontier` writes it, of two networks and one of AutoKeras."""
+    timed = {
+        "edgenas 1": Timed("edgenas 1", 0.92, 0.921, (1.0, 1.1)),
+        "ds-cnn": Timed("ds-cnn", 0.91, 0.911, (2.0, 2.2)),
+        "autokeras": Timed("autokeras", 0.93, 0.931, (4.0, 4.4)),
     }
+    families = {"edgenas 1": "edgenas", "ds-cnn": "DS-CNN", "autokeras": "AutoKeras"}
+    own, theirs, other = ([one] for one in timed.values())
+    empty = dict.fromkeys(DEVICES, 0.01)
     return {
         "data": {"name": "fashion-mnist"},
-        "epochs": {"each": 30, "supernets": {"a": 26, "b": 26, "c": 10}},
+        "epochs": 30,
         "images_seen": 1_647_360,
         "n": {"search": 5000, "test": 10_000},
         "n_sessions": 2,
+        "sessions": {d: [{"grade": "good"}, {"grade": "fair"}] for d in DEVICES},
         "machine": {"chip": "A chip", "cores": 2},
         "command": "tools/bench/frontier",
-        "empty_ms": dict.fromkeys(devices, 0.01),
+        "supernets": {
+            name: {
+                "epochs": epochs,
+                "teacher": {"digest": "a", "epochs": 46},
+                "search": {"evaluated": 432, "machine": {"chip": "Another chip"}},
+            }
+            for name, epochs in (("a", 26), ("b", 26), ("c", 10))
+        },
+        "elsewhere": {
+            "autokeras": {
+                "minutes": 240.0,
+                "cpu_minutes": 238.7,
+                "n_trials": 9,
+                "versions": {"autokeras": "3.0.0"},
+            }
+        },
+        "empty_ms": empty,
         "final_training": {
             "edgenas 1": {"weights": "tuned", "inherited": {"search": 0.918, "test": 0.918}}
         },
@@ -394,31 +454,28 @@ def document() -> dict[str, Any]:
         "networks": [
             {
                 "name": name,
-                "family": family,
+                "family": families[name],
                 "macs": 10**6,
                 "params": 10**5,
                 "size_bytes": {"tflite-int8": 10**5},
-                "arena_bytes": arena,
+                "arena_bytes": 50_000 if name == "ds-cnn" else None,
                 "runtimes": {
-                    d: {
-                        "top1_search": rows[d][i].top1_search,
-                        "top1_test": rows[d][i].top1_test,
-                        "latency_ms": rows[d][i].latency_ms,
+                    device: {
+                        "top1_search": one.top1_search,
+                        "top1_test": one.top1_test,
+                        "latency_ms": one.latency_ms,
                     }
-                    for d in devices
+                    for device in DEVICES[: 1 if name == "autokeras" else 2]
                 },
             }
-            for i, (name, family, arena) in enumerate(
-                (("edgenas 1", "edgenas", None), ("ds-cnn", "DS-CNN", 50_000))
-            )
+            for name, one in timed.items()
         ],
         "comparison": {
-            d: compared(rows[d][1:], rows[d][:1], empty_ms=0.01, gain=gain) for d in devices
+            device: compared(theirs, own, empty_ms=0.01, gain=gain, others=others)
+            for device, others in zip(DEVICES, (other, []), strict=True)
         },
         "in_all": in_all(
-            {d: rows[d][1:] for d in devices},
-            {d: rows[d][:1] for d in devices},
-            empty_ms=dict.fromkeys(devices, 0.01),
+            dict.fromkeys(DEVICES, theirs), dict.fromkeys(DEVICES, own), empty_ms=empty
         ),
     }
 
@@ -444,44 +501,58 @@ def test_the_line_joins_what_none_of_ours_beats() -> None:
 
 def test_the_comparison_is_printed() -> None:
     networks, litert, onnxruntime = tables(document()).split("\n\n")
-    head, ours, theirs = networks.splitlines()
+    head, ours, theirs, other = networks.splitlines()
     assert re.split("  +", head) == [
         *("network", "MACs", "int8 file", "arena"),
         *("litert-int8: top-1", "ms", "onnxruntime-fp32: top-1", "ms"),
     ]
     assert re.split("  +", ours)[3:] == ["not known", "0.9210", "1.0500", "0.9210", "1.0500"]
     assert re.split("  +", theirs)[:4] == ["ds-cnn", "1.0 M", "100 kB", "50 kB"]
-    told = ["ds-cnn", "edgenas 1", "2.00 (2.00 to 2.00)", "edgenas 1", "+1.00 (+0.00 to +2.00)"]
+    assert re.split("  +", other)[-1] == "no file"
+    speed, points = "2.00 (2.00 to 2.00)", "+1.00 (+0.00 to +2.00)"
+    told = ["ds-cnn", "1.0 M", "0.9110", speed, points, points, "edgenas 1", "edgenas 1"]
     for one in (litert, onnxruntime):
         assert re.split("  +", one.splitlines()[1]) == told
-
-
-def test_a_network_without_a_file_for_a_runtime_is_printed() -> None:
-    found = document()
-    del found["networks"][1]["runtimes"]["local-onnxruntime-fp32-t1"]
-    assert tables(found).split("\n\n")[0].endswith("no file")
+    assert litert.splitlines()[2].startswith("autokeras")
+    assert "none as accurate" in litert.splitlines()[2]
+    assert len(onnxruntime.splitlines()) == 2
 
 
 def test_the_readme_tells_the_comparison(root: Path) -> None:
     text = readme(root).frontier(document())
-    cells = "0.9110 | 2.00 (2.00 to 2.00) | +1.00 (+0.00 to +2.00)"
-    assert f"| ds-cnn | 1.0 M | {cells} | {cells} |" in text
-    assert "in 30 epochs (of ours, 10 or 26 in the supernet, the rest alone)" in text
-    assert "1 of 1 baselines at least 1.5 times as fast, median 2.00" in text
-    assert "Standard deviation of top-1 over seeds: ds-cnn 0.0010." in text
-    assert "by +0.20 points on the search split and +0.30 on the test split" in text
-    assert "0 of 1 networks kept the weights that they inherited" in text
+    points = "+1.00 (+0.00 to +2.00)"
+    row = f"| ds-cnn | 1.0 M | 0.9110 | 2.00 (2.00 to 2.00) | {points} | {points} |"
+    assert text.count(row) == 2
+    for part in (
+        "saw 1,647,360 images in 30 epochs, with the better of two learning rates",
+        "10 or 26 epochs in the supernet and the rest alone",
+        "network of a further supernet of 46 epochs taught them",
+        "1 were chosen, from 432 in each supernet, by inherited accuracy and latency on Another",
+        "autokeras (239 CPU-minutes of 240, 9 trials, autokeras 3.0.0)",
+        "(least and most of 2 sessions, graded fair, good;",
+        "ours is at least 1.5 times as fast as 1 of 1, median 2.00, and no less accurate on the "
+        "test split, too, than 1 of 1 (matched on the test split instead: 1 of 1, median 2.00)",
+        "no slower is no less accurate than 1 of 1 on the search split, 1 on the test split",
+        "top-1 in float over seeds: ds-cnn 0.0010 (3 seeds).",
+        "by +0.20 points on the search split and +0.30 on the test split",
+        "0 of 1 networks kept the weights that they inherited",
+    ):
+        assert part in text
 
 
 def test_the_comparison_says_what_ours_do_not_reach() -> None:
-    none = {"baseline": "b", "at_accuracy": None, "at_latency": None}
-    short = {"at_accuracy": {"speed": None}, "at_latency": None}
-    assert against(none) == ("none as accurate", "none as fast")
-    assert against(short)[0] == "too short to tell"
-    speed = {"median": 1.21, "low": 1.2, "high": 1.23}
-    for tellable, text in ((1.5, ""), (1.3, "; 1.30 at most")):
-        row = {"at_accuracy": {"speed": speed, "tellable": tellable}, "at_latency": None}
-        assert against(row)[0] == f"1.21 (1.20 to 1.23){text}"
+    speed, none = {"median": 1.21, "low": 1.2, "high": 1.23}, {"top1": 0, "low": 0, "high": 0}
+
+    def told(speed: object, tellable: float) -> str:
+        found = document()
+        row = {"network": "edgenas 1", "speed": speed, "tellable": tellable, "gain": none}
+        found["comparison"][DEVICES[1]]["rows"][0] |= {"at_accuracy": row, "at_latency": None}
+        return tables(found).splitlines()[-1]
+
+    assert "  too short to tell  " in told(None, 1.0)
+    assert "  none as fast  " in told(None, 1.0)
+    assert "  1.21 (1.20 to 1.23)  " in told(speed, 1.5)
+    assert "  1.21 (1.20 to 1.23); 1.30 at most  " in told(speed, 1.3)
 
 
 def readme(root: Path) -> Any:
@@ -551,8 +622,13 @@ def test_the_whole_comparison(root: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert "not trained yet: vgg-width-8" in early.stderr
     done = frontier(root, tmp_path, *options)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "results" / "frontier-digits.json").read_text("utf-8"))
-    assert found["epochs"] == {"each": 9, "supernets": {"tiny": 8}}
+    found = json.loads((tmp_path / "results" / "frontier-digits-part.json").read_text("utf-8"))
+    assert found["epochs"] == 9
+    assert "--network vgg-width-8" in found["command"]
+    assert found["supernets"]["tiny"]["epochs"] == 8
+    assert found["supernets"]["tiny"]["search"]["trials"] == 6
+    assert [set(one) for one in found["sessions"]["local-onnxruntime-fp32-t1"]] == [set(KEPT)] * 2
+    assert not (tmp_path / "results" / "frontier-digits.json").exists()
     assert [n["family"] for n in found["networks"]] == ["edgenas", "edgenas", "plain CNN"]
     assert {net["name"] for net in found["networks"][:2]} == set(found["final_training"])
     for told in found["final_training"].values():
@@ -571,13 +647,24 @@ def test_the_whole_comparison(root: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert "times as fast" in done.stdout
     again = frontier(root, tmp_path, *options)  # nothing is trained or timed a second time
     assert again.returncode == 0, again.stderr
-    repeated = json.loads((tmp_path / "results" / "frontier-digits.json").read_text("utf-8"))
+    repeated = json.loads((tmp_path / "results" / "frontier-digits-part.json").read_text("utf-8"))
     assert repeated == found
+    # a final training whose export was stopped is not done again
+    name = next(iter(found["final_training"]))
+    result = tmp_path / "results" / "frontier" / f"{name}.json"
+    told, weights = json.loads(result.read_text("utf-8")), name.removeprefix("tiny-")
+    (sidecar,) = tmp_path.glob(f"work/ours/*/models/{weights}/weights.json")
+    result.unlink()
+    before = sidecar.stat().st_mtime_ns
+    searched = frontier(root, tmp_path, *options, "--stage", "search")
+    assert searched.returncode == 0, searched.stderr
+    assert sidecar.stat().st_mtime_ns == before
+    assert json.loads(result.read_text("utf-8")) == told
     # results suffice to measure, on whatever machine
     shutil.rmtree(tmp_path / "work")
     elsewhere = frontier(root, tmp_path, *options, "--stage", "measure")
     assert elsewhere.returncode == 0, elsewhere.stderr
-    timed = json.loads((tmp_path / "results" / "frontier-digits.json").read_text("utf-8"))
+    timed = json.loads((tmp_path / "results" / "frontier-digits-part.json").read_text("utf-8"))
     assert timed["networks"] != found["networks"]
     accuracies = [
         [r[f"top1_{split}"] for net in one["networks"] for r in net["runtimes"].values()]
@@ -585,7 +672,7 @@ def test_the_whole_comparison(root: Path, tmp_path: Path, monkeypatch: pytest.Mo
         for split in ("search", "test")
     ]
     assert accuracies[:2] == accuracies[2:]
-    # what was trained by other settings does not count
-    longer = frontier(root, tmp_path, *options, "--epochs", "10", "--stage", "measure")
+    # what was trained by other settings is not written over
+    longer = frontier(root, tmp_path, *options, "--epochs", "10")
     assert longer.returncode == 2
-    assert "not trained yet" in longer.stderr
+    assert "vgg-width-8-lr0.1-seed0.json: of other settings (recipe)" in longer.stderr

@@ -34,6 +34,7 @@ from tools.comparison.entrants import (
     told_of,
     unpacked,
 )
+from tools.comparison.results import kept
 
 SCHEMA = "edgenas.bench-frontier-found/1"
 FILES: Mapping[str, str] = MappingProxyType(
@@ -50,24 +51,47 @@ def keep_found(
     *,
     formats: Sequence[str],
     seed: int,
+    minutes: float,
     about: Mapping[str, object],
 ) -> None:
-    """Scores the network that a search left in `folder`; exports it first, if it can be rebuilt.
+    """Scores the network that a search of so many `minutes` left in `folder`.
+
+    It is exported first, if it can be rebuilt.
 
     Raises:
         ArtifactError: its files are missing or damaged.
     """
     found = read_json(folder / RESULT, schema=SEARCHED)
+    del found["schema"]
     told = {key: found[key] for key in ("name", "family")}
     if "lowering" in found:
         told |= _rebuilt(found, folder, data, formats=formats, seed=seed)
     else:
         told |= _of_files(found, folder, data, formats=formats)
     rest = {key: value for key, value in found.items() if key not in told}
+    settings = _settings(data, minutes)
     write_json(
-        results / f"{searcher}.json",
-        {"schema": SCHEMA, **told, "search": rest, "data": data.digest, **about},
+        _path(results, searcher),
+        {"schema": SCHEMA, **told, "search": rest, "settings": settings, **about},
     )
+
+
+def is_kept(searcher: str, results: Path, data: DataSet, *, minutes: float) -> bool:
+    """Whether what a search of so many minutes found on this data is a result already.
+
+    Raises:
+        UsageError: the result is of other data or minutes.
+    """
+    settings = _settings(data, minutes)
+    return kept(_path(results, searcher), schema=SCHEMA, settings=settings) is not None
+
+
+def _settings(data: DataSet, minutes: float) -> dict[str, object]:
+    return {"data": data.digest, "minutes": minutes}
+
+
+def _path(results: Path, searcher: str) -> Path:
+    return results / f"{searcher}.json"
 
 
 def _rebuilt(
@@ -86,38 +110,40 @@ def _of_files(
 ) -> dict[str, Any]:
     """As `told_of`, of TFLite files by another converter; those of `formats` are kept whole."""
     files = {f: folder / name for f, name in FILES.items()}
-    kept = {f: path for f, path in files.items() if f in formats}
+    asked = {f: path for f, path in files.items() if f in formats}
     return {
         "macs": read_model(files["tflite"]).macs,
         "params": found["params"],
         "size_bytes": {f: path.stat().st_size for f, path in files.items()},
-        "answers": {f: packed(answers(path, data, data.image_size)) for f, path in kept.items()},
-        "files": {f: as_text(path.read_bytes()) for f, path in kept.items()},
+        "answers": {f: packed(answers(path, data, data.image_size)) for f, path in asked.items()},
+        "files": {f: as_text(path.read_bytes()) for f, path in asked.items()},
     }
 
 
 def found_elsewhere(
     results: Path, data: DataSet, *, formats: Sequence[str], models: Path
-) -> list[Entrant]:
-    """Each search's network, where there is one for this data.
+) -> list[tuple[Entrant, dict[str, Any]]]:
+    """Each search's network, where there is one for this data, and what it took.
 
     Raises:
         ArtifactError: a result is damaged.
     """
-    entrants: list[Entrant] = []
-    for path in (results / f"{searcher}.json" for searcher in SEARCHERS):
-        if not path.is_file() or (found := read_json(path, schema=SCHEMA))["data"] != data.digest:
+    there = []
+    for path in (_path(results, searcher) for searcher in SEARCHERS):
+        if not path.is_file():
+            continue
+        found = read_json(path, schema=SCHEMA)
+        if found["settings"]["data"] != data.digest:
             continue
         name, family = found["name"], found["family"]
         if "lowering" in found:
             one = Finished(name, family, read_lowering(found["lowering"]), found)
-            entrants += of_results([one], formats, models)
-            continue
-        files = {f: models / path.stem / FILES[f] for f in found["files"]}
-        for f, text in found["files"].items():
-            write_atomic(files[f], of_text(text))
-        entrants.append(
-            Entrant(
+            (entrant,) = of_results([one], formats, models)
+        else:
+            files = {f: models / path.stem / FILES[f] for f in found["files"]}
+            for f, text in found["files"].items():
+                write_atomic(files[f], of_text(text))
+            entrant = Entrant(
                 name,
                 family,
                 found["macs"],
@@ -127,8 +153,9 @@ def found_elsewhere(
                 found["size_bytes"],
                 {f: unpacked(named) for f, named in found["answers"].items()},
             )
-        )
-    return entrants
+        took = {**found["search"], "minutes": found["settings"]["minutes"]}
+        there.append((entrant, took | {"machine": found["machine"]}))
+    return there
 
 
 def write_images(data: DataSet, path: Path) -> None:

@@ -21,7 +21,7 @@ from edgenas.hardware import DeviceProfile
 from edgenas.hardware.micro import measure_arena
 from edgenas.profiling.session import measure
 from edgenas.profiling.settings import Settings
-from edgenas.profiling.timings import Timing
+from edgenas.profiling.timings import Measurements, Timing
 from edgenas.spaces import Lowering, OpSpec
 from edgenas.spaces.ops import chain
 from tools.comparison.entrants import (
@@ -32,17 +32,21 @@ from tools.comparison.entrants import (
     unpacked,
 )
 from tools.comparison.matching import Timed, compared, in_all
-from tools.comparison.ours import EDGENAS
 
 EMPTY = "empty model"
 ANSWERS = "edgenas.bench-frontier-answers/1"
+KEPT = ("grade", "canary_drift_median", "n_contended", "n_repeated", "virtualised")
+"""Of the conditions of a session."""
 
 
 @dataclass(frozen=True)
 class Contest:
     """Everybody's files in some runtimes: scored on two splits, timed in several sessions."""
 
-    entrants: Sequence[Entrant]
+    ours: Sequence[Entrant]
+    baselines: Sequence[Entrant]
+    others: Sequence[Entrant]
+    """Found by other projects' searches: timed and matched like baselines, and told apart."""
     devices: Sequence[DeviceProfile]
     data: DataSet
     work: Path
@@ -53,36 +57,50 @@ class Contest:
 
     def document(self) -> dict[str, Any]:
         """What was measured of every network, and how ours stand against the others."""
-        timed = {device.name: self._sessions(device) for device in self.devices}
-        rows = {device.name: self._rows(device, timed[device.name]) for device in self.devices}
-        ours = {entrant.name for entrant in self.entrants if entrant.family == EDGENAS}
-        own = {name: [row for row in found if row.name in ours] for name, found in rows.items()}
-        theirs = {
-            name: [row for row in found if row.name not in ours] for name, found in rows.items()
-        }
+        sessions = {device.name: self._sessions(device) for device in self.devices}
+        timed = {name: [one.timings for one in found] for name, found in sessions.items()}
+        own, theirs, others = (
+            {device.name: self._rows(device, part, timed[device.name]) for device in self.devices}
+            for part in (self.ours, self.baselines, self.others)
+        )
+        rows = {name: [*own[name], *theirs[name], *others[name]] for name in timed}
         empty_ms = {
-            name: statistics.median(session[EMPTY].latency_ms for session in sessions)
-            for name, sessions in timed.items()
+            name: statistics.median(session[EMPTY].latency_ms for session in found)
+            for name, found in timed.items()
         }
         return {
             "n_sessions": self.n_sessions,
+            "sessions": {
+                name: [{key: one.conditions[key] for key in KEPT} for one in found]
+                for name, found in sessions.items()
+            },
             "settings": asdict(self.settings),
             "n": {"search": len(self.data.search), "test": len(self.data.test)},
             "empty_ms": empty_ms,
-            "networks": [self._network(entrant, rows, timed) for entrant in self.entrants],
+            "networks": [self._network(entrant, rows, timed) for entrant in self._all],
             "comparison": {
                 device.name: compared(
                     theirs[device.name],
                     own[device.name],
                     empty_ms=empty_ms[device.name],
                     gain=lambda a, b, device=device: self._gain(a, b, device),
+                    others=others[device.name],
                 )
                 for device in self.devices
             },
             "in_all": in_all(theirs, own, empty_ms=empty_ms),
         }
 
-    def _rows(self, device: DeviceProfile, sessions: Sequence[Mapping[str, Timing]]) -> list[Timed]:
+    @property
+    def _all(self) -> list[Entrant]:
+        return [*self.ours, *self.baselines, *self.others]
+
+    def _rows(
+        self,
+        device: DeviceProfile,
+        entrants: Sequence[Entrant],
+        sessions: Sequence[Mapping[str, Timing]],
+    ) -> list[Timed]:
         return [
             Timed(
                 entrant.name,
@@ -90,7 +108,7 @@ class Contest:
                 self._top1(entrant, device, "test"),
                 tuple(session[entrant.name].latency_ms for session in sessions),
             )
-            for entrant in self.entrants
+            for entrant in entrants
             if device.format in entrant.files
         ]
 
@@ -126,14 +144,14 @@ class Contest:
             },
         }
 
-    def _sessions(self, device: DeviceProfile) -> list[Mapping[str, Timing]]:
-        """The timings of each session, in which all files and the empty model are interleaved.
+    def _sessions(self, device: DeviceProfile) -> list[Measurements]:
+        """What each session measured, in which all files and the empty model are interleaved.
 
         Raises:
             MeasurementError: a file could not be timed.
         """
         format_ = device.format
-        files = {e.name: e.files[format_] for e in self.entrants if format_ in e.files}
+        files = {e.name: e.files[format_] for e in self._all if format_ in e.files}
         files |= convert_networks(
             {EMPTY: empty_network(self.data.channels, self.data.image_size)},
             format=format_,
@@ -152,7 +170,7 @@ class Contest:
             )
             if found.failed:
                 raise MeasurementError(f"{device.name}: {dict(found.failed)}")
-            sessions.append(found.timings)
+            sessions.append(found)
         return sessions
 
     def _top1(self, entrant: Entrant, device: DeviceProfile, split: str) -> float:
@@ -160,7 +178,7 @@ class Contest:
 
     def _gain(self, first: str, second: str, device: DeviceProfile) -> dict[str, float]:
         """Top-1 of the first less that of the second on the test split; paired 95 % interval."""
-        by_name = {entrant.name: entrant for entrant in self.entrants}
+        by_name = {entrant.name: entrant for entrant in self._all}
         a, b = (self._right(by_name[name], device, "test") for name in (first, second))
         won, lost = int((a & ~b).sum()), int((b & ~a).sum())
         low, high = paired_interval(won, lost, len(a))

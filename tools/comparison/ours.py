@@ -8,14 +8,13 @@ may share the networks.
 from __future__ import annotations
 
 import functools
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgenas.artifacts import read_json, write_json
+from edgenas.artifacts import write_json
 from edgenas.data import DataSet
 from edgenas.errors import UsageError
 from edgenas.evaluation import top1
@@ -23,7 +22,7 @@ from edgenas.events import Report, silent
 from edgenas.pareto import ParetoFront
 from edgenas.pipeline import FinalConfig, RunConfig, read_config, search
 from edgenas.pipeline.config import SHIPPED, ExportConfig, SearchConfig
-from edgenas.pipeline.finishing import FinalTraining
+from edgenas.pipeline.finishing import FinalTraining, earlier_weights
 from edgenas.pipeline.metrics import CheapMetrics
 from edgenas.pipeline.network_files import extract
 from edgenas.pipeline.opening import Opened
@@ -35,6 +34,7 @@ from edgenas.spaces import Architecture
 from edgenas.supernet import Recipe, Supernet, SupernetInfo, Teacher, load_supernet, tune
 from tools.comparison.claims import claimed
 from tools.comparison.entrants import ANY_DROP, Finished, Trained, told_of
+from tools.comparison.results import kept
 
 EDGENAS = "edgenas"
 """The family of our own networks."""
@@ -105,26 +105,33 @@ class Ours:
         return Recipe(**self.info.recipe)
 
     def chosen(self) -> list[Architecture] | None:
-        """The networks that the search chose; None where it was not made by these settings."""
-        path = self.results / f"{self.config.name}.json"
-        if not path.is_file():
-            return None
-        found = read_json(path, schema=CHOICE_SCHEMA)
-        if found["settings"] != self._search_settings:
+        """The networks that the search chose; None where it is not done.
+
+        Raises:
+            UsageError: it was made by other settings.
+        """
+        if (found := self._choice()) is None:
             return None
         return [self.supernet.space.parse(row["architecture"]) for row in found["networks"]]
 
     def choose(self, *, report: Report = silent) -> list[Architecture]:
-        """Searches, unless it is done, and keeps the choice."""
-        if done := self.chosen():
-            return done
+        """Searches, unless it is done, and keeps the choice; none while another process is at it.
+
+        Raises:
+            SpecError, ResourceError, Interrupted: see `edgenas.pipeline.search`.
+        """
+        with claimed(self.work, "search", report=report) as mine:
+            done = self.chosen()
+            return done or (self._search(report) if mine else [])
+
+    def _search(self, report: Report) -> list[Architecture]:
         folder = self.work / "search"
         config = replace(self.config, final=None, export=replace(self.config.export, top=1))
         outcome = search(config, folder, resume=(folder / "run.toml").exists(), report=report)
         front = ParetoFront.read(folder / "front.json", parse=self.supernet.space.parse)
         found = [candidate for _, candidate in choose(front, self.config.export.top)]
         write_json(
-            self.results / f"{self.config.name}.json",
+            self._choice_path,
             {
                 "schema": CHOICE_SCHEMA,
                 "trials": outcome.document["trials"],
@@ -158,12 +165,12 @@ class Ours:
                     self._train(arch, stage, report)
 
     def result(self, arch: Architecture) -> dict[str, Any] | None:
-        """What came of the network; None where it was not trained by these settings."""
-        path = self.results / f"{self.name(arch)}.json"
-        if not path.is_file():
-            return None
-        found = read_json(path, schema=SCHEMA)
-        return found if found["settings"] == self._settings(arch) else None
+        """What came of the network; None where it is not trained.
+
+        Raises:
+            UsageError: it was trained by other settings.
+        """
+        return kept(self._result_path(arch), schema=SCHEMA, settings=self._settings(arch))
 
     def finished(self) -> list[Finished]:
         """All chosen networks.
@@ -182,6 +189,21 @@ class Ours:
             for arch, result in found.items()
             if result is not None
         ]
+
+    def told(self) -> dict[str, Any]:
+        """Where our networks come from: the supernet, the search that is done, final training."""
+        choice = self._choice()
+        assert choice is not None  # noqa: S101  # asked for before
+        teacher, settings = self._teacher, asdict(self._stage.settings)
+        return {
+            "digest": self.info.digest,
+            "epochs": self.recipe.epochs,
+            "search": {name: choice[name] for name in ("trials", "evaluated", "front", "machine")},
+            "final": {name: value for name, value in settings.items() if name != "teacher"},
+            "teacher": None
+            if teacher is None
+            else {"digest": teacher.digest, "epochs": Recipe(**teacher.recipe).epochs},
+        }
 
     def left(self) -> tuple[int, float]:
         """How many networks are not trained yet; minutes of that, from a few steps timed now.
@@ -218,7 +240,8 @@ class Ours:
         return f"{self.config.name}-{arch.digest}"
 
     def _train(self, arch: Architecture, stage: FinalTraining, report: Report) -> None:
-        name, found = self.name(arch), stage.finish(arch, report=report)
+        name, earlier = self.name(arch), earlier_weights(stage.run, arch, report)
+        found = earlier or stage.finish(arch, report=report)
         network = extract(stage.run, arch)
         told = told_of(
             Trained(name, EDGENAS, network, found.digest or "inherited"),
@@ -235,7 +258,7 @@ class Ours:
             for kind, one in (("top1", network), ("inherited", stage.evaluate.network(arch)))
         }
         write_json(
-            self.results / f"{name}.json",
+            self._result_path(arch),
             {
                 "schema": SCHEMA,
                 "network": name,
@@ -270,10 +293,20 @@ class Ours:
         return FinalTraining(run, final)
 
     @functools.cached_property
-    def _teacher(self) -> str | None:
-        """The digest of the supernet that teaches, if it is another one."""
+    def _teacher(self) -> SupernetInfo | None:
+        """Of the supernet that teaches, if it is another one."""
         path = self._stage.settings.teacher
         return None if path is None else teaching(path, self.data)[1]
+
+    def _choice(self) -> dict[str, Any] | None:
+        return kept(self._choice_path, schema=CHOICE_SCHEMA, settings=self._search_settings)
+
+    @property
+    def _choice_path(self) -> Path:
+        return self.results / f"{self.config.name}.json"
+
+    def _result_path(self, arch: Architecture) -> Path:
+        return self.results / f"{self.name(arch)}.json"
 
     @property
     def _search_settings(self) -> dict[str, Any]:
@@ -289,15 +322,18 @@ class Ours:
         }
 
     def _settings(self, arch: Architecture) -> dict[str, Any]:
-        """What a result rests on, as JSON gives it back."""
-        found = {
+        """What a result rests on."""
+        teacher = self._teacher
+        return {
             "supernet": self.info.digest,
             "data": self.data.digest,
             "architecture": str(arch),
-            "final": {**asdict(self._stage.settings), "teacher": self._teacher},
+            "final": {
+                **asdict(self._stage.settings),
+                "teacher": None if teacher is None else teacher.digest,
+            },
             "seed": self.config.seed,
         }
-        return dict(json.loads(json.dumps(found)))
 
 
 def _with_supernet(start: RunConfig, run_file: Path) -> RunConfig:

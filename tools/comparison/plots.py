@@ -15,7 +15,7 @@ from edgenas.artifacts import replacing, write_atomic
 from edgenas.objectives import Direction
 from edgenas.pareto import nondominated
 from edgenas.report.bench import COLOURS, prepare_plots
-from tools.comparison.measuring import EDGENAS
+from tools.comparison.ours import EDGENAS
 
 
 def write_plots(document: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
@@ -62,9 +62,12 @@ def _panels(document: Mapping[str, Any]) -> dict[str, dict[str, Points]]:
 
 
 def _title(document: Mapping[str, Any]) -> str:
+    others = "".join(
+        f", {name} {one['minutes']:g} CPU-minutes" for name, one in document["elsewhere"].items()
+    )
     return (
-        f"{document['data']['name']}, {document['n']['test']:,} test images, each network "
-        f"{document['epochs']['each']} epochs; {document['machine']['chip']}"
+        f"{document['data']['name']}, {document['n']['test']:,} test images; {document['epochs']} "
+        f"epochs each{others}; {document['machine']['chip']}"
     )
 
 

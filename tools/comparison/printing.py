@@ -15,28 +15,49 @@ def tables(document: Mapping[str, Any]) -> str:
     """All networks, fastest first, then ours against each baseline, a table a runtime."""
     from edgenas.cli.results import columns  # tools/readme runs without packages
 
-    found = [_networks(document), *(_compared(*one) for one in document["comparison"].items())]
+    found = [_networks(document)]
+    found += [compared(document, device, names=True) for device in document["comparison"]]
     return "\n\n".join(columns(heads, rows) for heads, rows in found)
 
 
-def against(row: Mapping[str, Any]) -> tuple[str, str]:
-    """How many times as fast ours is at a baseline's accuracy; what it gains at its latency.
+def compared(document: Mapping[str, Any], device: str, *, names: bool) -> Table:
+    """In one runtime each baseline, what ours of its accuracy gains, and ours of its latency.
 
-    "At most" says that a network which is faster than that is too short to tell by how much.
+    With `names`, of ours too.
     """
-    same, quick = row["at_accuracy"], row["at_latency"]
-    if same is None:
-        speed = "none as accurate"
-    elif same["speed"] is None:
-        speed = "too short to tell"
-    else:
-        speed = "{median:.2f} ({low:.2f} to {high:.2f})".format(**same["speed"])
-        if same["tellable"] < WANTED_SPEED:
-            speed += f"; {same['tellable']:.2f} at most"
-    if quick is None:
-        return speed, "none as fast"
-    points = {key: 100 * value for key, value in quick["gain"].items()}
-    return speed, "{top1:+.2f} ({low:+.2f} to {high:+.2f})".format(**points)
+    networks = {net["name"]: net for net in document["networks"]}
+    heads = [short(device), "MACs", "top-1", "as accurate: times as fast", "points more"]
+    heads += ["as fast: points more"]
+    rows = []
+    for row in document["comparison"][device]["rows"]:
+        net = networks[row["baseline"]]
+        same, quick = row["at_accuracy"], row["at_latency"]
+        cells = [
+            net["name"],
+            f"{net['macs'] / 1e6:.1f} M",
+            f"{net['runtimes'][device]['top1_test']:.4f}",
+            _speed(same) if same else "none as accurate",
+            _gain(same) if same else "",
+            _gain(quick) if quick else "none as fast",
+        ]
+        rows.append(cells + [one["network"] if one else "" for one in (same, quick) if names])
+    return heads + ["as accurate", "as fast"] * names, rows
+
+
+def _speed(same: Mapping[str, Any]) -> str:
+    """With the sessions' extremes; how much could be told at most, where that is too little."""
+    if same["speed"] is None:
+        return "too short to tell"
+    speed = "{median:.2f} ({low:.2f} to {high:.2f})".format(**same["speed"])
+    if same["tellable"] < WANTED_SPEED:
+        speed += f"; {same['tellable']:.2f} at most"
+    return speed
+
+
+def _gain(one: Mapping[str, Any]) -> str:
+    """Of top-1 on the test split, with its 95 % interval."""
+    points = {key: 100 * value for key, value in one["gain"].items()}
+    return "{top1:+.2f} ({low:+.2f} to {high:+.2f})".format(**points)
 
 
 def _networks(document: Mapping[str, Any]) -> Table:
@@ -64,16 +85,6 @@ def _networks(document: Mapping[str, Any]) -> Table:
                 else ["no file", ""]
             )
         rows.append(row)
-    return heads, rows
-
-
-def _compared(device: str, found: Mapping[str, Any]) -> Table:
-    heads = [short(device), "as accurate: ours", "times as fast", "as fast: ours", "points more"]
-    rows = []
-    for row in found["rows"]:
-        speed, points = against(row)
-        names = [(row[key] or {"network": ""})["network"] for key in ("at_accuracy", "at_latency")]
-        rows.append([row["baseline"], names[0], speed, names[1], points])
     return heads, rows
 
 

@@ -1,13 +1,11 @@
 """Baselines trained alone: by the supernet's recipe, for as many images as edgenas's networks see.
 
 A training that was stopped goes on. A finished one is exported and verified, and is a file in the
-folder of results, with all that is asked of it later: what its files answer, and their sizes. A
-result counts as long as data, recipe and network are the same.
+folder of results, with all that is asked of it later: what its files answer, and their sizes.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -17,7 +15,7 @@ from typing import Any
 
 import torch
 
-from edgenas.artifacts import derive_seed, digest, read_json, write_json
+from edgenas.artifacts import derive_seed, digest, write_json
 from edgenas.data import DataSet
 from edgenas.evaluation import SupernetEvaluator, top1
 from edgenas.events import Report, silent
@@ -28,6 +26,7 @@ from edgenas.supernet.training import Training
 from tools.comparison.alone import Alone
 from tools.comparison.baselines import Baseline
 from tools.comparison.entrants import Finished, Trained, told_of
+from tools.comparison.results import kept
 
 SCHEMA = "edgenas.bench-frontier-training/2"
 LEARNING_RATES = (0.1, 0.25)
@@ -75,6 +74,11 @@ class Trainer:
         best = self.better(name) or first[0]
         return first + [replace(best, seed=k) for k in range(1, self.networks[name].n_seeds)]
 
+    @property
+    def all_jobs(self) -> list[Job]:
+        """Of all networks."""
+        return [job for name in self.networks for job in self.jobs(name)]
+
     def better(self, name: str) -> Job | None:
         """The job with the better rate on the search split; None until all rates are trained."""
         found = {job: self.result(job) for job in (Job(name, lr, 0) for lr in LEARNING_RATES)}
@@ -82,12 +86,12 @@ class Trainer:
         return max(known, key=lambda job: known[job]) if len(known) == len(found) else None
 
     def result(self, job: Job) -> dict[str, Any] | None:
-        """The job's finished training; None where there is none by these settings."""
-        path = self._result_path(job)
-        if not path.is_file():
-            return None
-        found = read_json(path, schema=SCHEMA)
-        return found if found["settings"] == self._settings(job) else None
+        """The job's finished training; None where there is none.
+
+        Raises:
+            UsageError: there is one by other settings.
+        """
+        return kept(self._result_path(job), schema=SCHEMA, settings=self._settings(job))
 
     def finished(self, job: Job) -> Finished:
         """A job whose result is there."""
@@ -170,14 +174,12 @@ class Trainer:
         return replace(self.recipe, peak_lr=job.lr)
 
     def _settings(self, job: Job) -> dict[str, Any]:
-        """What a result rests on, as JSON gives it back."""
-        recipe = asdict(replace(self._recipe(job), accumulate=1, checkpoint_every=1))
-        found = {
-            "recipe": recipe,
+        """What a result rests on."""
+        return {
+            "recipe": asdict(replace(self._recipe(job), accumulate=1, checkpoint_every=1)),
             "data": self.data.digest,
             "network": digest(write_lowering(self.networks[job.network].lowering)),
         }
-        return dict(json.loads(json.dumps(found)))
 
     def _result_path(self, job: Job) -> Path:
         return self.results / f"{job.name}.json"
