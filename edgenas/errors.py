@@ -21,7 +21,7 @@ the next command or edit that mends it.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class EdgenasError(Exception):
@@ -100,6 +100,33 @@ class Interrupted(EdgenasError):
     def __init__(self, message: str, *, hint: str = "", exit_code: int = 130) -> None:
         super().__init__(message, hint=hint)
         self.exit_code = exit_code
+
+
+def interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """The interrupt that `error` came of: raised inside a library that had an error of its own."""
+    seen: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        one = left.pop()
+        if isinstance(one, KeyboardInterrupt):
+            return one
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            left += [one.__cause__, one.__context__]
+    return None
+
+
+def difference(known: Sequence[str], found: Sequence[str]) -> str:
+    """What `found` has otherwise than `known`: `"lacks 'bee' and adds 'ant', 'wasp'"`."""
+    told = [
+        f"{verb} {', '.join(map(repr, names[:5]))}{', ...' * (len(names) > 5)}"
+        for verb, names in (
+            ("lacks", [name for name in known if name not in found]),
+            ("adds", [name for name in found if name not in known]),
+        )
+        if names
+    ]
+    return " and ".join(told) or "has the same in another order"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

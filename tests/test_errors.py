@@ -7,7 +7,7 @@ import re
 import pytest
 
 from edgenas import errors
-from edgenas.errors import EdgenasError, Interrupted, SpecError, nearest
+from edgenas.errors import EdgenasError, Interrupted, SpecError, difference, nearest
 
 CLASSES = {
     name: value
@@ -99,3 +99,9 @@ def test_callers_may_expect_built_ins() -> None:
 )
 def test_nearest(name: str, known: list[str], phrase: str) -> None:
     assert nearest(name, known) == phrase
+
+
+def test_a_difference_is_told_name_by_name() -> None:
+    assert difference(["a", "b, c", "d"], ["a", "d", "e"]) == "lacks 'b, c' and adds 'e'"
+    assert difference(["a", "b"], ["b", "a"]) == "has the same in another order"
+    assert difference([], "abcdef") == "adds 'a', 'b', 'c', 'd', 'e', ..."

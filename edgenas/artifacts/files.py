@@ -216,19 +216,25 @@ def parse_json(data: bytes, *, origin: str) -> Any:
         return int(text)
 
     try:
-        return json.loads(
+        value = json.loads(
             data.decode(),
             object_pairs_hook=pairs,
             parse_constant=constant,
             parse_float=number,
             parse_int=integer,
         )
+        if b"\\ud" in data.lower():  # half of a pair alone is no text
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except json.JSONDecodeError as error:
         raise ArtifactError(
             f"{origin}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}"
         ) from error
     except UnicodeDecodeError as error:
         raise ArtifactError(f"{origin}: not UTF-8 text at byte {error.start}") from error
+    except UnicodeEncodeError as error:
+        half = error.object[error.start : error.end]
+        raise ArtifactError(f"{origin}: {half!r} is no character") from error
     except RecursionError as error:
         raise ArtifactError(f"{origin}: nested too deeply") from error
 

@@ -121,13 +121,18 @@ def comparison_text(document: Mapping[str, Any]) -> str:
 _VERDICTS = {True: "verified", None: "inconclusive", False: "FAILED"}
 
 
+def _verdict(export: Mapping[str, Any]) -> str:
+    """What was found of a file; nothing, where there was nothing to hold it to."""
+    return "not compared" if export["top1_drop"] is None else _VERDICTS[export["verified"]]
+
+
 def exports_text(result: Outcome) -> str:
     """Exported files with their certificates, failures last."""
     exports: Sequence[Mapping[str, Any]] = result.document["exports"]
     rows = [
         (
             str(e["path"]),
-            _VERDICTS[e["verified"]],
+            _verdict(e),
             f"{e['size_bytes'] / 1024:.0f} KiB",
             percent(e["top1"]),
             "" if e["top1_drop"] is None else f"{100 * e['top1_drop']:+.2f}",
@@ -147,7 +152,7 @@ def exports_text(result: Outcome) -> str:
         for t in targets
         if t["verdict"] == "inconclusive"
     )
-    if unsure := sorted({e["n_images"] for e in exports if e["verified"] is None}):
+    if unsure := sorted({e["n_images"] for e in exports if _verdict(e) == _VERDICTS[None]}):
         lines.append(f"inconclusive: {unsure[0]} test images are too few for a verdict")
     return "\n".join(lines).strip("\n")
 

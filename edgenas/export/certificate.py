@@ -18,6 +18,8 @@ from edgenas.export.units import Alone, MixedUnit, Precisions, UnitPrecision
 from edgenas.export.verify import ClassEvidence, Gate, Verdict, Verification, worst
 
 FILE_NAME = "export.json"
+AGAIN = "edgenas export RUN NETWORK writes and verifies the files again"
+"""The next step where files are not as they were verified."""
 SCHEMA = "edgenas.export/1"
 
 REJECTED = ".rejected"
@@ -225,12 +227,12 @@ def read_certificate(folder: Path) -> Certificate:
         file = _File.model_validate(table)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ArtifactError(f"{path}: {problems}") from error
+        raise ArtifactError(f"{path}: {problems}", hint=AGAIN) from error
     if sealed(table) != table:
         raise ArtifactError(
             f"{path} was changed since it was written: its content has another digest than the "
             f"{file.content_digest} that it states",
-            hint="edgenas export RUN NETWORK writes and verifies the files again",
+            hint=AGAIN,
         )
     models = []
     for row in file.models:
@@ -307,10 +309,11 @@ def check_file(folder: Path, model: ExportedModel) -> None:
     """
     path = folder / model.path
     if not path.is_file():
-        raise ArtifactError(f"{path} is missing, but {FILE_NAME} lists it")
+        raise ArtifactError(f"{path} is missing, but {FILE_NAME} lists it", hint=AGAIN)
     if path.stat().st_size != model.size_bytes or sha256_file(path) != model.sha256:
         raise ArtifactError(
-            f"{path} was changed since it was verified: its SHA-256 differs from {FILE_NAME}"
+            f"{path} was changed since it was verified: its SHA-256 differs from {FILE_NAME}",
+            hint=AGAIN,
         )
 
 

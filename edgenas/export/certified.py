@@ -35,11 +35,10 @@ from edgenas.export.certificate import (
 )
 from edgenas.export.contract import InputContract, differing_fields, read_document
 from edgenas.export.formats import BUILT_IN, FILE_NAMES, FORMATS, MIXED, Format, Precision, exporter
-from edgenas.export.jobs import run_tflite, tool_versions
+from edgenas.export.jobs import Halt, converter_errors, run_tflite, tool_versions
 from edgenas.export.mixed import Mixing, Mixture, mix, onnx_writer, tflite_writer
 from edgenas.export.models import (
     check_fit,
-    converter_errors,
     onnx_metadata,
     tflite_jobs,
     torch_logits,
@@ -131,11 +130,14 @@ def export_networks(
         folded = {str(i): networks.fold(request.network) for i, request in enumerate(requests)}
         for folder in drafts.values():
             folder.mkdir()
-        with ThreadPoolExecutor(1) as pool:  # it waits for a process; meanwhile we write the rest
+        halt = Halt()
+        with ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as stopped:
+            # it waits for a process, which ends if we do; meanwhile we write the rest
+            stopped.callback(halt)
             wanted = [name for name in specs if name in BUILT_IN and name.startswith("tflite")]
             if "tflite-mixed" in mixed and "tflite" not in wanted:
                 wanted.append("tflite")
-            tflite = pool.submit(_write_tflite, requests, folded, drafts, wanted, report)
+            tflite = pool.submit(_write_tflite, requests, folded, drafts, wanted, halt, report)
             failures = {
                 str(i): _write_others(request, folded[str(i)], drafts[str(i)], specs, report)
                 for i, request in enumerate(requests)
@@ -220,10 +222,14 @@ def check_stated(path: Path, model: ExportedModel, contract: InputContract | Non
         ArtifactError: another format or precision than the file's name has; other inputs or
             classes in the certificate, in the file, or in `contract`.
     """
-    if (path.name, model.precision) != _file_of(model.format):
+    try:
+        wanted = _file_of(model.format)
+    except ExportError as error:
+        raise ArtifactError(f"{path}: {FILE_NAME} calls it {model.format!r}: {error}") from error
+    if (path.name, model.precision) != wanted:
         raise ArtifactError(
             f"{path}: {FILE_NAME} calls it {model.format} in {model.precision}; a file of this "
-            f"format is {' in '.join(_file_of(model.format))}"
+            f"format is {' in '.join(wanted)}"
         )
     stated, _ = read_document(path)
     if differ := differing_fields(stated, model.input):
@@ -239,6 +245,7 @@ def _write_tflite(
     folded: Mapping[str, Network],
     drafts: Mapping[str, Path],
     wanted: Sequence[str],
+    halt: Halt,
     report: Report,
 ) -> dict[str, dict[str, Failure]]:
     """These TFLite formats of all networks in one process; failures by network and format."""
@@ -250,7 +257,7 @@ def _write_tflite(
     }
     try:
         with tflite_jobs(items, wanted, drafts) as jobs:
-            errors = run_tflite(jobs, report=report)
+            errors = run_tflite(jobs, halt=halt, report=report)
     except ExportError as error:
         for key in drafts:
             failures[key] = {n: _failure(n, error) for n in wanted}

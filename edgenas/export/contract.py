@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgenas.artifacts import check_schema, parse_json, to_json
-from edgenas.errors import ArtifactError, SpecError
+from edgenas.errors import ArtifactError, SpecError, difference
 
 SCHEMA = "edgenas.model/1"
 METADATA_KEY = "edgenas"
@@ -117,6 +117,8 @@ def read_document(path: Path) -> tuple[InputContract, dict[str, str]]:
     """
     from edgenas.export import onnx, tflite
 
+    if path.suffix not in (".onnx", ".tflite"):
+        raise SpecError(f"{path} is no model file by its name: .onnx or .tflite")
     reader = tflite if path.suffix == ".tflite" else onnx
     text = reader.read_metadata(path).get(METADATA_KEY)
     if text is None:
@@ -139,7 +141,7 @@ def read_document(path: Path) -> tuple[InputContract, dict[str, str]]:
 def differing_fields(one: InputContract, other: InputContract) -> str:
     """What two contracts say of the same thing, where it differs by more than rounding.
 
-    `"mean (0.5,), not (0.286,); 10 classes, not 3"`; empty where they agree.
+    `"mean (0.5,), not (0.286,); of the classes it lacks 'bee'"`; empty where they agree.
     """
     told = []
     for name, value in contract_table(one).items():
@@ -147,7 +149,7 @@ def differing_fields(one: InputContract, other: InputContract) -> str:
         if value == against or (name in ("mean", "std") and _close(value, against)):
             continue
         if name == "classes":
-            told.append(f"classes {_named(value)}, not {_named(against)}")
+            told.append(f"of the classes it {difference(against, value)}")
         else:
             told.append(f"{name} {value}, not {against}")
     return "; ".join(told)
@@ -157,11 +159,6 @@ def _close(one: Sequence[float], other: Sequence[float]) -> bool:
     return len(one) == len(other) and all(
         math.isclose(a, b, rel_tol=1e-5) for a, b in zip(one, other, strict=True)
     )
-
-
-def _named(classes: tuple[str, ...]) -> str:
-    few = ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
-    return f"{len(classes)} ({few})"
 
 
 def _problems(error: ValidationError | SpecError) -> str:

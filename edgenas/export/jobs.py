@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import shlex
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from edgenas import networks
 from edgenas.artifacts import derive_seed, digest, replacing, to_json, write_atomic
-from edgenas.errors import ExportError, nearest
+from edgenas.errors import EdgenasError, ExportError, interrupt_behind, nearest
 from edgenas.events import Event, Report, silent
 from edgenas.export import litert, onnx
 from edgenas.export.formats import FORMATS, MIXED
@@ -230,7 +231,7 @@ def _convert(
             raise ExportError(f"{len(failures)} of {len(jobs)} {what}s failed; {name}: {why}")
         return paths
     for i, (name, lowering) in enumerate(missing.items(), 1):
-        try:
+        with converter_errors(name):
             _convert_onnx(
                 lowering,
                 paths[name],
@@ -240,10 +241,6 @@ def _convert(
                 seed=seed,
                 activations=activations,
             )
-        except ExportError:
-            raise
-        except Exception as error:  # torch and onnxruntime raise what they like
-            raise ExportError(f"{name}: {type(error).__name__}: {error}") from error
         report(Event(stage, i, len(missing), name))
     return paths
 
@@ -274,13 +271,53 @@ def _convert_onnx(
                 onnx.open_boundaries(temporary)
 
 
+@contextlib.contextmanager
+def converter_errors(name: str) -> Iterator[None]:
+    """Turns whatever a converter raises into `ExportError`, but no interrupt."""
+    try:
+        yield
+    except EdgenasError:
+        raise
+    except Exception as error:  # torch and onnxruntime raise what they like
+        if stopped := interrupt_behind(error):
+            raise stopped from None
+        raise ExportError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+class Halt:
+    """Ends what `run_tflite` does in another thread, once nobody waits for it any longer."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self.called = False
+
+    def __call__(self) -> None:
+        """Kills the process; no other is started."""
+        with self._lock:
+            self.called = True
+            if self._process is not None:
+                self._process.kill()
+
+    def watch(self, process: subprocess.Popen[str]) -> None:
+        """`process` is the one to kill from now on."""
+        with self._lock:
+            self._process = process
+            if self.called:
+                process.kill()
+
+
 def run_tflite(
-    jobs: Sequence[TfliteJob], *, stage: str = "convert to tflite", report: Report = silent
+    jobs: Sequence[TfliteJob],
+    *,
+    stage: str = "convert to tflite",
+    halt: Halt | None = None,
+    report: Report = silent,
 ) -> dict[str, str]:
     """Runs the jobs in one process; the names of those that failed, and why.
 
     If the process dies, the job that it was in is tried once more by itself, and the rest go on in
-    a new process.
+    a new process. Once `halt` is called, what is left is left.
 
     Raises:
         ExportError: the extra is missing, or the process cannot even start its first job.
@@ -289,10 +326,11 @@ def run_tflite(
     left = {job.name: job for job in jobs}
     failures: dict[str, str] = {}
     suspects: set[str] = set()
-    while left:
+    halt = halt or Halt()
+    while left and not halt.called:
         done = len(jobs) - len(left)
         together = not suspects  # in which of several a process died is not known
-        outcome = _run_process(list(left.values()), done, len(jobs), stage, report, together)
+        outcome = _run_process(list(left.values()), done, len(jobs), stage, report, together, halt)
         for name in outcome.done:
             del left[name]
         for name, why in outcome.failed.items():
@@ -305,7 +343,7 @@ def run_tflite(
             else:
                 suspects.add(job.name)
                 left = left | {job.name: job}  # again, after the others
-        elif left:
+        elif left and not halt.called:
             raise ExportError(f"the TFLite converter did not start: {outcome.why}")
     return failures
 
@@ -325,6 +363,7 @@ def _run_process(
     stage: str,
     report: Report,
     together: bool,  # noqa: FBT001  # passed on, not called by hand
+    halt: Halt,
 ) -> _Outcome:
     outcome = _Outcome()
     with tempfile.TemporaryDirectory(prefix="edgenas-") as name:
@@ -338,6 +377,7 @@ def _run_process(
             process = subprocess.Popen(  # noqa: S603  # this interpreter, our own module
                 argv, stdout=subprocess.PIPE, stderr=log, env=environment(), text=True
             )
+            halt.watch(process)
             timer = threading.Timer(_TIMEOUT_S + 60.0 * len(jobs), process.kill)
             timer.start()
             current: str | None = None

@@ -16,7 +16,7 @@ from edgenas.errors import ExportError, SpecError
 from edgenas.export import onnx
 from edgenas.export.contract import METADATA_KEY, InputContract, write_document
 from edgenas.export.formats import FILE_NAMES, Format, exporter
-from edgenas.export.jobs import TfliteJob, run_tflite
+from edgenas.export.jobs import TfliteJob, converter_errors, run_tflite
 from edgenas.export.onnx import FloatArray
 from edgenas.networks import Network
 
@@ -182,19 +182,6 @@ class _TfliteWriter:
                     raise ExportError(f"{self.name}: {failures['network']}")
             with replacing(path) as temporary:
                 temporary.write_bytes(Path(name, FILE_NAMES[self.name]).read_bytes())
-
-
-@contextlib.contextmanager
-def converter_errors(name: str) -> Iterator[None]:
-    """Turns whatever a converter raises into `ExportError`."""
-    from edgenas.errors import EdgenasError
-
-    try:
-        yield
-    except EdgenasError:
-        raise
-    except Exception as error:
-        raise ExportError(f"{name}: {type(error).__name__}: {error}") from error
 
 
 ONNX = Format("onnx", FILE_NAMES["onnx"], "fp32", _write_onnx)

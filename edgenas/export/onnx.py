@@ -34,6 +34,7 @@ WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 def write_network(network: Network, path: Path) -> None:
     """Writes a whole network in float32: input `image` (1, h, w, c), output `logits`."""
     import torch
+    import torch._dynamo.exc  # torch.onnx names it in a handler: half imported, it hides interrupts
 
     class ChannelsLast(torch.nn.Module):
         def __init__(self) -> None:

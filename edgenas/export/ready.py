@@ -15,6 +15,7 @@ from pathlib import Path
 from string import Template
 
 from edgenas.artifacts import write_atomic
+from edgenas.data.folder import FORMATS
 from edgenas.export.certificate import REJECTED, Certificate, ExportedModel, TargetEvidence
 from edgenas.export.contract import InputContract
 from edgenas.export.tflite import LABELS_FILE, labels_text
@@ -125,6 +126,7 @@ def _facts(contract: InputContract, digest: str, image_size: int) -> dict[str, s
         "low": repr(float(low)),
         "high": repr(float(high)),
         "labels": repr(list(contract.classes)),
+        "formats": repr(FORMATS),
         "labels_c": ",\n".join(f"    {c_string(label)}" for label in contract.classes),
         "n_classes": str(len(contract.classes)),
     }

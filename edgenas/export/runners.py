@@ -118,6 +118,11 @@ class OnnxRunner:
             raise SpecError(f"{path}: onnxruntime cannot read it: {error}") from error
         port = _single(self._session.get_inputs(), path, "input")
         _single(self._session.get_outputs(), path, "output")
+        if not port.shape or not all(isinstance(n, int) and n > 0 for n in port.shape):
+            raise SpecError(
+                f"{path} takes inputs of shape {port.shape}: not all sizes are fixed",
+                hint="edgenas's files take (1, height, width, channels), in numbers",
+            )
         self._name = port.name
         self.shape = tuple(port.shape)
 

@@ -8,7 +8,7 @@ publishes, and the evidence says so.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -68,18 +68,21 @@ def check_targets(
     targets: Sequence[DeviceProfile],
     *,
     images: FloatArray,
+    wanted: Collection[str] = (),
     report: Report = silent,
 ) -> tuple[TargetEvidence, ...]:
     """Evidence for each device that anything is known of, on the file in `folder` that it runs.
 
     `images` are normalised (n, h, w, c); the answers of other runtimes are compared on some.
-    Nothing is written, and nothing is raised for a file that a device does not take.
+    Nothing is written, and nothing is raised for a file that a device does not take. Devices that
+    are `wanted` by name are inconclusive where nothing is known of them.
     """
     found = []
     for device in targets:
         chain = toolchain_of(device)
         limits = (device.ram_bytes, device.flash_bytes)
-        if chain is None and limits == (None, None) and not device.operators:
+        unknown = chain is None and limits == (None, None) and not device.operators
+        if unknown and device.name not in wanted:
             continue
         report(Event("targets", message=f"{certificate.digest} on {device.name}"))
         name = device.runtime if chain is None else chain.name

@@ -240,6 +240,16 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def _distinct(values: list[str]) -> list[str]:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{value!r} stands twice")
+    return values
+
+
+_Names = Annotated[list[str], AfterValidator(_distinct)]
+
+
 class _Data(_Strict):
     source: str = Field(min_length=1)
     image_size: int | None = Field(None, ge=8, le=1024)
@@ -252,8 +262,8 @@ class _Supernet(_Strict):
 
 
 class _Search(_Strict):
-    devices: list[str] = Field(min_length=1)
-    objectives: list[str] = Field(default=["max top1", "min latency_ms"], min_length=1)
+    devices: _Names = Field(min_length=1)
+    objectives: _Names = Field(default=["max top1", "min latency_ms"], min_length=1)
     strategy: str = "surrogate"
     trials: int | None = Field(None, ge=0)
     minutes: float | None = Field(None, gt=0)
@@ -264,20 +274,12 @@ class _Search(_Strict):
     robustness_images: int = Field(500, ge=1)
     unlabelled: str | None = Field(None, min_length=1)
     fleet: int | None = Field(None, ge=1)
-    warm_start: list[str] = []
-    begin_with: list[str] = []
+    warm_start: _Names = []
+    begin_with: _Names = []
     gradient_steps: int = Field(8, ge=1)
     gradient_partial_channels: float = Field(1.0, gt=0, le=1)
     gradient_progressive_depth: bool = False
     profile_minutes: float = Field(10.0, ge=0)
-
-    @field_validator("devices", "objectives", "warm_start", "begin_with")
-    @classmethod
-    def _distinct(cls, values: list[str]) -> list[str]:
-        for value in values:
-            if values.count(value) > 1:
-                raise ValueError(f"{value!r} stands twice")
-        return values
 
 
 class _Train(_Strict):
@@ -312,9 +314,11 @@ class _Final(_Strict):
 
 
 class _Export(_Strict):
-    formats: list[Format] = Field(default=list(FORMATS), min_length=1)
+    formats: Annotated[list[Format], AfterValidator(_distinct)] = Field(
+        default=list(FORMATS), min_length=1
+    )
     top: int = Field(3, ge=1)
-    targets: list[str] = []
+    targets: _Names = []
     max_top1_drop: float = Field(0.01, ge=0, le=1)
     max_mixed_drop: float = Field(0.002, ge=0, le=1)
     licence: str = ""

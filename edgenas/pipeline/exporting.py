@@ -46,7 +46,7 @@ def export(
 ) -> Outcome:
     """One network of a run again: written, verified and timed in `folder/models/<digest>`.
 
-    Files of other formats that lie there stay, as long as they are of the same network.
+    Files of other formats that lie there stay.
 
     Args:
         config: the run's settings.
@@ -56,7 +56,8 @@ def export(
         report: progress.
 
     Raises:
-        UsageError: no such network on the front, an unknown format.
+        UsageError: no such network on the front, an unknown format; files of other formats would
+            be left without a certificate.
         SpecError: the line is no architecture of the space.
     """
     from edgenas.pipeline.opening import open_stages
@@ -141,6 +142,8 @@ def export_candidates(
     for why, candidate in chosen:
         folder = folders[candidate.architecture]
         kept = _kept(run, candidate.architecture, folder, wanted, again=again)
+        if again:
+            _refuse_orphans(folder, kept, wanted)
         written = set()
         if kept is not None:
             done[folder] = kept
@@ -190,7 +193,10 @@ def _on_targets(
         arch = run.supernet.space.parse(certificate.architecture)
         images, _ = network_images(run.data, few, run.supernet.space.resolution(arch))
         devices = asked_targets(run, fleet, arch.digest)
-        told = check_targets(folder, certificate, devices, images=images, report=report)
+        wanted = run.config.export.targets
+        told = check_targets(
+            folder, certificate, devices, images=images, wanted=wanted, report=report
+        )
         parents = {**run.parents, **parents_of(run, arch)}
         found[folder] = replace(certificate, targets=told, parents=parents)
         write_certificate(folder, found[folder])
@@ -326,6 +332,25 @@ def _kept(
         for name in others:
             (folder / name).unlink(missing_ok=True)
     return replace(found, failures=())
+
+
+def _refuse_orphans(folder: Path, kept: Certificate | None, wanted: Sequence[str]) -> None:
+    """Raises where a certificate of the `wanted` formats would say nothing of files beside them."""
+    from edgenas.export.formats import FILE_NAMES
+
+    listed = set() if kept is None else {model.path for model in kept.models}
+    orphans = {
+        format_: name
+        for format_, name in FILE_NAMES.items()
+        if format_ not in wanted and name not in listed and (folder / name).is_file()
+    }
+    if orphans:
+        formats = " ".join(f"--format {name}" for name in (*wanted, *orphans))
+        raise UsageError(
+            f"{folder}: {', '.join(orphans.values())} would be left without a certificate: the one "
+            "there is damaged, or not of these files as the run would write them now",
+            hint=f"edgenas export {folder.parent.parent} {folder.name} {formats}",
+        )
 
 
 def _is_whole(folder: Path, model: ExportedModel) -> bool:

@@ -195,7 +195,7 @@ def check_fits(info: SupernetInfo, supernet: Supernet, data: DataSet, origin: Pa
     Raises:
         DataError: other channels, classes or normalisation; the difference is named.
     """
-    from edgenas.errors import DataError
+    from edgenas.errors import DataError, difference
 
     space, known = supernet.space, info.data
     problems = []
@@ -203,12 +203,7 @@ def check_fits(info: SupernetInfo, supernet: Supernet, data: DataSet, origin: Pa
         problems.append(f"it takes {space.in_channels} channels, the images have {data.channels}")
     classes = list(known.get("classes", data.classes))
     if classes != list(data.classes):
-        missing = [c for c in classes if c not in data.classes]
-        added = [c for c in data.classes if c not in classes]
-        order = "" if missing or added else " in another order"
-        lists = [f"lacks {', '.join(missing)}"] * bool(missing)
-        lists += [f"adds {', '.join(added)}"] * bool(added)
-        problems.append(f"the data {' and '.join(lists) or 'has its classes' + order}")
+        problems.append(f"of its classes the data {difference(classes, data.classes)}")
     for name, own in (("mean", data.mean), ("std", data.std)):
         trained = known.get(name, own)
         if any(abs(a - b) > 1e-3 for a, b in zip(trained, own, strict=False)):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgenas.errors import ArtifactError, DataError, SpecError, UsageError
+from edgenas.errors import ArtifactError, DataError, SpecError, UsageError, difference
 from edgenas.events import Report, silent
 from edgenas.hardware import also_in, load_device
 from edgenas.pipeline.exported import EXPORTS_SCHEMA, exported_row, target_row
@@ -154,7 +154,10 @@ def _in_run(
             found.failures += [f"{place}/{f.format}: {f.error}" for f in certificate.failures]
         devices = asked_targets(run, fleet, certificate.digest)
         asked = certificate if only is None else _alone(certificate, only)
-        for target in check_targets(folder, asked, devices, images=images, report=report):
+        wanted = run.config.export.targets
+        for target in check_targets(
+            folder, asked, devices, images=images, wanted=wanted, report=report
+        ):
             if only is None or target.path == only:
                 found.told(target, place)
 
@@ -253,6 +256,8 @@ def _over_images(
             if _NOT_REPEATED not in found.notes:
                 found.notes.append(_NOT_REPEATED)
         found.rows.append(row)
+    if only is None:
+        found.failures += [f"{folder}/{f.format}: {f.error}" for f in certificate.failures]
 
 
 def _targets_again(
@@ -276,7 +281,9 @@ def _targets_again(
             found.notes.append(f"{stated.device} is not asked about {model.path}: {error}")
             continue
         only = _alone(certificate, model.path)
-        for target in check_targets(folder, only, [device], images=images, report=report):
+        for target in check_targets(
+            folder, only, [device], images=images, wanted=[device.name], report=report
+        ):
             found.told(target, str(folder))
 
 
@@ -317,12 +324,15 @@ def _images(
     )
     if data.classes != contract.classes:
         raise DataError(
-            f"{path} names {len(contract.classes)} classes ({', '.join(contract.classes[:3])}, "
-            f"...), {source} has {len(data.classes)} ({', '.join(data.classes[:3])}, ...)",
+            f"{path} names {len(contract.classes)} classes, {source} has {len(data.classes)}: it "
+            + difference(contract.classes, data.classes),
             hint="take the images that it was trained for, or others of the same classes",
         )
     if data.channels != contract.shape[3]:
-        raise DataError(f"{path} takes {contract.shape[3]} channels, {source} has {data.channels}")
+        raise DataError(
+            f"{path} takes {contract.shape[3]} channels, {source} has {data.channels}",
+            hint="take images like those that it was trained for",
+        )
     return data
 
 

@@ -86,6 +86,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
             path.unlink()
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a training in `folder` has kept a state to go on from."""
+    return any((folder / name).exists() for name in (_STATE, _PREVIOUS))
+
+
 def load_checkpoint(
     folder: Path, *, fingerprint: Mapping[str, str], report: Report = silent
 ) -> Checkpoint | None:

@@ -29,7 +29,12 @@ from edgenas.data import DataSet, augment, class_weights, keep_memory, policy_fo
 from edgenas.errors import Interrupted, ResourceError, SpecError, UsageError, nearest
 from edgenas.events import Event, Report, silent
 from edgenas.spaces import Architecture
-from edgenas.supernet.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from edgenas.supernet.checkpoint import (
+    Checkpoint,
+    is_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from edgenas.supernet.distributed import Workers
 from edgenas.supernet.elastic import Supernet
 
@@ -362,9 +367,10 @@ class Training:
             while self.step < last:
                 loss = self._step_or_halve()
                 if not math.isfinite(loss):
+                    kept = f"; the last good checkpoint is kept in {self.folder}"
                     raise SpecError(
-                        f"the loss became {loss} at step {self.step + 1} of {self.n_steps}; the "
-                        f"last good checkpoint is kept in {self.folder}",
+                        f"the loss became {loss} at step {self.step + 1} of {self.n_steps}"
+                        + kept * is_checkpoint(self.folder),
                         hint=f"lower {self.section}.peak_lr",
                     )
                 self.losses.append(loss)

@@ -23,8 +23,7 @@ _REMEDIES = {
     "HardSwish": 'activation = "relu6"',
     SQUEEZE_EXCITE: "squeeze_excite = false",
     **dict.fromkeys(("MUL", "Mul", "HardSigmoid"), "squeeze_excite = false"),
-    "DEPTHWISE_CONV_2D": "smaller kernels",
-    "CONV_2D": "smaller kernels",
+    "DEPTHWISE_CONV_2D": 'kinds = ["fused", "plain"]',
 }
 
 
@@ -139,11 +138,14 @@ def _check_operators(space: SearchSpace, device: DeviceProfile, chain: Toolchain
         f"{name} ({n} of {len(primitives)} distinct operators): {why}"
         for (name, why), n in sorted(found.items())
     )
-    title, source = str(device.runtime), "its own file"
-    if chain is not None:
-        title = chain.title
-        source = source if device.operators else f"{chain.source}, {chain.url}, {chain.date}"
-    remedies = dict.fromkeys(_REMEDIES[name] for name, _ in sorted(found) if name in _REMEDIES)
+    title, source = "it", "its own file"
+    if chain is not None and not device.operators:
+        title, source = chain.title, f"{chain.source}, {chain.url}, {chain.date}"
+    remedies = dict.fromkeys(
+        "smaller kernels" if why.startswith("kernel ") else _REMEDIES[name]
+        for name, why in sorted(found)
+        if why.startswith("kernel ") or name in _REMEDIES
+    )
     raise SpecError(
         f"{device.name} cannot run this space: {title} does not take {told} [{source}]",
         hint=f"in [space]: {', '.join(remedies)}" if remedies else "another [space]",

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,7 +134,7 @@ def test_lowerings_survive_the_way_to_the_worker():
 
 
 FAKE = """
-    import json, os, pathlib, sys
+    import json, os, pathlib, sys, time
     table = json.loads(pathlib.Path(sys.argv[3]).read_text())
     with pathlib.Path(__file__).with_name("together").open("a") as file:
         print(table["together"], file=file)
@@ -144,6 +146,8 @@ FAKE = """
             pathlib.Path(job["files"]["seen"]).touch()
             print("a converter's last words", file=sys.stderr, flush=True)
             os.abort()
+        if job["name"].startswith("slow"):
+            time.sleep(600)
         if job["name"].startswith("bad"):
             print(json.dumps({"job": job["name"], "state": "failed", "error": "no"}), flush=True)
             continue
@@ -185,6 +189,37 @@ def test_one_crash_does_not_stop_the_others(fake_process, tmp_path):
     first, *others = (tmp_path / "together").read_text().split()
     assert first == "True"
     assert set(others) == {"False"}, "in which of several a process died is not known"
+
+
+def test_nobody_waits_for_what_is_not_wanted_any_longer(fake_process, tmp_path):
+    halt, done = jobs.Halt(), []
+    todo = [fake_process(name) for name in ("a", "slow", "b")]
+    thread = threading.Thread(target=lambda: done.append(run_tflite(todo, halt=halt)))
+    thread.start()
+    while not (tmp_path / "a.tflite").is_file():
+        time.sleep(0.01)
+    halt()
+    thread.join(30)
+    assert done == [{}]
+    assert not (tmp_path / "b.tflite").is_file()
+    assert (tmp_path / "together").read_text().split() == ["True"], "it is not tried again"
+    assert run_tflite([fake_process("c")], halt=halt) == {}
+    assert not (tmp_path / "c.tflite").is_file()
+
+
+def half_imported() -> None:
+    """As torch.onnx ends when an interrupt hits it as it imports torch._dynamo."""
+    try:
+        raise KeyboardInterrupt
+    except jobs.missing.UserError:
+        pass
+
+
+def test_a_converter_hides_no_interrupt():
+    with pytest.raises(KeyboardInterrupt), jobs.converter_errors("onnx"):
+        half_imported()
+    with pytest.raises(ExportError, match="onnx: RuntimeError: no"), jobs.converter_errors("onnx"):
+        raise RuntimeError("no")
 
 
 def test_a_failed_unit_is_named(fake_process, tmp_path, monkeypatch):

@@ -245,10 +245,18 @@ def test_a_format_that_was_not_exported_leaves_it_open(certificate, images, tmp_
     assert asked(tmp_path, rejected, images, device("rpi4-litert-int8-t4")).path == ""
 
 
-def test_devices_of_which_nothing_is_known_are_left_out(certificate, images, tmp_path) -> None:
+def test_devices_of_which_nothing_is_known_are_left_out_unless_wanted(
+    certificate, images, tmp_path
+) -> None:
     unknown = device("nucleo-h7a3zi-xcubeai-int8-t1")
     assert unknown.connection == LOCAL
     assert check_targets(tmp_path, certificate, [unknown], images=images) == ()
+    asked_for = {"images": images, "wanted": [unknown.name]}
+    (found,) = check_targets(tmp_path, certificate, [unknown], **asked_for)
+    assert (found.verdict, found.reasons) == (
+        "inconclusive",
+        ("what xcubeai accepts is not known here",),
+    )
     limited = replace(unknown, ram_bytes=1000)
     assert "bytes of RAM" in asked(tmp_path, certificate, images, limited).problem
     found = asked(tmp_path, certificate, images, replace(unknown, ram_bytes=10**6))

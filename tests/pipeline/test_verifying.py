@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -113,7 +114,11 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], None], int, str]] = {
     "mean": (first(lambda m: m["input"].update(mean=[0.9])), 3, "mean"),
     "std": (first(lambda m: m["input"].update(std=[7.0])), 3, "std"),
     "resize": (first(lambda m: m["input"].update(resize="nearest")), 3, "resize"),
-    "classes": (first(lambda m: m["input"].update(classes=["a", "b", "c"])), 3, "classes 10"),
+    "classes": (
+        first(lambda m: m["input"].update(classes=["a", "b", "c"])),
+        3,
+        "it lacks 'a', 'b', 'c' and adds '0'",
+    ),
     "shape": (first(lambda m: m["input"].update(shape=[1, 9, 9, 1])), 3, "shape"),
     "range": (first(lambda m: m["input"].update(value_range=[0, 0])), 3, "value range"),
     "precision": (first(lambda m: m.update(precision="fp16")), 3, "onnx in fp16"),
@@ -283,7 +288,40 @@ def test_over_other_images(model: Path, tmp_path: Path, capfd: pytest.CaptureFix
     assert "is not what the files were verified on" in document["notes"][0]
     code, _, said = verify(path, "--data", str(tmp_path / "three.npz"), capfd=capfd)
     assert code == 3
-    assert "names 10 classes" in said
+    assert "names 10 classes, " in said
+    assert "three.npz has 3: it lacks '0', '1', '2', '3', '4', ... and adds 'a', 'b', 'c'" in said
+    assert main(["verify", path, "--data", str(tmp_path / "noise.npz"), "--quiet"]) == 0
+    out = capfd.readouterr().out
+    assert "not compared" in out
+    assert "too few" not in out
+
+
+def test_what_could_not_be_written_fails_away_from_the_run(
+    model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    failure = {"format": "tflite", "error": "it broke", "hint": "", "exit_code": 8}
+    edited(model / "export.json", lambda table: table.update(failures=[failure]))
+    code, _, said = verify(str(model), "--data", "digits", capfd=capfd)
+    assert (code, "tflite: it broke" in said) == (5, True)
+    code, _, said = verify(str(model / "model.onnx"), "--data", "digits", capfd=capfd)
+    assert (code, said.count("it broke")) == (0, 0)
+
+
+def test_no_file_loses_its_certificate_to_the_export_of_another(
+    model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run, before = Path("runs/tiny/run.toml"), (model / "export.json").read_bytes()
+    text = run.read_text("utf-8")
+    assert "max_top1_drop" in text
+    run.write_text(re.sub("max_top1_drop = .*", "max_top1_drop = 0.5", text), "utf-8")
+    argv = ["export", "tiny", model.name, "--quiet"]
+    assert main([*argv, "--format", "onnx"]) == 2
+    said = capfd.readouterr().err
+    assert "model.int8.onnx would be left without a certificate" in said
+    assert "--format onnx --format onnx-int8" in said
+    assert (model / "export.json").read_bytes() == before
+    assert main([*argv, "--format", "onnx", "--format", "onnx-int8"]) == 0
+    assert verify("runs/tiny", capfd=capfd)[0] == 0
 
 
 def test_other_formats_stay_when_one_is_exported_again(
@@ -415,7 +453,13 @@ def test_a_graph_other_than_it_says_of_itself_is_refused(
     _, h, w, c = document["input"]["shape"]
     document["input"]["shape"] = [1, 100 * h, 100 * w, c]
     entry.value = json.dumps(document)
-    for graph, told in ((two, "has 2 inputs"), (larger, "though it says")):
+    loose = onnx.load(model / "model.onnx")
+    loose.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    for graph, told in (
+        (two, "has 2 inputs"),
+        (larger, "though it says"),
+        (loose, "not all sizes are fixed"),
+    ):
         onnx.save(graph, tmp_path / "other.onnx")
         code, _, said = verify(str(tmp_path / "other.onnx"), "--data", "digits", capfd=capfd)
         assert (code, told in said) == (3, True), said

@@ -254,9 +254,14 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(
     train(supernet, digits, RECIPE, folder=tmp_path, stop_after_steps=5)
     kept = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     broken = replace(digits, mean=(float("nan"),))
-    with pytest.raises(SpecError, match="loss became nan at step 6"):
+    with pytest.raises(
+        SpecError, match=r"loss became nan at step 6 .*; the last good checkpoint is kept in"
+    ):
         train(supernet, broken, RECIPE, folder=tmp_path, resume=True)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == kept
+    fresh = tmp_path / "fresh"
+    with pytest.raises(SpecError, match=r"loss became nan at step 1 of \d+$"):
+        train(Supernet(tiny_space), broken, RECIPE, folder=fresh)
 
 
 def test_ctrl_c_writes_a_checkpoint(

@@ -85,12 +85,18 @@ def test_a_device_may_name_its_own_operators() -> None:
             check_space(FULL, replace(board, operators=own))
         assert "SQUEEZE_EXCITE" not in str(caught.value)
         assert caught.value.hint == "in [space]: squeeze_excite = false"
+        few = tuple(name for name in own if name != "DEPTHWISE_CONV_2D")
+        with pytest.raises(SpecError, match="it does not take DEPTHWISE_CONV_2D") as caught:
+            check_space(SMALL, replace(board, operators=few))
+        assert caught.value.hint == 'in [space]: kinds = ["fused", "plain"]'
 
 
 def test_own_operators_hold_where_no_tool_chain_is_known() -> None:
     board = load_device_file(SHIPPED / "devices" / "nucleo-h7a3zi-xcubeai-int8-t1.toml")
     check_space(FULL, board)
-    with pytest.raises(SpecError, match=r"xcubeai does not take ADD .*its own file"):
+    with pytest.raises(
+        SpecError, match=r"int8-t1 cannot run this space: it does not take ADD .*its own file"
+    ):
         check_space(FULL, replace(board, operators=("CONV_2D",)))
 
 
