@@ -48,6 +48,8 @@ def io_errors(path: Path, doing: str) -> Iterator[None]:
             errno.EEXIST: "a file of that name is in the way: choose another name, or move it",
         }
         hint = hints.get(error.errno or 0, "")
+        if doing == "read" and isinstance(error, PermissionError):
+            hint = "change its permissions so that you may read it"
         raise ResourceError(
             f"cannot {doing} {path}: {error.strerror or error}", hint=hint
         ) from error

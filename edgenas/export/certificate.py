@@ -297,7 +297,9 @@ def recheck(folder: Path, only: str | None = None) -> Certificate:
         with io_errors(labels, "read"):
             found = labels.read_bytes()
         if found != labels_text(certificate.models[0].input.classes).encode():
-            raise ArtifactError(f"{labels} was changed: it has other classes than {FILE_NAME}")
+            raise ArtifactError(
+                f"{labels} was changed: it has other classes than {FILE_NAME}", hint=AGAIN
+            )
     return certificate
 
 

@@ -124,7 +124,9 @@ def _in_run(
         try:
             check_manifest(root, below=_sealed_of(root, path, folders, only))
         except ArtifactError as error:
-            hint = f"edgenas export {root} NETWORK writes and verifies a network's files again"
+            hint = "put the file back as the run wrote it, or search again from run.toml"
+            if f"{root / 'models'}/" in str(error):
+                hint = f"edgenas export {root} NETWORK writes and verifies a network's files again"
             raise ArtifactError(str(error), hint=hint) from error
     run = open_stages(config, root, resume=True, may_train=False, report=report)
     fleet = fleet_in(root)

@@ -509,3 +509,16 @@ def test_a_table_that_is_none_is_named(tmp_path: Path, data: bytes, said: str) -
     with pytest.raises(SpecError, match=said) as caught:
         artifacts.read_csv(path)
     assert "t.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("doing", "hint"), [("read", "you may read it"), ("write", "you may write")]
+)
+def test_the_hint_of_a_permission_is_of_what_was_done(doing: str, hint: str) -> None:
+    said = f"cannot {doing} a.json: denied"
+    with (
+        pytest.raises(ResourceError, match=said) as caught,
+        files.io_errors(Path("a.json"), doing),
+    ):
+        raise PermissionError(errno.EACCES, "denied")
+    assert hint in caught.value.hint

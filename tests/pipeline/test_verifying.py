@@ -272,6 +272,20 @@ def test_away_from_its_run(
     assert document["exports"][0]["top1"] > 0.3
 
 
+def test_the_next_step_is_of_the_file_that_was_changed(
+    model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for path, step in (
+        (Path("runs/tiny/front.json"), "put the file back"),
+        (model / "labels.txt", "edgenas export"),
+    ):
+        before = path.read_bytes()
+        path.write_bytes(before + b" ")
+        code, _, said = verify("runs/tiny", capfd=capfd)
+        assert (code, path.name in said, step in said) == (3, True, True), said
+        path.write_bytes(before)
+
+
 def test_over_other_images(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (200, 8, 8), dtype=np.uint8)
