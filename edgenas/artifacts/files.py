@@ -225,7 +225,7 @@ def parse_json(data: bytes, *, origin: str) -> Any:
             parse_float=number,
             parse_int=integer,
         )
-        if b"\\ud" in data.lower():  # half of a pair alone is no text
+        if b"\\ud" in data.lower():  # the escape of half a character, and perhaps not of the other
             json.dumps(value, ensure_ascii=False).encode()
         return value
     except json.JSONDecodeError as error:
@@ -235,8 +235,8 @@ def parse_json(data: bytes, *, origin: str) -> Any:
     except UnicodeDecodeError as error:
         raise ArtifactError(f"{origin}: not UTF-8 text at byte {error.start}") from error
     except UnicodeEncodeError as error:
-        half = error.object[error.start : error.end]
-        raise ArtifactError(f"{origin}: {half!r} is no character") from error
+        half = error.object[error.start]
+        raise ArtifactError(f"{origin}: {half!r} is half a character") from error
     except RecursionError as error:
         raise ArtifactError(f"{origin}: nested too deeply") from error
 

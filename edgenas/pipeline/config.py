@@ -318,7 +318,7 @@ class _Export(_Strict):
         default=list(FORMATS), min_length=1
     )
     top: int = Field(3, ge=1)
-    targets: _Names = []
+    targets: list[str] = []
     max_top1_drop: float = Field(0.01, ge=0, le=1)
     max_mixed_drop: float = Field(0.002, ge=0, le=1)
     licence: str = ""

@@ -286,7 +286,7 @@ def test_json_has_one_form() -> None:
         (b'{"a": {"b": 1, "b": [2]}}', r"key 'b' stands twice: 1, \[2\]"),
         (b'{"a": "\xff"}', "not UTF-8 text at byte 7"),
         ('{"a": 1}'.encode("utf-16"), "not UTF-8"),
-        (rb'{"a": ["b", "\uD800"]}', r"'\\ud800' is no character"),
+        (rb'{"a": ["b", "\uD800"]}', r"'\\ud800' is half a character"),
         (b"\xef\xbb\xbf{}", "not valid JSON"),
         (b"[" * 200_000, "nested too deeply"),
         (b'{"a":' * 200_000, "nested too deeply"),

@@ -86,7 +86,6 @@ def test_all_problems_come_in_one_message_with_key_and_nearest(tmp_path: Path) -
         (MINIMAL + "[space]\nresolutions = [32]\n", 'family is missing, as in family = "mobile/1"'),
         (MINIMAL + "[export]\ntop = -1\n", "export.top"),
         (MINIMAL + '[export]\nformats = ["onnx", "onnx"]\n', "export.formats: 'onnx' stands twice"),
-        (MINIMAL + '[export]\ntargets = ["a", "a"]\n', "export.targets: 'a' stands twice"),
         (MINIMAL + "[final]\nepoch = 1\n", "final.epoch: unknown key; did you mean 'epochs'?"),
         (MINIMAL + "[final]\ndistil = 1.5\n", "final.distil"),
         (MINIMAL + '[final]\nquantisation_aware = "maybe"\n', "final.quantisation_aware"),
