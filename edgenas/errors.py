@@ -102,20 +102,6 @@ class Interrupted(EdgenasError):
         self.exit_code = exit_code
 
 
-def interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
-    """The interrupt that `error` came of: raised inside a library that had an error of its own."""
-    seen: set[int] = set()
-    left: list[BaseException | None] = [error]
-    while left:
-        one = left.pop()
-        if isinstance(one, KeyboardInterrupt):
-            return one
-        if one is not None and id(one) not in seen:
-            seen.add(id(one))
-            left += [one.__cause__, one.__context__]
-    return None
-
-
 def difference(known: Sequence[str], found: Sequence[str]) -> str:
     """What `found` has otherwise than `known`: `"lacks 'bee' and adds 'ant', 'wasp'"`."""
     told = [

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from edgenas import networks
 from edgenas.artifacts import derive_seed, digest, replacing, to_json, write_atomic
-from edgenas.errors import EdgenasError, ExportError, interrupt_behind, nearest
+from edgenas.errors import EdgenasError, ExportError, nearest
 from edgenas.events import Event, Report, silent
 from edgenas.export import litert, onnx
 from edgenas.export.formats import FORMATS, MIXED
@@ -279,9 +279,23 @@ def converter_errors(name: str) -> Iterator[None]:
     except EdgenasError:
         raise
     except Exception as error:  # torch and onnxruntime raise what they like
-        if stopped := interrupt_behind(error):
+        if stopped := _interrupt_behind(error):
             raise stopped from None
         raise ExportError(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def _interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """The interrupt that `error` came of: raised inside a library that had an error of its own."""
+    seen: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        one = left.pop()
+        if isinstance(one, KeyboardInterrupt):
+            return one
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            left += [one.__cause__, one.__context__]
+    return None
 
 
 class Halt:

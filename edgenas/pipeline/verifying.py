@@ -88,6 +88,10 @@ class _Found:
         """Lists the gates that failed."""
         self.failures += [f"{path}: {g.name}: {g.reason}" for g in gates if g.verdict == "failed"]
 
+    def unwritten(self, certificate: Certificate, place: str) -> None:
+        """Lists the formats that could not be written."""
+        self.failures += [f"{place}/{f.format}: {f.error}" for f in certificate.failures]
+
     def told(self, target: TargetEvidence, place: str) -> None:
         """Adds what a target says of a file in `place`."""
         self.targets.append(target_row(target, place))
@@ -153,7 +157,7 @@ def _in_run(
                 found.rows.append(exported_row(model, f"{place}/{model.path}"))
                 found.fail(f"{place}/{model.path}", model.gates)
         if only is None:
-            found.failures += [f"{place}/{f.format}: {f.error}" for f in certificate.failures]
+            found.unwritten(certificate, place)
         devices = asked_targets(run, fleet, certificate.digest)
         asked = certificate if only is None else _alone(certificate, only)
         wanted = run.config.export.targets
@@ -259,7 +263,7 @@ def _over_images(
                 found.notes.append(_NOT_REPEATED)
         found.rows.append(row)
     if only is None:
-        found.failures += [f"{folder}/{f.format}: {f.error}" for f in certificate.failures]
+        found.unwritten(certificate, str(folder))
 
 
 def _targets_again(
