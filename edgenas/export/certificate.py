@@ -451,7 +451,7 @@ class _Data(_Row):
     name: str
     digest: str
     seed: int
-    image_size: int = Field(ge=1)
+    image_size: int = Field(ge=8, le=1024)
     channels: int = Field(ge=1)
     images: dict[str, int]
     licence: str

@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from edgenas.artifacts import replacing
 from edgenas.errors import ExportError, SpecError
+from edgenas.models.graph import reading
+from edgenas.models.onnx import parse_onnx
 
 if TYPE_CHECKING:
     from edgenas.networks import Network
@@ -240,15 +242,8 @@ def node_names(path: Path) -> list[tuple[str, str]]:
 
 
 def _load(path: Path) -> Any:
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:  # from its bytes: by the name of a file, onnx chooses among several syntaxes
-        model = onnx.load_model_from_string(path.read_bytes())
-        onnx.checker.check_model(model)
-    except (DecodeError, onnx.checker.ValidationError, UnicodeDecodeError, TypeError) as error:
-        raise SpecError(f"{path}: damaged ONNX file: {error}") from error
-    return model
+    with reading(path, "damaged ONNX file"):
+        return parse_onnx(path.read_bytes())
 
 
 def _finish(path: Path, metadata: Mapping[str, str]) -> None:

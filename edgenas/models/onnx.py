@@ -64,33 +64,59 @@ def read_onnx(data: bytes, path: Path) -> ModelGraph:
         return _Reader(_inferred(data), len(data)).graph()
 
 
-def _inferred(data: bytes) -> Any:
-    """The model with the shapes of its tensors; open batches, wherever their name occurs, are 1."""
+def parse_onnx(data: bytes) -> Any:
+    """The file's model, checked.
+
+    Raises:
+        SpecError: its weights are kept in other files.
+        ValueError: no ONNX file, or a damaged one.
+    """
     import onnx
     from google.protobuf.message import DecodeError
 
-    try:
+    try:  # from its bytes: by the name of a file, onnx chooses among several syntaxes
         model = onnx.load_model_from_string(data)
+        for weight in model.graph.initializer:
+            if weight.data_location == onnx.TensorProto.EXTERNAL:
+                place = {entry.key: entry.value for entry in weight.external_data}.get("location")
+                raise SpecError(
+                    f"its weights are kept in another file, {place}",
+                    hint="write it in one: onnx.save(onnx.load('FILE'), 'ONE.onnx')",
+                )
         onnx.checker.check_model(model)
-        graph, batches = model.graph, set()
-        for port in graph.input:
-            for i, dim in enumerate(port.type.tensor_type.shape.dim):
-                if not dim.HasField("dim_value") or dim.dim_value < 1:
-                    if i:
-                        raise SpecError(
-                            f"input {port.name!r} has no fixed size",
-                            hint="export it with a fixed input shape",
-                        )
-                    batches.add(dim.dim_param)
-                    dim.dim_value = 1
-        for info in (*graph.value_info, *graph.output):
-            for dim in info.type.tensor_type.shape.dim:
-                if dim.dim_param and dim.dim_param in batches:
-                    dim.dim_value = 1
+    except (DecodeError, onnx.checker.ValidationError, TypeError, UnicodeDecodeError) as error:
+        raise ValueError(_told(error)) from error
+    return model
+
+
+def _inferred(data: bytes) -> Any:
+    """The model with the shapes of its tensors; open batches, wherever their name occurs, are 1."""
+    import onnx
+
+    model = parse_onnx(data)
+    graph, batches = model.graph, set()
+    for port in graph.input:
+        for i, dim in enumerate(port.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value") or dim.dim_value < 1:
+                if i:
+                    raise SpecError(
+                        f"input {port.name!r} has no fixed size",
+                        hint="export it with a fixed input shape",
+                    )
+                batches.add(dim.dim_param)
+                dim.dim_value = 1
+    for info in (*graph.value_info, *graph.output):
+        for dim in info.type.tensor_type.shape.dim:
+            if dim.dim_param and dim.dim_param in batches:
+                dim.dim_value = 1
+    try:
         return onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except (DecodeError, onnx.checker.ValidationError, RuntimeError) as error:
-        told = str(error).strip().splitlines()
-        raise ValueError(told[0] if told else "damaged") from error
+    except RuntimeError as error:
+        raise ValueError(_told(error)) from error
+
+
+def _told(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "damaged")
 
 
 class _Reader:

@@ -157,8 +157,14 @@ def load_supernet(path: Path) -> tuple[Supernet, SupernetInfo]:
     """The supernet in `path` (.safetensors with its .json sidecar).
 
     Raises:
+        SpecError: another suffix.
         ArtifactError: one of the two is damaged, or they do not belong together.
     """
+    if path.suffix != ".safetensors":
+        raise SpecError(
+            f"{path}: not a supernet's weights by its name",
+            hint=f"name {path.with_suffix('.safetensors').name}, with its .json beside it",
+        )
     sidecar = path.with_suffix(".json")
     state = read_json(sidecar, schema=SUPERNET_SCHEMA)
     tensors = _load_tensors(path, expected=str(state.get("sha256")))

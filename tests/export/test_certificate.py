@@ -10,6 +10,7 @@ from edgenas.artifacts import sha256_file
 from edgenas.errors import ArtifactError
 from edgenas.export.certificate import (
     Certificate,
+    DataStatement,
     ExportedModel,
     Failure,
     Latency,
@@ -72,6 +73,7 @@ def certificate(tmp_path):
         failures=(Failure("onnx", "no", "try again"),),
         parents={"supernet": "ba9876543210"},
         tools={"torch": "2.13.0"},
+        data=DataStatement("digits", "ba9876543210", 0, 8, 1, {"test": 600}),
     )
 
 
@@ -123,6 +125,7 @@ def test_verified_is_none_while_inconclusive(certificate):
         lambda t: t["models"][0]["gates"][0].update(verdict="fine"),
         lambda t: t["models"][0]["input"].update(std=[0.0]),
         lambda t: t.update(schema="edgenas.export/2"),
+        lambda t: t["data"].update(image_size=3),
     ],
 )
 def test_damaged_certificates_are_refused(certificate, tmp_path, change):

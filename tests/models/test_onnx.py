@@ -167,6 +167,21 @@ def test_a_sparse_weight_is_a_weight(path: Path) -> None:
     assert keys(path) == ["conv cin=4 cout=8 h=5 w=5 k=1 s=1 g=1 act=none"]
 
 
+def test_weights_outside_of_the_file_are_named(path: Path) -> None:
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    write(path, [node], {"x": [1, 4, 5, 5]}, {"y": [1, 8, 5, 5]}, {"w": ones(8, 4, 1, 1)})
+    whole = onnx.load(path)
+    onnx.save(whole, path, save_as_external_data=True, location="model.onnx.data", size_threshold=0)
+    with pytest.raises(
+        SpecError, match=r"model\.onnx: .* another file, model\.onnx\.data"
+    ) as caught:
+        read_model(path)
+    assert "onnx.save(onnx.load('FILE'), 'ONE.onnx')" in caught.value.hint
+    one = path.with_name("one.onnx")
+    onnx.save(onnx.load(path), one)
+    assert keys(one) == ["conv cin=4 cout=8 h=5 w=5 k=1 s=1 g=1 act=none"]
+
+
 def test_what_the_reader_trips_over_is_an_error_that_names_the_file(path: Path) -> None:
     node = helper.make_node("Conv", ["x", "w"], ["y"], group=0)
     write(path, [node], {"x": [1, 4, 5, 5]}, {"y": [1, 8, 5, 5]}, {"w": ones(8, 4, 1, 1)})

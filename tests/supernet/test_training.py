@@ -354,6 +354,9 @@ def test_supernets_round_trip_and_damage_is_found(tiny_space: MobileSpace, tmp_p
     assert loaded.space == tiny_space
     assert _weights(loaded).equal(_weights(supernet))
     assert info.data == {"source": "digits"}
+    with pytest.raises(SpecError, match="by its name") as refused:
+        load_supernet(path.with_suffix(".json"))
+    assert "supernet.safetensors" in refused.value.hint
     whole = path.read_bytes()
     for damaged in (whole[:-1], whole[:50], b"", whole[:-3] + b"\x00\x00\x01"):
         path.write_bytes(damaged)
