@@ -115,8 +115,12 @@ def difference(known: Sequence[str], found: Sequence[str]) -> str:
     return " and ".join(told) or "has the same in another order"
 
 
+_NAMED = 16
+"""So many known names are worth reading in a message."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A phrase that names the known spelling closest to `name`, or all of them where none is close.
+    """A phrase that names the known spelling closest to `name`, or some where none is close.
 
     >>> nearest("kernal", ["kernel", "depth"])
     "did you mean 'kernel'?"
@@ -125,4 +129,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     if close:
         return f"did you mean {close[0]!r}?"
+    if len(names) > _NAMED:
+        names[_NAMED:] = [f"and {len(names) - _NAMED} more"]
     return f"known: {', '.join(names)}" if names else "none is known"

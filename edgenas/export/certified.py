@@ -373,16 +373,15 @@ def _certify(
             contract, _ = read_document(path)
         except (VerificationError, SpecError) as error:
             failures[name] = _failure(name, error, exit_code=5)
-            _place(path, request.folder, file_name + REJECTED)
+            _place(path, request.folder, file_name, rejected=True)
             continue
         found = gates(
             path, evidence, precision=precision, max_top1_drop=max_top1_drop, units=mixture.units
         )
         rejected = any(gate.verdict == "failed" for gate in found)
-        final = file_name + (REJECTED if rejected else "")
         models.append(
             ExportedModel(
-                path=final,
+                path=_place(path, request.folder, file_name, rejected=rejected),
                 format=name,
                 precision=precision,
                 sha256=sha256_file(path),
@@ -395,9 +394,6 @@ def _certify(
                 operators=_counted(path),
             )
         )
-        _place(path, request.folder, final)
-        stale = file_name if rejected else file_name + REJECTED
-        (request.folder / stale).unlink(missing_ok=True)
     certificate = Certificate(
         architecture=request.architecture,
         digest=request.digest,
@@ -433,14 +429,17 @@ def _counted(path: Path) -> dict[str, dict[str, int]]:
     return found
 
 
-def _place(source: Path, folder: Path, name: str) -> None:
+def _place(source: Path, folder: Path, name: str, *, rejected: bool) -> str:
+    """Puts the file into `folder` under the name that is returned; not also under the other."""
     from edgenas.artifacts import replacing
 
-    if not source.is_file():
-        return
-    target = folder / name
-    with io_errors(target, "write"), replacing(target) as temporary:
-        shutil.copyfile(source, temporary)
+    final, stale = (name + REJECTED, name) if rejected else (name, name + REJECTED)
+    target = folder / final
+    if source.is_file():
+        with io_errors(target, "write"), replacing(target) as temporary:
+            shutil.copyfile(source, temporary)
+    (folder / stale).unlink(missing_ok=True)
+    return final
 
 
 def _tools(formats: Sequence[str]) -> dict[str, str]:

@@ -23,7 +23,8 @@ class InputContract:
     """How to turn an image into a network's input, and the answer into a class.
 
     pixels in [0, 255] -> `resize` to `shape` -> scaled to `value_range` -> (x - mean) / std for
-    each channel -> where `dtype` is an integer, round(x / scale) + zero_point.
+    each channel -> where `dtype` is an integer, round(x / scale) + zero_point, clamped to
+    what the type holds.
 
     Raises:
         SpecError: numbers of channels that differ, a standard deviation that is not positive, fewer

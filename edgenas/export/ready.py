@@ -8,6 +8,7 @@ is constant is written into them: they need nothing of edgenas.
 from __future__ import annotations
 
 import functools
+import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -25,16 +26,21 @@ from edgenas.targets import operators_of_file
 from edgenas.targets.toolchains import MICRO_METHODS, SQUEEZE_EXCITE
 
 _BYTES_A_LINE = 16
+_FOR_TFLITE = ("classify.cc", "Classifier.kt")
+_MICRO = "micro"
+_TO_SPARE = 1.02
+"""Of an arena that is planned: plans are off by about 1 %."""
 
 
 def write_ready(folder: Path, certificate: Certificate, *, image_size: int) -> None:
-    """Writes `labels.txt` and the scripts beside the models; nothing where there is no model.
+    """Writes `labels.txt` and the scripts beside the models; removes them where there is no model.
 
     `image_size` is the height and width in pixels that images were read at for training. `micro/`
     is written where a target of the certificate takes the int8 file in TensorFlow Lite Micro.
     """
     models = [m for m in certificate.models if not m.path.endswith(REJECTED)]
     if not models:
+        _remove(folder, (LABELS_FILE, "infer.py", *_FOR_TFLITE, _MICRO))
         return
     facts = _facts(models[0].input, certificate.digest, image_size)
     write_atomic(folder / LABELS_FILE, labels_text(models[0].input.classes))
@@ -46,13 +52,21 @@ def write_ready(folder: Path, certificate: Certificate, *, image_size: int) -> N
         text = _filled("Classifier.kt", {**facts, "model": best.path})
         write_atomic(folder / "Classifier.kt", text)
     else:
-        for name in ("classify.cc", "Classifier.kt"):
-            (folder / name).unlink(missing_ok=True)
+        _remove(folder, _FOR_TFLITE)
     int8 = next((m for m in tflite if m.precision == "int8"), None)
-    if int8 is not None and any(_is_micro(t) for t in certificate.targets):
-        write_micro(folder / "micro", folder / int8.path, int8, certificate, facts=facts)
-    else:  # one of an earlier export would be of another file
-        shutil.rmtree(folder / "micro", ignore_errors=True)
+    if int8 is not None and any(_is_micro(t, int8) for t in certificate.targets):
+        write_micro(folder / _MICRO, folder / int8.path, int8, certificate, facts=facts)
+    else:
+        _remove(folder, (_MICRO,))
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    """What an earlier export wrote is of other files."""
+    for path in (folder / name for name in names):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_micro(
@@ -94,8 +108,9 @@ def micro_methods(path: Path) -> tuple[str, ...]:
     return tuple(sorted(MICRO_METHODS[name] for name in names))
 
 
-def _is_micro(target: TargetEvidence) -> bool:
-    return target.toolchain == "tflm" and target.verdict != "failed"
+def _is_micro(target: TargetEvidence, model: ExportedModel) -> bool:
+    asked = target.toolchain == "tflm" and target.path == model.path
+    return asked and target.verdict != "failed"
 
 
 def _arena(path: Path, certificate: Certificate) -> tuple[int, str]:
@@ -107,7 +122,8 @@ def _arena(path: Path, certificate: Certificate) -> tuple[int, str]:
             where = f"measured in {target.checked_by}, a 64-bit build; a 32-bit one takes less"
             return -(-target.arena_bytes // 16) * 16, where
     planned = micro_arena(read_tflite(path.read_bytes(), path, pads=True)).total
-    return -(-planned // 16) * 16, "planned, not measured: leave some per cent"
+    spared = math.ceil(_TO_SPARE * planned)
+    return -(-spared // 16) * 16, f"planned, not measured, with {_TO_SPARE - 1:.0%} to spare"
 
 
 def _facts(contract: InputContract, digest: str, image_size: int) -> dict[str, str]:

@@ -134,13 +134,10 @@ def _evidence(path: Path, device: DeviceProfile, toolchain: str, told: _Told) ->
 
 
 def _asked(path: Path, device: DeviceProfile, chain: Toolchain | None, images: FloatArray) -> _Told:
-    if chain is None and device.operators:
-        operators = operators_of_file(path)
-        note = f"{device.runtime} itself is not asked"
-        own = "the operators of the device's file"
-        return _Told(own, {"operators": len(operators)}, _not_taken(path, device), notes=(note,))
-    if chain is None:
+    if chain is None and not device.operators:
         return _Told("-", unsure=(f"what {device.runtime} accepts is not known here",))
+    if chain is None:
+        return _by_own_list(path, device)
     match chain.name:
         case "vela":
             return _by_vela(path, device, chain)
@@ -258,14 +255,31 @@ def _not_taken(path: Path, device: DeviceProfile) -> tuple[str, ...]:
     return tuple(str(misfit) for misfit in misfits(operators_of_file(path), device)[:_SHOWN])
 
 
+def _by_own_list(path: Path, device: DeviceProfile) -> _Told:
+    """The operators that the device's file names, which stand in place of every other list."""
+    n = len(operators_of_file(path))
+    return _Told(
+        "the operators of the device's file",
+        {"operators": n},
+        _not_taken(path, device),
+        notes=(f"{device.runtime} itself is not asked",),
+    )
+
+
 def _by_list(path: Path, device: DeviceProfile, chain: Toolchain) -> _Told:
-    """The maker's list; what an accelerator does not take may be a small share."""
+    """The maker's list, if the device has none of its own.
+
+    What an accelerator does not take may be a small share.
+    """
+    if device.operators:
+        return _by_own_list(path, device)
     operators = operators_of_file(path)
     found = misfits(operators, device)
     share = offloaded_share(operators, found, chain)
     named = "; ".join(map(str, found[:_SHOWN])) + ("; ..." if len(found) > _SHOWN else "")
-    told = (f"{share:.0%} of the operators are taken, not: {named}",) if found else ()
-    unmet = share < chain.least_share
+    wanted = f"{share:.1%} of the operators are taken, {chain.least_share:.0%} are wanted"
+    told = (f"{wanted}; not: {named}",) if found else ()
+    unmet = share < chain.least_share and len(found) > chain.may_leave
     if (precision := read_model(path).precision) not in chain.precisions:
         unmet = True
         told = (f"it takes {' and '.join(chain.precisions)} files, this is {precision}", *told)

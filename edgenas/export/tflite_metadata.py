@@ -1,4 +1,6 @@
-"""TensorFlow Lite's own metadata, which Android's Task Library, ML Kit and model viewers read.
+"""TensorFlow Lite's own metadata, which model viewers read, and Android's Task Library.
+
+It tells the library how to prepare images for float files; int8 inputs it does not take.
 
 A flatbuffer of the schema `metadata_schema.fbs` of tflite-support (file identifier M001) in the
 buffer `TFLITE_METADATA`: normalisation of the input, colour space, and the file with the labels.

@@ -158,12 +158,12 @@ class DeviceProfile:
 class _Limits(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    ram_bytes: Annotated[int, Field(gt=0)] | None = None
-    flash_bytes: Annotated[int, Field(gt=0)] | None = None
+    ram_bytes: Annotated[int, Field(gt=0, le=2**50)] | None = None
+    flash_bytes: Annotated[int, Field(gt=0, le=2**50)] | None = None
 
 
 class _DeviceFile(BaseModel):
-    """The file format; every key is documented in the README."""
+    """The file format; `devices/README.md` explains its keys."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -241,8 +241,8 @@ def load_device_file(path: Path) -> DeviceProfile:
     """The device that the file describes; its name must be the file's.
 
     Raises:
-        SpecError: not TOML, unknown or ill-typed keys (all at once, with the nearest known one).
-        UsageError: a name that cannot be a file's name.
+        SpecError: not TOML, unknown or ill-typed keys (all at once, with the nearest known one), a
+            name that cannot be a file's name.
     """
     table = read_toml(path)
     try:
@@ -253,7 +253,7 @@ def load_device_file(path: Path) -> DeviceProfile:
             f"{path}: {problems}", hint="edgenas devices show NAME --toml prints one"
         ) from error
     except (SpecError, UsageError) as error:
-        raise type(error)(f"{path}: {error}", hint=error.hint) from error
+        raise SpecError(f"{path}: {error}", hint=error.hint) from error
     if profile.name != path.name.removesuffix(".toml"):
         raise SpecError(f"{path}: it names {profile.name!r}; file and device must have one name")
     if profile.name.startswith("local-") and profile.chip != this_chip().name:

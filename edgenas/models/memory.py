@@ -118,7 +118,7 @@ def tflite_graph(lowering: Lowering, *, dtype: str = "int8") -> ModelGraph:
                 padded = (c, h + around, w + around)
                 inputs = [step("PAD", inputs, like("copy", padded))]
                 constants.add(f"paddings {around}")
-            depthwise = op["g"] > 1
+            depthwise = op["g"] == op["cin"]  # of one channel, too, any convolution
             kind = "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D"
             made.append(step(kind, inputs, op))
             constants |= {f"{len(made)} weights", f"{len(made)} biases"}

@@ -100,7 +100,10 @@ def open_stages(
         find_strategy(config.search.strategy)
     except SpecError as error:
         raise SpecError(f"search.strategy: {error}", hint=error.hint) from error
-    devices, targets = devices_of(config), targets_of(config)
+    try:
+        devices, targets = devices_of(config), targets_of(config)
+    except SpecError as error:
+        raise SpecError(f"{folder / 'run.toml'}: {error}", hint=error.hint) from error
     if may_train:
         check_formats(config)
     report(Event("data", message=config.data.source))

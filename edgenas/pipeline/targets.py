@@ -6,11 +6,12 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
+from edgenas.errors import SpecError
 from edgenas.hardware import DeviceProfile
 from edgenas.objectives import Objective
 from edgenas.pipeline.metrics import at_device
 from edgenas.spaces import SearchSpace
-from edgenas.targets import MARGIN, check_space
+from edgenas.targets import MARGIN, check_space, plans_ram
 
 
 def memory_bounds(
@@ -21,11 +22,19 @@ def memory_bounds(
     """`objectives` with a bound for each limit that a target's file states on its memory.
 
     Of the devices that are searched for, metrics have the names that the run file gives them. A
-    bound that stands there already is kept where it is the tighter one.
+    bound that stands there already is kept where it is the tighter one. What a network takes of an
+    Ethos-U's RAM is known by the table of a device that is searched for, and else not at all.
+
+    Raises:
+        SpecError: a least size or memory is wanted where the target has a limit.
     """
     found = {objective.name: objective for objective in objectives}
     for target in targets:
-        limits = {"peak_memory_bytes": target.ram_bytes, "size_bytes": target.flash_bytes}
+        ram_known = target in devices or plans_ram(target)
+        limits = {
+            "peak_memory_bytes": target.ram_bytes if ram_known else None,
+            "size_bytes": target.flash_bytes,
+        }
         for metric, limit in limits.items():
             if limit is None:
                 continue
@@ -35,7 +44,12 @@ def memory_bounds(
             if given is None:
                 at = name.partition("@")[2] or None
                 found[name] = Objective(metric, at, relation="<=", bound=bound)
-            elif given.direction != "max" and (given.bound is None or given.bound > bound):
+            elif given.relation == ">=":
+                raise SpecError(
+                    f"objective '{given}': {target.name} holds {limit:,} bytes of it at most",
+                    hint=f"leave it out, or write a bound from above, '{name} <= NUMBER'",
+                )
+            elif given.bound is None or given.bound > bound:
                 found[name] = replace(given, relation="<=", bound=bound)
     return tuple(found.values())
 

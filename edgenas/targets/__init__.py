@@ -10,6 +10,7 @@ from edgenas.targets.check import (
     check_space,
     misfits,
     offloaded_share,
+    plans_ram,
     ram_bytes_of,
     ram_bytes_of_file,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "offloaded_share",
     "operators_of_file",
     "operators_of_lowering",
+    "plans_ram",
     "ram_bytes_of",
     "ram_bytes_of_file",
     "toolchain_of",

@@ -78,6 +78,12 @@ def offloaded_share(
     return taken / len(operators)
 
 
+def plans_ram(device: DeviceProfile) -> bool:
+    """Whether `ram_bytes_of` is near what a network takes there; of Vela's it is often far off."""
+    chain = toolchain_of(device)
+    return chain is None or chain.name != "vela"
+
+
 def ram_bytes_of(lowering: Lowering, device: DeviceProfile) -> int:
     """RAM that a network takes on a device beside its file, as planned before it is exported.
 
@@ -146,28 +152,31 @@ def _check_operators(space: SearchSpace, device: DeviceProfile, chain: Toolchain
         for name, why in sorted(found)
         if why.startswith("kernel ") or name in _REMEDIES
     )
+    hint = f"in [space]: {', '.join(remedies)}" if remedies else "another [space]"
+    grey = space.lower(space.smallest()).in_chw[0] == 1
+    if grey and any(name == "DEPTHWISE_CONV_2D" for name, _ in found):
+        hint += "; and images in colour: of grey ones, the first convolution is a depthwise one"
     raise SpecError(
-        f"{device.name} cannot run this space: {title} does not take {told} [{source}]",
-        hint=f"in [space]: {', '.join(remedies)}" if remedies else "another [space]",
+        f"{device.name} cannot run this space: {title} does not take {told} [{source}]", hint=hint
     )
 
 
 def _check_memory(space: SearchSpace, device: DeviceProfile) -> None:
-    if device.ram_bytes is None and device.flash_bytes is None:
+    limits = (device.ram_bytes if plans_ram(device) else None, device.flash_bytes)
+    if limits == (None, None):
         return
     smallest = space.lower(space.smallest())
+    needs = (ram_bytes_of(smallest, device), size_bytes(smallest, device.format))
     over = [
         f"{need:,} bytes of {what}, it has {limit:,}"
-        for what, need, limit in (
-            ("RAM", ram_bytes_of(smallest, device), device.ram_bytes),
-            ("flash", size_bytes(smallest, device.format), device.flash_bytes),
-        )
+        for what, need, limit in zip(("RAM", "flash"), needs, limits, strict=True)
         if limit is not None and need > MARGIN * limit
     ]
     if over:
         raise InfeasibleError(
             f"{device.name}: the smallest network of this space needs {' and '.join(over)}",
-            hint="in [space]: smaller resolutions and widths, or another device",
+            hint="in [space]: smaller resolutions and widths; or more [memory], in bytes, in "
+            f"{device.path or 'the file of the device'}",
         )
 
 

@@ -37,8 +37,9 @@ class Toolchain:
 
     `operators` None: whatever its runtime opens, so that the runtime is asked, not a list.
     `refused` holds operators that are on the list and yet not wanted, each with the reason. What an
-    accelerator does not take, its host computes: `least_share` of the operators must be taken, and
-    one that `stops` takes only what comes before the first that it does not.
+    accelerator does not take, its host computes: `least_share` of the operators must be taken, or
+    all but `may_leave`, and one that `stops` takes only what comes before the first that it does
+    not.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Toolchain:
     date: str = ""
     stops: bool = False
     least_share: float = 1.0
+    may_leave: int = 0
 
 
 def _rules(plain: str, **special: Rule) -> Mapping[str, Rule]:
@@ -228,12 +230,19 @@ _ALL = (
         "Android's NNAPI by TFLite's delegate, feature level of Android 11",
         ("fp32", "int8"),
         operators=_NNAPI,
+        refused=MappingProxyType(
+            {
+                SQUEEZE_EXCITE: "squeeze-excite averages a map into another scale, which NNAPI "
+                "leaves to the processor, in each block anew"
+            }
+        ),
         source="what TFLite's NNAPI delegate accepts at API level 30",
         url="https://github.com/tensorflow/tensorflow/blob/"
         "002e5f47fa2ea99aa910ba83e66240c0cda8ff8a/tensorflow/lite/delegates/nnapi/"
         "nnapi_delegate.cc",
         date="2026-11",
-        least_share=0.9,  # the mean at the end may stay on the processor
+        least_share=0.9,
+        may_leave=1,  # the mean at the end, of a small network
     ),
     Toolchain(
         "edgetpu",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from edgenas.cli.main import main
 from edgenas.data import prepare
 from edgenas.data.folder import read_image
 from edgenas.export.certificate import read_certificate, write_certificate
+from edgenas.export.contract import read_document
 from edgenas.export.formats import FORMATS
 from edgenas.export.runners import open_model
 from edgenas.objectives import Objective
@@ -286,6 +288,55 @@ def test_the_cpp_snippets_compile(model: Path, tmp_path: Path, name: str) -> Non
         path.write_text(text)
     flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I", str(tmp_path)]
     subprocess.run(["c++", *flags, "-x", "c++", str(model / name)], check=True)
+
+
+MAIN = """
+#include <cstdio>
+#include "model_runner.h"
+static std::int8_t bytes[MODEL_HEIGHT * MODEL_WIDTH * MODEL_CHANNELS];
+static TfLiteTensor tensor{{bytes}};
+TfLiteStatus tflite::MicroInterpreter::AllocateTensors() { return kTfLiteOk; }
+TfLiteTensor* tflite::MicroInterpreter::input(size_t) { return &tensor; }
+const tflite::Model* tflite::GetModel(const void*) { return nullptr; }
+int main() {
+  static ModelRunner runner;
+  static std::uint8_t pixels[sizeof(bytes)];
+  for (size_t i = 0; i < sizeof(pixels); ++i) pixels[i] = static_cast<std::uint8_t>(i);
+  runner.Fill(pixels);
+  for (int byte : bytes) std::printf("%d ", byte);
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+def test_the_runner_takes_pixels_as_the_file_wants_them(model: Path, tmp_path: Path) -> None:
+    for header, text in STAND_INS.items():
+        path = tmp_path / header
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    shutil.copytree(model / "micro", tmp_path / "micro")
+    header_file = tmp_path / "micro" / "model_data.h"
+    wide = re.sub(r"(INPUT_SCALE) .*", r"\1 0.007f", header_file.read_text("utf-8"))
+    header_file.write_text(wide, "utf-8")  # so that some lie outside of a byte
+    (tmp_path / "main.cc").write_text(MAIN)
+    places = ["-I", str(tmp_path), "-I", str(tmp_path / "micro")]
+    data = tmp_path / "data.o"
+    subprocess.run(
+        ["cc", "-c", *places, str(tmp_path / "micro" / "model_data.c"), "-o", str(data)], check=True
+    )
+    built = tmp_path / "main"
+    argv = ["c++", "-std=c++17", *places, str(tmp_path / "main.cc"), str(data), "-o", str(built)]
+    subprocess.run(argv, check=True)
+    done = subprocess.run([str(built)], check=True, capture_output=True, text=True)
+    found = np.array(done.stdout.split(), int)
+    contract, _ = read_document(model / "model.int8.tflite")
+    height, width, channels = contract.shape[1:]
+    values = (np.arange(height * width * channels) % 256).astype(np.uint8) / 255
+    mean, std = (np.tile(part, height * width) for part in (contract.mean, contract.std))
+    expected = np.clip(np.round((values - mean) / std / 0.007) + contract.zero_point, -128, 127)
+    assert {-128, 127} <= set(found)
+    assert np.abs(found - expected).max() <= 1, "half a step may be rounded either way"
+    assert (found == expected).mean() > 0.99
 
 
 def test_the_runner_adds_the_operators_that_the_file_has(model: Path) -> None:

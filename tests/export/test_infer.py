@@ -72,8 +72,16 @@ def test_errors_name_the_file(
     Image.new("L", (30, 30)).save(whole)
     broken.write_bytes(whole.read_bytes()[:40])
     script = script_beside(contract(1))
-    for image, said in ((broken, "broken.png cannot be read"), (whole, "none.onnx: there is no")):
-        monkeypatch.setattr("sys.argv", ["infer.py", str(tmp_path / "none.onnx"), str(image)])
+    damaged = tmp_path / "damaged.ONNX"
+    damaged.write_bytes(b"no model")
+    none, one = tmp_path / "none.onnx", ("--top", "0")
+    for model, image, more, said in (
+        (none, broken, (), "broken.png cannot be read"),
+        (none, whole, (), "none.onnx: there is no"),
+        (damaged, whole, (), "damaged.ONNX cannot be run"),
+        (damaged, whole, one, "--top 0: at least 1"),
+    ):
+        monkeypatch.setattr("sys.argv", ["infer.py", str(model), str(image), *more])
         with pytest.raises(SystemExit) as ended:
             script["main"]()
         assert ended.value.code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -222,8 +223,27 @@ def test_a_published_list_is_named_with_its_address(certificate, images, tmp_pat
     assert "https://coral.ai" in found.reasons[0]
     own = replace(device("coral-usb-edgetpu-int8"), operators=("CONV_2D", "DEPTHWISE_CONV_2D"))
     found = asked(tmp_path, certificate, images, own)
-    assert found.verdict == "failed"
-    assert "of the operators are taken, not: " in found.problem
+    assert (found.verdict, found.checked_by) == ("failed", "the operators of the device's file")
+    assert "coral.ai" not in " ".join(found.reasons)
+    assert "not among the device's operators" in found.problem
+
+
+def test_the_last_mean_may_stay_on_the_processor_and_more_may_not(
+    certificate, images, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgenas.targets import Operator
+
+    def network(n: int, n_means: int) -> None:
+        mean = Operator("MEAN", "x", version=2, rescales=True)
+        operators = [Operator("CONV_2D", "x", version=3)] * (n - n_means) + [mean] * n_means
+        monkeypatch.setattr(targets, "operators_of_file", lambda path: operators)
+
+    phone = device("android-nnapi-int8")
+    for n, n_means, verdict in ((9, 1, "passed"), (30, 3, "passed"), (29, 3, "failed")):
+        network(n, n_means)
+        found = asked(tmp_path, certificate, images, phone)
+        assert (found.verdict, found.on_npu_share) == (verdict, pytest.approx(1 - n_means / n))
+    assert "89.7% of the operators are taken, 90% are wanted; not: MEAN" in found.problem
 
 
 def test_a_float_file_fails_where_integers_alone_are_taken(
@@ -344,6 +364,27 @@ def test_a_model_that_does_not_fit_is_not_made_ready_for_it(certificate, images,
         told = check_targets(tmp_path, certificate, [target], images=images)
         write_ready(tmp_path, replace(certificate, targets=told), image_size=28)
         assert (tmp_path / "micro").exists() is made
+
+
+@needs_micro
+def test_nothing_is_left_ready_of_files_that_were_replaced(certificate, images, tmp_path) -> None:
+    path = tmp_path / certificate.models[0].path
+    (told,) = check_targets(tmp_path, certificate, [device("cortex-m-tflm-int8")], images=images)
+    taken = replace(certificate, targets=(told,))
+    write_ready(tmp_path, taken, image_size=28)
+    assert (tmp_path / "micro" / "model_data.c").is_file()
+    float_one = replace(certificate, targets=(replace(told, path="model.tflite"),))
+    write_ready(tmp_path, float_one, image_size=28)
+    assert not (tmp_path / "micro").exists(), "that target was asked about another file"
+    planned = replace(told, checked_by="edgenas' memory plan", verdict="inconclusive")
+    write_ready(tmp_path, replace(certificate, targets=(planned,)), image_size=28)
+    header = (tmp_path / "micro" / "model_data.h").read_text("utf-8")
+    assert "planned, not measured, with 2% to spare" in header
+    (arena,) = re.findall(r"MODEL_ARENA_BYTES (\d+)", header)
+    assert int(arena) >= (told.arena_bytes or 0)
+    rejected = replace(certificate.models[0], path=path.name + REJECTED)
+    write_ready(tmp_path, replace(taken, models=(rejected,)), image_size=28)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("text", ['say "hi"', "back\\slash", "what??/", "Käse", "line\nbreak"])

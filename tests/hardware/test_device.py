@@ -68,6 +68,7 @@ def test_the_digest_depends_on_what_decides_a_latency_only(tmp_path: Path) -> No
         ("threads = 4", "threads 4", "line 9"),
         ('"board-litert-int8-t4"', '"another"', "another"),
         ("ram_bytes = 1048576", "ram_bytes = -1", "memory.ram_bytes"),
+        ("ram_bytes = 1048576", f"ram_bytes = {'9' * 400}", "memory.ram_bytes"),
     ],
 )
 def test_a_wrong_file_is_refused_with_its_name_and_the_place(
@@ -88,7 +89,7 @@ def test_names_in_a_file_cannot_leave_it(tmp_path: Path, key: str, value: str) -
     text = "\n".join(
         f'{key} = "{value}"' if line.startswith(f"{key} =") else line for line in GOOD.splitlines()
     )
-    with pytest.raises(UsageError):
+    with pytest.raises(SpecError, match=" name '"):
         load_device_file(write(tmp_path, text))
 
 

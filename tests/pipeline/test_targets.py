@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,8 +90,14 @@ def test_the_tighter_bound_holds(folder: Path) -> None:
     assert bounds(f"min size_bytes@{MCU} <= 100000")[0] == f"min size_bytes@{MCU} <= 100000"
     assert bounds(f"min size_bytes@{MCU} <= 900000")[0] == f"min size_bytes@{MCU} <= 513802"
     assert bounds(f"min size_bytes@{MCU}")[0] == f"min size_bytes@{MCU} <= 513802"
+    with pytest.raises(SpecError, match=r"holds 524,288 bytes of it at most"):
+        bounds(f"size_bytes@{MCU} >= 1000")
     searched = memory_bounds(parse_objectives(["max top1"], known=known), [mcu], [mcu])
     assert [o.name for o in searched[1:]] == ["peak_memory_bytes", "size_bytes"]
+    npu = replace(load_device("ethos-u55-128-vela-int8"), ram_bytes=30_000, flash_bytes=10**6)
+    given = parse_objectives(["max top1"], known=known)
+    assert [o.metric for o in memory_bounds(given, [board], [npu])[1:]] == ["size_bytes"]
+    assert len(memory_bounds(given, [npu], [npu])) == 3, "its table says what RAM it takes"
 
 
 def test_metrics_of_a_target_need_no_table(folder: Path) -> None:
@@ -117,8 +124,6 @@ def test_a_space_that_a_target_cannot_run_is_refused_before_training(
     code: int,
     said: tuple[str, ...],
 ) -> None:
-    from dataclasses import replace
-
     space = replace(tiny_space(), **change)  # type: ignore[arg-type]
     with_targets(write_tiny_run(folder, formats='"tflite-int8"'), MCU, space=space)
     for command in ("search", "train"):
