@@ -8,6 +8,7 @@ the next command or edit that mends it.
     ├── SpecError (ValueError)        3   what a file says
     │   ├── ArtifactError             3   a file that a machine wrote: truncated, tampered, too new
     │   ├── DataError                 3   a data set: empty class, corrupt image, wrong shape
+    │   ├── DivergedError             3   a training whose loss became infinite or no number
     │   └── MissingUnitsError         3   units that a table neither holds nor can predict
     ├── DeviceError                   4   not there, not trusted, hangs
     │   └── MeasurementError          4   a device answered, but not with a usable timing
@@ -52,6 +53,10 @@ class ArtifactError(SpecError):
 
 class DataError(SpecError):
     """A data set cannot be used as it is."""
+
+
+class DivergedError(SpecError):
+    """A training whose loss is no finite number any more."""
 
 
 class MissingUnitsError(SpecError):

@@ -279,8 +279,8 @@ class _Check:
             limit = "as the lock and the file say"
             return Finding("certificate", "failed", digest, "; ".join(other), limit)
         told = f"{len(certificate.models)} files verified"
-        if any(model.verdict == "inconclusive" for model in certificate.models):
-            return Finding("certificate", "inconclusive", digest, "too few images", "every gate")
+        if unsure := [f"{m.path}: {why}" for m in certificate.models for why in m.unsure]:
+            return Finding("certificate", "inconclusive", digest, "; ".join(unsure), "every gate")
         return Finding("certificate", "passed", digest, told, f"locked {locked}")
 
     def _manifest(self) -> Iterator[Finding]:
@@ -370,7 +370,7 @@ class _Check:
 
     def _drops(self, models: Mapping[str, ExportedModel]) -> Iterator[Finding]:
         for path, model in models.items():
-            limit = self.target.config.export.max_top1_drop
+            limit = self.target.config.max_top1_drop
             gate = drop_gate(model.verification, max_top1_drop=limit)
             yield Finding("drop", gate.verdict, path, gate.reason, f"limit {limit:g}")
 

@@ -128,6 +128,8 @@ def _verdict(export: Mapping[str, Any]) -> str:
 
 def exports_text(result: Outcome) -> str:
     """Exported files with their certificates, failures last."""
+    from edgenas.export.verify import MIN_IMAGES
+
     exports: Sequence[Mapping[str, Any]] = result.document["exports"]
     rows = [
         (
@@ -152,8 +154,12 @@ def exports_text(result: Outcome) -> str:
         for t in targets
         if t["verdict"] == "inconclusive"
     )
-    if unsure := sorted({e["n_images"] for e in exports if _verdict(e) == _VERDICTS[None]}):
-        lines.append(f"inconclusive: {unsure[0]} test images are too few for a verdict")
+    unsure = [e for e in exports if _verdict(e) == _VERDICTS[None]]
+    if unsure and unsure[0]["n_images"] < MIN_IMAGES:
+        n = unsure[0]["n_images"]
+        lines.append(f"inconclusive: {n} test images are too few for a verdict")
+    else:
+        lines += [f"inconclusive: {e['path']}: {'; '.join(e.get('unsure', ()))}" for e in unsure]
     return "\n".join(lines).strip("\n")
 
 

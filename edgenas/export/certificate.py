@@ -85,8 +85,13 @@ class ExportedModel:
 
     @property
     def verified(self) -> bool | None:
-        """Whether every gate was passed; None where there were too few images to say."""
+        """Whether every gate was passed; None where the images do not suffice to say."""
         return {"passed": True, "failed": False, "inconclusive": None}[self.verdict]
+
+    @property
+    def unsure(self) -> tuple[str, ...]:
+        """What keeps it from being passed, where nothing failed."""
+        return tuple(f"{g.name}: {g.reason}" for g in self.gates if g.verdict == "inconclusive")
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,6 +187,7 @@ class FinalConfig:
     quantisation_aware: Literal["never", "where needed", "always"] = "where needed"
     """Whether int8 is simulated while training; *needed* where it loses over `max_int8_drop`."""
     max_int8_drop: float = 0.005
+    """On the search split; and exported files may not lose more on the test split."""
     """Loss of top-1 in int8 after training, on the search split, that is borne."""
 
 
@@ -234,6 +235,14 @@ class RunConfig:
         if self.search.trials is None and self.search.minutes is None:
             return 200
         return self.search.trials
+
+    @property
+    def max_top1_drop(self) -> float:
+        """The most top-1 that a file may lose; final training is there to hold its own limit."""
+        drops = [self.export.max_top1_drop]
+        if self.final is not None:
+            drops.append(self.final.max_int8_drop)
+        return min(drops)
 
 
 class _Strict(BaseModel):

@@ -88,16 +88,17 @@ def _changes(
         metric: estimate.differences(arch, [c.architecture for c in changes])
         for metric, estimate in estimates.items()
     }
-    rows = []
+    own, rows = cheap.explain(arch), []
     for i, change in enumerate(changes):
         metrics = dict(cheap.explain(change.architecture))
+        told = {n: Metric(m.value - own[n].value, m.origin, n=m.n) for n, m in metrics.items()}
         if change.architecture in known:
             metrics |= known[change.architecture].metrics
-        told = {
-            name: Metric(metric.value - candidate.values[name], metric.origin, n=metric.n)
-            for name, metric in metrics.items()
-            if name in candidate.values
-        }
+            told |= {
+                name: Metric(metric.value - candidate.values[name], metric.origin, n=metric.n)
+                for name, metric in metrics.items()
+                if name in candidate.values and metric.origin == candidate.metrics[name].origin
+            }
         told |= {n: found[i] for n, found in guesses.items() if found and n not in told}
         rows.append(_row(change, told, objectives, metrics))
     return rows

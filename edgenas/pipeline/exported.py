@@ -70,6 +70,7 @@ def exported_row(model: ExportedModel, path: str) -> dict[str, Any]:
         "high_ms": None if predicted is None else predicted.high_ms,
         "measured_ms": None if measured is None else measured.value_ms,
         "rough": predicted is not None and predicted.rough,
+        **({"unsure": list(model.unsure)} if model.unsure else {}),
         **({"units": {u.name: u.precision for u in model.units}} if model.units else {}),
     }
 

@@ -95,7 +95,7 @@ def export(
 
 
 def _retell(folder: Path, exported: Exported, arch: Architecture) -> None:
-    """Puts what was exported again into result and report, where the network was in the result."""
+    """Puts what was exported into result and report."""
     from edgenas.report import write_report
 
     result, place = dict(read_result(folder)), f"models/{arch.digest}"
@@ -103,15 +103,17 @@ def _retell(folder: Path, exported: Exported, arch: Architecture) -> None:
     def of_others(path: str) -> bool:
         return path != place and not path.startswith(f"{place}/")
 
-    others = [row for row in result["exports"] if of_others(row["path"])]
-    if len(others) < len(result["exports"]):
-        targets = [row for row in result["targets"] if of_others(row["path"])]
-        result |= {
-            "exports": [*others, *exported.rows(folder)],
-            "targets": [*targets, *exported.targets(folder)],
-            "failures": [*filter(of_others, result["failures"]), *exported.failures],
-        }
-        write_json(folder / "result.json", result)
+    others, targets = (
+        [row for row in result[key] if of_others(row["path"])] for key in ("exports", "targets")
+    )
+    result |= {
+        "exports": [*others, *exported.rows(folder)],
+        "targets": [*targets, *exported.targets(folder)],
+        "failures": [*filter(of_others, result["failures"]), *exported.failures],
+    }
+    if "models" in result:
+        result["models"] = {arch.digest: "asked for", **result["models"]}
+    write_json(folder / "result.json", result)
     write_report(folder)
 
 
@@ -159,7 +161,7 @@ def export_candidates(
         certificates = export_networks(
             group,
             formats=lacking,
-            max_top1_drop=run.config.export.max_top1_drop,
+            max_top1_drop=run.config.max_top1_drop,
             report=report,
         )
         for request, certificate in zip(group, certificates, strict=True):
@@ -304,7 +306,7 @@ def _kept(
         return None
     parents = {n: value for n, value in found.parents.items() if not n.startswith("table ")}
     same = parents == parents_of(run, arch) and found.weights == outcome_of_training(run, arch)
-    if not same or found.max_top1_drop != run.config.export.max_top1_drop:
+    if not same or found.max_top1_drop != run.config.max_top1_drop:
         return None
     mixed_drop = run.config.export.max_mixed_drop
     if found.max_mixed_drop is not None and found.max_mixed_drop != mixed_drop:

@@ -3,8 +3,8 @@
 Each learns from the labels and from a teacher, the largest network of the run's supernet or of
 another, starting with the weights that it inherits; where int8 would lose too much, once more with
 int8 simulated. The search split judges the new weights, and averages of them and the inherited
-ones: what is kept names no fewer of its images rightly than the inherited weights do, in float as
-well as in int8 where files are written in it.
+ones: what is kept names no fewer of its images rightly than the inherited weights do, in float and
+in int8, as far as files are written in them.
 
 `models/<digest>/weights.json` says what came of it; `weights.safetensors` beside it holds the
 weights, BatchNorm folded, unless the inherited ones were kept.
@@ -17,7 +17,7 @@ import functools
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgenas.artifacts import derive_seed, digest, read_json, write_json
-from edgenas.errors import ArtifactError, SpecError
+from edgenas.errors import ArtifactError, DivergedError, SpecError
 from edgenas.events import Event, Report, silent
 from edgenas.pipeline.config import FinalConfig
 from edgenas.pipeline.evaluating import evaluator
@@ -88,6 +88,8 @@ class FinalWeights:
     parents: Mapping[str, str]
     sha256: str | None
     """Of `weights.safetensors`; None where the inherited weights were kept."""
+    diverged: bool = False
+    """Whether a training came to nothing, since its loss became NaN."""
 
     @property
     def digest(self) -> str | None:
@@ -97,8 +99,13 @@ class FinalWeights:
     @property
     def told(self) -> str:
         """One sentence for certificate and report."""
+        return "; ".join([self._came_of_it, *self._problems])
+
+    @property
+    def _came_of_it(self) -> str:
         if self.sha256 is None and not self.epochs:
-            return "inherited weights were kept: no time was left for final training"
+            why = "it diverged" if self.diverged else "no time was left for it"
+            return f"inherited weights were kept without final training: {why}"
         if self.sha256 is None:
             last = max(self.top1.keys() - {"inherited"})
             return (
@@ -111,6 +118,19 @@ class FinalWeights:
             f"{how}: {self._gain(self.verdict)} over the inherited weights on the search split, "
             f"{self.won} images won and {self.lost} lost of {self.n}, {self.epochs:.3g} epochs"
         )
+
+    @property
+    def _problems(self) -> Iterator[str]:
+        if self.diverged:
+            yield "a training diverged: lower final.peak_lr"
+        if self.top1_int8:
+            name = "inherited" if self.sha256 is None else self.verdict
+            drop, most = self.top1[name] - self.top1_int8[name], self.settings["max_int8_drop"]
+            if drop > most:
+                yield (
+                    f"in simulated int8 it still loses {_points(drop).lstrip('+')}, more than "
+                    f"final.max_int8_drop = {most:g}"
+                )
 
     def _gain(self, name: str) -> str:
         text = _points(self.top1[name] - self.top1["inherited"])
@@ -136,6 +156,7 @@ class _File(BaseModel):
     settings: dict[str, Any]
     parents: dict[str, str]
     sha256: str | None = Field(pattern="^[0-9a-f]{64}$")
+    diverged: bool = False
 
 
 def final_weights(run: Opened, arch: Architecture) -> FinalWeights | None:
@@ -194,7 +215,7 @@ def finish(
     again; a training that was stopped goes on. Returns a note for each network.
 
     Raises:
-        SpecError: the loss became NaN.
+        SpecError: there is no such teacher.
         ResourceError: disk or memory do not suffice.
         Interrupted: stopped; calling this again goes on.
     """
@@ -232,13 +253,14 @@ class _Weights:
     network: Network
     right: npt.NDArray[np.bool_]
     right_int8: npt.NDArray[np.bool_] | None
-    epochs: float = 0.0
-    """Of the training that they are the last of."""
+    float_counts: bool = True
+    """Whether files are written in float; those in int8 count where they are judged."""
 
     @property
     def n_right(self) -> tuple[int, ...]:
-        """How many: in float, and in int8 where that counts."""
-        return tuple(int(r.sum()) for r in (self.right, self.right_int8) if r is not None)
+        """How many images, in each precision that counts."""
+        counted = (self.right if self.float_counts else None, self.right_int8)
+        return tuple(int(right.sum()) for right in counted if right is not None)
 
     @property
     def int8_drop(self) -> float:
@@ -277,29 +299,36 @@ class FinalTraining:
         from edgenas.supernet import save_weights
 
         inherited = self._judged("inherited", self.evaluate.network(arch))
-        tried, best, seconds = [inherited], inherited, 0.0
+        tried, best = [inherited], inherited
+        seconds, epochs, diverged = 0.0, 0.0, False
         more = self._jobs_each * len(later)
 
+        def train(module: Any, precision: Literal["float", "int8"], share_s: float) -> bool:
+            """Whether anything came of it."""
+            nonlocal seconds, epochs, diverged
+            try:
+                done = self._train(module, arch, precision, share_s, later, report)
+            except DivergedError:
+                diverged = True
+                return False
+            if done is not None:
+                seconds, epochs = seconds + done.seconds, epochs + done.epochs
+            return done is not None
+
         tuned = copy.deepcopy(inherited.network)
-        done = self._train(tuned, arch, "float", left_s / (more + self._jobs_each), later, report)
-        if done is not None:
-            seconds += done.seconds
+        if train(tuned, "float", left_s / (more + self._jobs_each)):
             network = self.evaluate.recalibrated(tuned)
-            tried.append(self._judged("tuned", network, done.epochs))
+            tried.append(self._judged("tuned", network))
             for name, share in AVERAGES.items():
                 between = self.evaluate.recalibrated(averaged(inherited.network, tuned, share))
-                tried.append(self._judged(name, between, done.epochs))
+                tried.append(self._judged(name, between))
             for new in tried[1:]:
                 best = _better(new, best, inherited)
 
         if self._quantises(best):
             int8 = self.evaluate.quantised(best.network)
-            left_s -= seconds
-            done = self._train(int8, arch, "int8", left_s / (more + 1), later, report)
-            if done is not None:
-                seconds += done.seconds
-                epochs = best.epochs + done.epochs
-                tried.append(self._judged("tuned, quantisation-aware", int8.network, epochs))
+            if train(int8, "int8", (left_s - seconds) / (more + 1)):
+                tried.append(self._judged("tuned, quantisation-aware", int8.network))
                 best = _better(tried[-1], best, inherited)
 
         folder = _folder(self.run, arch)
@@ -314,11 +343,12 @@ class FinalTraining:
             },
             won=int((best.right & ~inherited.right).sum()),
             lost=int((inherited.right & ~best.right).sum()),
-            epochs=round(tried[-1].epochs if kept else best.epochs, 4),
+            epochs=round(epochs, 4),
             seconds=round(seconds, 1),
             settings=_settings(self.run, self.settings),
             parents=self.run.rests_on,
             sha256=None if kept else save_weights(folder / _WEIGHTS, fold(best.network)),
+            diverged=diverged,
         )
         write_json(folder / _SIDECAR, {"schema": SCHEMA, **asdict(found)})
         if kept:
@@ -340,15 +370,16 @@ class FinalTraining:
             case "where needed":
                 return weights.int8_drop > self.settings.max_int8_drop
 
-    def _judged(self, name: str, network: Network, epochs: float = 0.0) -> _Weights:
+    def _judged(self, name: str, network: Network) -> _Weights:
         images = self.run.data.search
         labels = images.labels.numpy()
         logits = self.evaluate.logits(network, images)
         right = logits.numpy().argmax(1) == labels
         if not _writes_int8(self.run):
-            return _Weights(name, network, right, None, epochs)
+            return _Weights(name, network, right, None)
         logits = self.evaluate.logits_int8(network, images)
-        return _Weights(name, network, right, logits.numpy().argmax(1) == labels, epochs)
+        int8 = logits.numpy().argmax(1) == labels
+        return _Weights(name, network, right, int8, float_counts=_writes_float(self.run))
 
     @functools.cached_property
     def _teacher(self) -> Teacher:
@@ -524,11 +555,16 @@ def _settings(run: Opened, settings: FinalConfig) -> dict[str, Any]:
         "seed": run.config.seed,
         "recalibration_images": run.config.search.recalibration_images,
         "int8": _writes_int8(run),
+        **({} if _writes_float(run) else {"float": False}),
     }
 
 
 def _writes_int8(run: Opened) -> bool:
     return any(name.endswith("int8") for name in run.config.export.formats)
+
+
+def _writes_float(run: Opened) -> bool:
+    return not all(name.endswith("int8") for name in run.config.export.formats)
 
 
 def _points(share: float) -> str:

@@ -88,6 +88,9 @@ def parents_of(run: Opened, arch: Architecture) -> dict[str, str]:
 
 
 def outcome_of_training(run: Opened, arch: Architecture) -> str:
-    """What came of the network's final training."""
-    found = final_weights(run, arch)
-    return "" if found is None else found.told
+    """What came of the network's final training; empty where the run has none."""
+    if run.config.final is None:
+        return ""
+    if (found := final_weights(run, arch)) is None:
+        return "inherited weights: it was not chosen for final training"
+    return found.told

@@ -131,7 +131,7 @@ def open_stages(
     if may_train:  # who goes on with a search, or verifies what it made, has its networks
         check_runnable(space, targets)
         check_told(config.search, space, runs=folder.parent)
-        check_final(config.final, data)
+        check_final(config.final, data, finished=(folder / "result.json").is_file())
     found = tables_for(
         devices,
         space,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from edgenas.errors import DeviceError, EdgenasError, UsageError
+from edgenas.errors import DeviceError, EdgenasError, MeasurementError, UsageError
 from edgenas.events import Event, Report, silent
-from edgenas.pareto import ParetoFront
+from edgenas.pareto import Metric, ParetoFront
 from edgenas.pipeline.config import RunConfig
 from edgenas.pipeline.correcting import MEASURED, Told, read_told, write_told
 from edgenas.pipeline.goals import devices_of
@@ -48,7 +49,7 @@ def measure(
     measuring = Measuring.on(devices_of(config))
     with locked(folder):
         run = open_stages(config, folder, resume=True, may_train=False, report=report)
-        failures = _measured(run, measuring, top, report)
+        failures, notes = _measured(run, measuring, top, report)
     outcome = search(
         config,
         folder,
@@ -56,21 +57,16 @@ def measure(
         storage=storage,
         study=study,
         reach=True,
+        unmeasured=failures,
         report=report,
     )
-    return Outcome(
-        folder,
-        outcome.document,
-        (*outcome.failures, *failures),
-        (*measuring.notes, *outcome.notes),
-        outcome.exit_code or (DeviceError.exit_code if failures else 0),
-    )
+    return replace(outcome, notes=(*measuring.notes, *notes, *outcome.notes))
 
 
 def _measured(
     run: Opened, measuring: Measuring, top: int | None, report: Report
-) -> tuple[str, ...]:
-    """Measures and keeps it; what failed, by device.
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Measures and keeps it; a failure for each device that failed, and notes on single networks.
 
     Raises:
         DeviceError: every device failed.
@@ -80,9 +76,11 @@ def _measured(
     path = run.folder / MEASURED
     told: Told = read_told(path, run.supernet.space)
     failed: dict[str, EdgenasError] = {}
+    notes = []
     for metric, device in measuring.metrics.items():
         instrument = instrument_for(run, device)
-        left = [arch for arch in _wanted(run, metric, top) if (metric, arch) not in told]
+        wanted = _wanted(run, metric, top)
+        left = [arch for arch in wanted if not isinstance(told.get((metric, arch)), Metric)]
         stage = f"measure {device.name}"
         report(Event(stage, 0, len(left), f"{len(left)} networks"))
         for start in range(0, len(left), SESSION):
@@ -98,11 +96,23 @@ def _measured(
             write_told(path, told)
             n = start + len(archs)
             report(Event(stage, n, len(left), f"{len(found)} networks measured"))
+        if device.name in failed:
+            continue
+        said = {arch: told.get((metric, arch), "other programs disturbed it") for arch in left}
+        problems = {arch: why for arch, why in said.items() if isinstance(why, str)}
+        if problems and not any(m == metric and isinstance(told[m, a], Metric) for m, a in told):
+            some = next(iter(problems.values()))
+            failed[device.name] = MeasurementError(f"{device.name} measured nothing: {some}")
+        notes += [
+            f"{arch.digest} was not measured on {device.name}: {why}"
+            for arch, why in problems.items()
+        ]
     again = f"edgenas measure {run.folder} goes on once it is mended"
     if len(failed) == len(measuring.metrics):
         first = next(iter(failed.values()))
         raise DeviceError(f"{first}; {again}", hint=first.hint) from first
-    return tuple(f"{name}: not measured: {error}; {again}" for name, error in failed.items())
+    failures = (f"{name}: not measured: {error}; {again}" for name, error in failed.items())
+    return tuple(failures), tuple(notes)
 
 
 def _wanted(run: Opened, metric: str, top: int | None) -> list[Architecture]:

@@ -57,6 +57,7 @@ def search(
     workers: int = 1,
     measure: bool = False,
     reach: bool = False,
+    unmeasured: Sequence[str] = (),
     storage: str | None = None,
     study: str = "",
     report: Report = silent,
@@ -77,6 +78,7 @@ def search(
     the front, 15 minutes at most; what was not measured stays predicted. A device where nothing
     could be measured is a failure of exit code 4, after all else was written. Exported files are
     timed on this machine; with `measure`, or `reach` alone, also on devices that are connected.
+    `unmeasured` says which devices were not measured before, though they should: failures as well.
 
     What was measured, now or before, corrects the run's tables for the front: see `correcting`.
 
@@ -126,9 +128,9 @@ def search(
         )
         n_images = searched.evaluate.n_images
         candidates = tuple(_explained(run, c, n_images) for c in found.candidates)
-        run, devices = corrected(run, candidates)
+        judged, devices = corrected(run, candidates)
         if devices:
-            candidates = tuple(_explained(run, c, n_images) for c in found.candidates)
+            candidates = tuple(_explained(judged, c, n_images) for c in found.candidates)
         front = ParetoFront(objectives, candidates, run.parents)
         front.write(folder / "front.json")
         _write_trials(folder / "trials.json", candidates, found, front, searched.rests_on)
@@ -139,7 +141,7 @@ def search(
         report(Event("explain", message="what each choice matters"))
         networks = [candidate for _, candidate in chosen]
         why = explanation(
-            run.cheap, objectives, found.trials, candidates, networks, seed=config.seed
+            judged.cheap, objectives, found.trials, candidates, networks, seed=config.seed
         )
         write_json(folder / EXPLANATION, why)
         trained = finish(run, [c.architecture for c in networks], report=report)
@@ -147,6 +149,7 @@ def search(
         exported = export_candidates(run, chosen, fleet=runs, report=report)
         exported = measure_exports(run, exported, reach=reach or measure, report=report)
         told, missed = measuring.judged(front, found.measurers) if measuring else ((), ())
+        missed = (*missed, *unmeasured)
         failures = (*exported.failures, *missed)
         exit_code = exported.exit_code or (DeviceError.exit_code if missed else 0)
         document = {
@@ -160,6 +163,7 @@ def search(
             "gains": asdict(found.gains),
             "reference": dict(found.reference),
             "front": [c.to_table() for c in front.candidates],
+            "models": {c.architecture.digest: "" if fleet else why for why, c in chosen},
             "exports": exported.rows(folder),
             "targets": exported.targets(folder),
             "failures": list(failures),

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from edgenas.supernet import Supernet, SupernetInfo
 
 
-def check_final(settings: FinalConfig | None, data: DataSet) -> None:
+def check_final(settings: FinalConfig | None, data: DataSet, *, finished: bool = False) -> None:
     """Refuses settings that the data cannot have, before anything is trained.
+
+    A run that is `finished` needs no teacher, unless it comes to train again.
 
     Raises:
         SpecError: a batch of more images than there are; there is no such teacher.
@@ -26,9 +28,10 @@ def check_final(settings: FinalConfig | None, data: DataSet) -> None:
         return
     if settings.batch > len(data.train):
         raise SpecError(
-            f"final.batch: {settings.batch} is more than the {len(data.train)} training images"
+            f"final.batch: {settings.batch} is more than the {len(data.train)} training images",
+            hint="a smaller batch in [final] of the run file",
         )
-    if settings.teacher is not None:
+    if settings.teacher is not None and not (finished and not Path(settings.teacher).exists()):
         teaching(settings.teacher, data)
 
 
@@ -38,8 +41,9 @@ def teaching(path: str, data: DataSet) -> tuple[Supernet, SupernetInfo]:
 
     place = Path(path)
     if not place.is_file():
+        why = "that is a folder" if place.is_dir() else "there is no such file"
         raise SpecError(
-            f"final.teacher: {place}: there is no such file",
+            f"final.teacher: {place}: {why}",
             hint="name a supernet's .safetensors file, or leave it out: the run's own teaches",
         )
     supernet, info = load_supernet(place)

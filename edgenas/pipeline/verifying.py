@@ -14,7 +14,7 @@ from edgenas.hardware import also_in, load_device
 from edgenas.pipeline.exported import EXPORTS_SCHEMA, exported_row, target_row
 from edgenas.pipeline.exporting import asked_targets, fleet_in
 from edgenas.pipeline.network_files import contract_of, extract, network_images, parents_of
-from edgenas.pipeline.runs import Outcome, find_run
+from edgenas.pipeline.runs import Outcome, find_run, read_result
 
 if TYPE_CHECKING:
     from edgenas.data import DataSet
@@ -50,7 +50,7 @@ def verify(path: Path, *, data: str = "", report: Report = silent) -> Outcome:
     from edgenas.data import load_data
 
     found = _Found()
-    folders, only = _certified_folders(path, needed=not data)
+    folders, only = _certified_folders(path, found, needed=not data)
     if data:
         root = path
         load = functools.cache(functools.partial(load_data, report=report))  # once for all folders
@@ -255,7 +255,8 @@ def _over_images(
         if data.digest == certificate.parents.get("data"):
             now = answered_again(model.verification, right, labels)
             gates = _repeated(path, model, now, certificate.max_top1_drop)
-            row["verified"] = replace(model, gates=gates).verified
+            again = replace(model, gates=gates)
+            row |= {"verified": again.verified, "unsure": list(again.unsure)}
             row["top1_drop"] = now.top1_drop
             found.fail(str(path), gates)
             _targets_again(folder, certificate, model, images, found, report=report)
@@ -380,10 +381,11 @@ def _row_of(path: Path, model: ExportedModel | None, right: BoolArray) -> dict[s
     }
 
 
-def _certified_folders(path: Path, *, needed: bool) -> tuple[list[Path], str | None]:
+def _certified_folders(path: Path, found: _Found, *, needed: bool) -> tuple[list[Path], str | None]:
     """Folders with a certificate at or below `path`, and the one file that is meant, if so.
 
-    Not `needed`: one file may be without.
+    Not `needed`: one file may be without. Networks that a run exported before, and has not chosen
+    since, are left out, and told.
     """
     if path.is_file():
         return [path.parent], _certified_file(path, needed=needed)
@@ -394,13 +396,21 @@ def _certified_folders(path: Path, *, needed: bool) -> tuple[list[Path], str | N
             f"{path}: there is no such file or folder",
             hint="edgenas verify runs/NAME, a model's folder in it, or one model file",
         )
-    found = sorted(p.parent for p in path.glob("models/*/export.json"))
-    if not found:
+    folders = sorted(p.parent for p in path.glob("models/*/export.json"))
+    if (path / "result.json").is_file():
+        chosen = read_result(path).get("models", [folder.name for folder in folders])
+        found.notes += [
+            f"{folder} is not among the networks that the run has now: edgenas verify {folder}"
+            for folder in folders
+            if folder.name not in chosen
+        ]
+        folders = [folder for folder in folders if folder.name in chosen]
+    if not folders:
         raise UsageError(
             f"{path}: no export.json here or in models/*: nothing exported to verify",
             hint="edgenas verify runs/NAME, or FILE --data SOURCE for a model file without a run",
         )
-    return found, None
+    return folders, None
 
 
 def _certified_file(path: Path, *, needed: bool) -> str | None:

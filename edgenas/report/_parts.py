@@ -8,11 +8,11 @@
                                   "gap", "assignments" [{"device", "digest", "accuracy", "loss",
                                   "latency_ms"}]}]}, optional measured [{"device", "correction"
                                   {"told"}, "networks" [{"digest", "predicted", "measured",
-                                  "place_predicted", "place"}]}], exports [{"path",
+                                  "place_predicted", "place"}]}], optional models ({digest: what
+                                  it was chosen for}; absent: all in models/), exports [{"path",
                                   "format", "sha256", "size_bytes", "verified", "top1", "top1_drop",
                                   "agreement", "predicted_ms", "measured_ms"}]; optional in each:
-                                  "n_images", "device", "predicted_origin", "low_ms", "high_ms",
-                                  "why" (what the model was chosen for)
+                                  "n_images", "device", "predicted_origin", "low_ms", "high_ms"
     trials.json                   optional, edgenas.trials/1: {"trials": [{"number", "architecture",
                                   "digest", "metrics", "feasible", "state"}], "reference":
                                   {objective: value}}; `state` "complete" is shown, `reference` is
@@ -97,7 +97,6 @@ class Export(Part):
     predicted_origin: str | None = None
     low_ms: float | None = None
     high_ms: float | None = None
-    why: str = ""
 
 
 class Stated(Part):
@@ -264,6 +263,7 @@ class Result(Part):
     stopped_because: str = ""
     gains: Gains | None = None
     elapsed_s: float | None = None
+    models: dict[str, str] | None = None
     exports: list[Export] = []
 
 

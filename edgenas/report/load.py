@@ -67,6 +67,7 @@ def load_run(run: Path) -> RunView:
             path, read_json(path, schema=parts.EXPORT_SCHEMA), parts.Certificate
         )
         for path in sorted(run.glob("models/*/export.json"))
+        if result.models is None or path.parent.name in result.models
     }
     sections = list(_sections(provenance))
     if tools := {n: v for c in certificates.values() for n, v in c.tools.items()}:
@@ -92,7 +93,7 @@ def load_run(run: Path) -> RunView:
         trials=evaluated,
         models=tuple(
             replace(model, changes=_changes(why, told.changes.get(model.digest, ())))
-            for model in _models(run, front, result.exports, certificates, tables, evaluated)
+            for model in _models(run, front, result, certificates, tables, evaluated)
         ),
         tables=tuple(Table(**t.model_dump()) for t in tables),
         hypervolume=_course(evaluated, front.objectives, trials.reference if trials else {}),
@@ -260,14 +261,14 @@ def _no_worse(a: Sequence[float], b: Sequence[float], axes: Sequence[Objective])
 def _models(
     run: Path,
     front: ParetoFront,
-    exports: Sequence[parts.Export],
+    result: parts.Result,
     certificates: Mapping[str, parts.Certificate],
     tables: Sequence[parts.Table],
     evaluated: Sequence[Evaluated],
 ) -> tuple[ExportedModel, ...]:
     """The exported models in the front's order; others come last, with their trial's metrics."""
     rows: dict[str, dict[str, parts.Export]] = {digest: {} for digest in certificates}
-    for export in exports:
+    for export in result.exports:
         path = PurePosixPath(_inside(run, export.path))
         rows.setdefault(path.parent.name, {})[path.name] = export
     order = {c.architecture.digest: i for i, c in enumerate(front.candidates)}
@@ -292,7 +293,7 @@ def _models(
                 files=tuple(files.values()),
                 units=units,
                 latencies=latencies,
-                why=next((export.why for export in rows[digest].values() if export.why), ""),
+                why=(result.models or {}).get(digest, ""),
                 failures=tuple((f.format, f.error) for f in certificate.failures)
                 if certificate
                 else (),

@@ -83,7 +83,7 @@ class OfClass:
 class ExportedFile:
     """One model file; `path` is relative to the run folder.
 
-    `verified` None: there were too few images for a verdict. `problems` are the gates not passed.
+    `verified` None: the images do not suffice for a verdict. `problems` are the gates not passed.
     `top1`, its drop (with its 95 % interval), agreement and the largest difference of a logit from
     torch's are over `n_images` of `split`. `operators` counts those of the file by name and type.
     """

@@ -105,7 +105,7 @@ def roles(view: RunView, model: ExportedModel) -> list[str]:
         best = max(values) if goal.direction == "max" else min(values)
         if model.metrics[goal.name].value == best:
             superlative = "highest" if goal.direction == "max" else "lowest"
-            found.append(f"{superlative} {reading(goal.name).label}")
+            found.append(f"{superlative} {reading(goal.name).label} of these {len(view.models)}")
     return found
 
 

@@ -27,7 +27,7 @@ ORIGINS = {
     "predicted": "a sum of units that were timed on the device",
     "extrapolated": "outside the shapes that the table's fit has seen",
     "estimated": "by the vendor's compiler, not on the chip",
-    "calibrated": "a cost model fitted to published figures",
+    "calibrated": "fitted to latencies of whole networks, measured or published",
     "analytic": "from the data sheet alone",
 }
 """What the words beside a latency mean."""
@@ -135,7 +135,8 @@ def _timed(view: RunView, name: str, metric: Metric) -> str:
     origin, read = metric.origin, reading(name)
     words = [f"{origin}, {ORIGINS[origin]}" if origin in ORIGINS else origin]
     if metric.low is not None and metric.high is not None:
-        words.append(f"90 % interval {read.bare(metric.low)} to {read.text(metric.high)}")
+        which = "p10 and p90 of it" if origin == "measured" else "90 % interval"
+        words.append(f"{which} {read.bare(metric.low)} to {read.text(metric.high)}")
     device = name.partition("@")[2] or (view.tables[0].device if view.tables else "")
     table = next((t for t in view.tables if t.device == device), None)
     if table and table.error_median is not None:

@@ -26,7 +26,14 @@ from torch.nn import functional
 
 from edgenas.artifacts import derive_seed
 from edgenas.data import DataSet, augment, class_weights, keep_memory, policy_for, prepare
-from edgenas.errors import Interrupted, ResourceError, SpecError, UsageError, nearest
+from edgenas.errors import (
+    DivergedError,
+    Interrupted,
+    ResourceError,
+    SpecError,
+    UsageError,
+    nearest,
+)
 from edgenas.events import Event, Report, silent
 from edgenas.spaces import Architecture
 from edgenas.supernet.checkpoint import (
@@ -156,7 +163,8 @@ def train(
         report: receives an event a step.
 
     Raises:
-        SpecError: the loss became NaN, or the checkpoint belongs to other settings.
+        SpecError: the checkpoint belongs to other settings.
+        DivergedError: the loss became NaN.
         ResourceError: another process trains in `folder`; memory or disk do not suffice.
         Interrupted: stopped by Ctrl-C; the checkpoint is written.
     """
@@ -368,7 +376,7 @@ class Training:
                 loss = self._step_or_halve()
                 if not math.isfinite(loss):
                     kept = f"; the last good checkpoint is kept in {self.folder}"
-                    raise SpecError(
+                    raise DivergedError(
                         f"the loss became {loss} at step {self.step + 1} of {self.n_steps}"
                         + kept * is_checkpoint(self.folder),
                         hint=f"lower {self.section}.peak_lr",

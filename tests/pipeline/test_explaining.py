@@ -95,6 +95,22 @@ def test_changes_are_exact_where_that_is_known(cheap: CheapMetrics) -> None:
     assert seen == {"supernet", "estimated"}
 
 
+def test_what_was_measured_is_held_against_what_was_measured_alone(cheap: CheapMetrics) -> None:
+    candidates, trials = searched(cheap, 60)
+    own = candidates[0]
+    off = Metric(1.5 * own.values["latency_ms"], "measured", n=50)
+    measured = Candidate(own.architecture, {**own.metrics, "latency_ms": off})
+    known = [measured, *candidates[1:]]
+    told = explanation(cheap, GOALS, trials, known, [measured], seed=0)
+    for row in told["changes"][own.architecture.digest]:
+        line = str(own.architecture).replace(
+            f"{row['gene']}={row['value']}", f"{row['gene']}={row['new']}"
+        )
+        if not row["gene"].endswith("depth"):
+            added = cheap(cheap.space.parse(line))["latency_ms"] - own.values["latency_ms"]
+            assert row["differences"]["latency_ms"]["value"] == pytest.approx(added)
+
+
 def test_bounds_are_counted_over_trials_and_the_space(cheap: CheapMetrics) -> None:
     told, _ = explained(cheap, 60)
     latency, size = told["bounds"]

@@ -149,6 +149,13 @@ def test_which_weights_are_kept(
     assert _better(three, two, one) is (three if kept else two)
 
 
+def test_float_counts_where_files_are_written_in_it() -> None:
+    one, two = weights("inherited", 95, 80), weights("tuned, quantisation-aware", 90, 90)
+    assert _better(two, one, one) is one
+    one, two = (replace(w, float_counts=False) for w in (one, two))
+    assert _better(two, one, one) is two
+
+
 def test_what_is_told_of_each_verdict(run: Opened) -> None:
     run = with_final(run, epochs=8)
     arch = run.supernet.space.smallest()
@@ -177,6 +184,34 @@ def test_int8_is_trained_where_it_loses_too_much(run: Opened) -> None:
     found = final_weights(borne, arch)
     assert found is not None
     assert set(found.top1) == without, "other settings: trained again"
+
+
+def test_a_training_that_diverges_leaves_the_inherited_weights(run: Opened) -> None:
+    arch = run.supernet.space.smallest()
+    run = with_final(run, peak_lr=1e20, epochs=1, quantisation_aware="always")
+    (note,) = finish(run, [arch])
+    found = final_weights(run, arch)
+    assert found is not None
+    assert (found.verdict, found.diverged, found.sha256) == ("kept inherited", True, None)
+    assert "it diverged" in note
+    assert "lower final.peak_lr" in note
+    assert final_weights(with_final(run, peak_lr=0.1), arch) is None, "other settings: again"
+
+
+def test_what_int8_still_loses_is_told(run: Opened) -> None:
+    arch = run.supernet.space.smallest()
+    run = with_final(run, epochs=1, quantisation_aware="never", max_int8_drop=0.005)
+    finish(run, [arch])
+    found = final_weights(run, arch)
+    assert found is not None
+    assert "still loses" not in replace(found, top1_int8=dict(found.top1)).told
+    name = "inherited" if found.sha256 is None else found.verdict
+    less = {**found.top1_int8, name: found.top1[name] - 0.0312}
+    told = replace(found, top1_int8=less).told
+    assert "in simulated int8 it still loses 3.12 points, more than final.max_int8_drop" in told
+    config = run.config
+    assert config.max_top1_drop == 0.005, "exported files are held to it, too"
+    assert replace(config, final=None).max_top1_drop == config.export.max_top1_drop == 0.01
 
 
 class Stopped(Exception):
@@ -336,6 +371,10 @@ def test_what_the_data_cannot_have_is_refused_before_anything_is_trained(
         check(batch=5000)
     with pytest.raises(SpecError, match="there is no such file"):
         check(teacher=str(tmp_path / "none.safetensors"))
+    gone = replace(SETTINGS, teacher=str(tmp_path / "none.safetensors"))
+    check_final(gone, run.data, finished=True)
+    with pytest.raises(SpecError, match="that is a folder"):
+        check(teacher=str(tmp_path))
     path = tmp_path / "other.safetensors"
     known = {**run.info.data, "classes": [*run.data.classes, "eleven"]}
     save_supernet(path, run.supernet, data=known, recipe=run.info.recipe, log=())
@@ -377,3 +416,6 @@ def test_from_the_run_file_to_certificate_and_report(
     capfd.readouterr()
     assert main(["verify", "runs/other", "--quiet"]) == 3
     assert "exported with the weights" in capfd.readouterr().err
+    assert main(["export", "tiny", "smallest", "--quiet"]) == 0
+    smallest = read_certificate(run / "models" / tiny_space().smallest().digest)
+    assert smallest.weights == "inherited weights: it was not chosen for final training"

@@ -106,6 +106,10 @@ def test_measuring_ranks_a_front_anew_where_the_table_is_wrong(
             assert latency["origin"] in ("predicted", "calibrated")
     assert (RUN / "tables" / f"{HERE}.json").read_bytes() == table, "the table stays as it is"
     check_manifest(RUN)
+    predicted = {n["digest"]: n["predicted"]["value"] for n in device["networks"]}
+    for row in document["exports"]:  # by the table that the certificate names, as it was
+        if row["device"] == HERE:
+            assert row["predicted_ms"] == predicted[Path(row["path"]).parent.name]
 
     # Whoever goes on with the search has what was measured, and nothing is measured twice.
     assert main(["search", "run.toml", "--resume", "--quiet"]) == 0
@@ -132,6 +136,49 @@ def test_a_device_that_cannot_be_reached_ends_with_4_and_loses_nothing(
     assert error.value.hint == "plug it in"
     assert error.value.exit_code == 4
     assert (run.folder / "front.json").read_text("utf-8") == front
+
+
+def test_networks_that_could_not_be_measured_are_told_and_tried_again(
+    searched: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(shutil.copytree(searched, tmp_path / "own"))
+    (RUN / MEASURED).unlink(missing_ok=True)
+    n = len(front_of(RUN))
+    assert n > 1
+
+    def all_but_one(files: Mapping[Architecture, Path], *args: object, **rest: object) -> Outcomes:
+        found: Outcomes = dict.fromkeys(files, "its runtime refuses it")
+        (first, *_) = files
+        return {**found, first: Metric(1e3, "measured", 1e3, 1e3, 50)}
+
+    monkeypatch.setattr(measuring, "_timed", all_but_one)
+    assert main(["measure", "tiny", "--quiet"]) == 0
+    told = capfd.readouterr().out
+    assert told.count(f"was not measured on {HERE}: its runtime refuses it") == n - 1
+    monkeypatch.setattr(measuring, "_timed", lambda *_, **__: {})
+    assert main(["measure", "tiny", "--quiet"]) == 0
+    assert f"was not measured on {HERE}: its runtime refuses it" in capfd.readouterr().out
+    monkeypatch.setattr(measuring, "_timed", timed_by_macs)
+    assert main(["measure", "tiny", "--quiet"]) == 0
+    assert "was not measured" not in capfd.readouterr().out
+
+
+def test_a_device_that_measures_nothing_fails_and_the_result_says_so(
+    searched: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(shutil.copytree(searched, tmp_path / "own"))
+    (RUN / MEASURED).unlink(missing_ok=True)
+    monkeypatch.setattr(measuring, "_timed", lambda files, *_, **__: dict.fromkeys(files, "no"))
+    assert main(["measure", "tiny", "--quiet"]) == 4
+    assert (
+        f"{HERE} measured nothing: no; edgenas measure runs/tiny goes on" in capfd.readouterr().err
+    )
 
 
 def some(run: Opened) -> list[Any]:

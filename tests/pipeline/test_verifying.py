@@ -85,6 +85,25 @@ def test_a_certificate_says_what_is_in_a_file_and_of_which_images(model: Path) -
         assert mean == pytest.approx(found.top1_drop, abs=1e-9)
 
 
+def test_what_a_run_no_longer_chooses_is_left_out_of_its_report_and_told(
+    model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = model.parent.parent
+    other = tiny_space().smallest().digest
+    assert model.name != other
+    assert main(["export", "tiny", "smallest", "--quiet"]) == 0
+    assert f"models/{other}/" in (run / "report.md").read_text("utf-8")
+    code, document, _ = verify("runs/tiny", capfd=capfd)
+    assert {Path(e["path"]).parent.name for e in document["exports"]} == {model.name, other}
+    assert main(["search", "run.toml", "--resume", "--quiet"]) == 0
+    assert f"models/{other}/" not in (run / "report.md").read_text("utf-8")
+    edited(run / "models" / other / "export.json", lambda t: t.update(weights="of another time"))
+    code, document, _ = verify("runs/tiny", capfd=capfd)
+    assert code == 0
+    assert {Path(e["path"]).parent.name for e in document["exports"]} == {model.name}
+    assert f"edgenas verify runs/tiny/models/{other}" in " ".join(document["notes"])
+
+
 @pytest.mark.parametrize("path", ["model.onnx", ".", "../../models/{digest}/model.int8.onnx"])
 def test_paths_from_within_the_run(
     path: str, model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

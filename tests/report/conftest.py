@@ -78,9 +78,10 @@ def make_run(
     front.write(folder / "front.json")
     write_json(folder / "trials.json", {"schema": "edgenas.trials/1", "trials": rows})
     step = max(1, (len(front) - 1) // max(1, models - 1))
-    exports = []
+    exports, chosen = [], {}
     for candidate in front.candidates[::step][:models]:
         exports += make_model(folder, candidate, rng, space)
+        chosen[candidate.architecture.digest] = "knee"
     result = {
         "schema": "edgenas.search-result/1",
         "run": str(folder),
@@ -88,6 +89,7 @@ def make_run(
         "elapsed_s": 147.3,
         "hypervolume": 1.0,
         "front": [c.to_table() for c in front.candidates],
+        "models": chosen,
         "exports": exports,
     }
     write_json(folder / "result.json", result)
@@ -147,7 +149,7 @@ def make_model(
         }
         path = f"models/{arch.digest}/{name}"
         timing = {"predicted_ms": predicted, "measured_ms": measured}
-        exports.append({"path": path, "why": "knee", **row, **found, **timing})
+        exports.append({"path": path, **row, **found, **timing})
         models.append(
             {
                 "path": name,
