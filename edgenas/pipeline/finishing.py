@@ -103,6 +103,8 @@ class FinalWeights:
 
     @property
     def _came_of_it(self) -> str:
+        from edgenas.export.verify import paired_interval
+
         if self.sha256 is None and not self.epochs:
             why = "it diverged" if self.diverged else "no time was left for it"
             return f"inherited weights were kept without final training: {why}"
@@ -114,9 +116,11 @@ class FinalWeights:
             )
         how = self.verdict.removeprefix("tuned").removeprefix(", ")
         how = f"fine-tuned ({how})" if how else "fine-tuned"
+        low, high = paired_interval(self.won, self.lost, self.n)
         return (
             f"{how}: {self._gain(self.verdict)} over the inherited weights on the search split, "
-            f"{self.won} images won and {self.lost} lost of {self.n}, {self.epochs:.3g} epochs"
+            f"{self.won} images won and {self.lost} lost of {self.n} (95 % interval "
+            f"{100 * low:+.2f} to {100 * high:+.2f}), {self.epochs:.3g} epochs"
         )
 
     @property

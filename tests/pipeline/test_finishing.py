@@ -83,7 +83,8 @@ def test_a_tuned_network_is_better_and_its_file_is_what_was_judged(run: Opened) 
     assert found.epochs == 8
     assert found.parents == run.rests_on
     assert note == f"{arch.digest}: {found.told}"
-    assert f"of {found.n}, 8 epochs" in note
+    assert f"lost of {found.n} (95 % interval +" in note
+    assert "), 8 epochs" in note
     folder = run.folder / "models" / arch.digest
     assert found.sha256 == sha256_file(folder / "weights.safetensors")
     assert not (run.folder / FINAL).exists()
