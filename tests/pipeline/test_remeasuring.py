@@ -138,14 +138,17 @@ def test_a_device_that_cannot_be_reached_ends_with_4_and_loses_nothing(
     assert (run.folder / "front.json").read_text("utf-8") == front
 
 
-def test_networks_that_could_not_be_measured_are_told_and_tried_again(
-    searched: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+@pytest.fixture
+def unmeasured(searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working folder holds the run, of which nothing is measured."""
     monkeypatch.chdir(shutil.copytree(searched, tmp_path / "own"))
     (RUN / MEASURED).unlink(missing_ok=True)
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_networks_that_could_not_be_measured_are_told_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     n = len(front_of(RUN))
     assert n > 1
 
@@ -166,14 +169,10 @@ def test_networks_that_could_not_be_measured_are_told_and_tried_again(
     assert "was not measured" not in capfd.readouterr().out
 
 
-def test_a_device_that_measures_nothing_fails_and_the_result_says_so(
-    searched: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+@pytest.mark.usefixtures("unmeasured")
+def test_a_device_that_measures_nothing_fails(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(shutil.copytree(searched, tmp_path / "own"))
-    (RUN / MEASURED).unlink(missing_ok=True)
     monkeypatch.setattr(measuring, "_timed", lambda files, *_, **__: dict.fromkeys(files, "no"))
     assert main(["measure", "tiny", "--quiet"]) == 4
     assert (
