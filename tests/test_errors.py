@@ -55,6 +55,7 @@ def test_exit_codes() -> None:
         "SpecError": 3,
         "ArtifactError": 3,
         "DataError": 3,
+        "DivergedError": 3,
         "MissingUnitsError": 3,
         "DeviceError": 4,
         "MeasurementError": 4,
