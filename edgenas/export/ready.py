@@ -22,14 +22,12 @@ from edgenas.export.contract import InputContract
 from edgenas.export.tflite import LABELS_FILE, labels_text
 from edgenas.models import micro_arena
 from edgenas.models.tflite import read_tflite
-from edgenas.targets import operators_of_file
+from edgenas.targets import MARGIN, operators_of_file
 from edgenas.targets.toolchains import MICRO_METHODS, SQUEEZE_EXCITE
 
 _BYTES_A_LINE = 16
 _FOR_TFLITE = ("classify.cc", "Classifier.kt")
 _MICRO = "micro"
-_TO_SPARE = 1.02
-"""Of an arena that is planned: plans are off by about 1 %."""
 
 
 def write_ready(folder: Path, certificate: Certificate, *, image_size: int) -> None:
@@ -122,8 +120,8 @@ def _arena(path: Path, certificate: Certificate) -> tuple[int, str]:
             where = f"measured in {target.checked_by}, a 64-bit build; a 32-bit one takes less"
             return -(-target.arena_bytes // 16) * 16, where
     planned = micro_arena(read_tflite(path.read_bytes(), path, pads=True)).total
-    spared = math.ceil(_TO_SPARE * planned)
-    return -(-spared // 16) * 16, f"planned, not measured, with {_TO_SPARE - 1:.0%} to spare"
+    spared = math.ceil(planned / MARGIN)
+    return -(-spared // 16) * 16, f"planned, not measured, with {1 / MARGIN - 1:.0%} to spare"
 
 
 def _facts(contract: InputContract, digest: str, image_size: int) -> dict[str, str]:

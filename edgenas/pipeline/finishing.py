@@ -4,10 +4,7 @@ Each learns from the labels and from a teacher, the largest network of the run's
 another, starting with the weights that it inherits; where int8 would lose too much, once more with
 int8 simulated. The search split judges the new weights, and averages of them and the inherited
 ones: what is kept names no fewer of its images rightly than the inherited weights do, in float and
-in int8, as far as files are written in them.
-
-`models/<digest>/weights.json` says what came of it; `weights.safetensors` beside it holds the
-weights, BatchNorm folded, unless the inherited ones were kept.
+in int8, as far as files are written in them. What came of it: `final_weights`.
 """
 
 from __future__ import annotations
@@ -17,19 +14,30 @@ import functools
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgenas.artifacts import derive_seed, digest, read_json, write_json
 from edgenas.errors import ArtifactError, DivergedError, SpecError
 from edgenas.events import Event, Report, silent
 from edgenas.pipeline.config import FinalConfig
 from edgenas.pipeline.evaluating import evaluator
+from edgenas.pipeline.final_weights import (
+    SCHEMA,
+    SIDECAR,
+    WEIGHTS,
+    FinalWeights,
+    Verdict,
+    final_network,
+    final_weights,
+    folder_of,
+    settings_of,
+    writes_float,
+    writes_int8,
+)
 from edgenas.pipeline.teaching import teaching
 from edgenas.pipeline.training import seconds_a_step
 
@@ -45,169 +53,12 @@ if TYPE_CHECKING:
 
 FINAL = ".final"
 """Folder in a run for final trainings under way, so that a stopped one goes on."""
-SCHEMA = "edgenas.weights/1"
 _PLAN_SCHEMA = "edgenas.final-plan/2"
-_SIDECAR = "weights.json"
-_WEIGHTS = "weights.safetensors"
 
-Verdict = Literal[
-    "kept inherited",
-    "tuned",
-    "averaged, 0.75 tuned",
-    "averaged, 0.5 tuned",
-    "averaged, 0.25 tuned",
-    "tuned, quantisation-aware",
-]
 AVERAGES: Mapping[Verdict, float] = MappingProxyType(
     {"averaged, 0.75 tuned": 0.75, "averaged, 0.5 tuned": 0.5, "averaged, 0.25 tuned": 0.25}
 )
 """Averages of tuned and inherited weights that are judged as well: the share of the tuned ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class FinalWeights:
-    """What came of a network's final training. Accuracies are of the search split."""
-
-    architecture: str
-    verdict: Verdict
-    n: int
-    """Images of the search split."""
-    top1: Mapping[str, float]
-    """By weights: `inherited` and, of what a verdict can say, those that there were."""
-    top1_int8: Mapping[str, float]
-    """The same in int8, simulated; empty where no file is written in it."""
-    won: int
-    """Images that the weights that were kept name rightly and the inherited ones do not."""
-    lost: int
-    """Images of which the reverse is true."""
-    epochs: float
-    """Passes over the training split, of all of the network's trainings."""
-    seconds: float
-    settings: Mapping[str, Any]
-    """Of the run file's `[final]`, and the seed."""
-    parents: Mapping[str, str]
-    sha256: str | None
-    """Of `weights.safetensors`; None where the inherited weights were kept."""
-    diverged: bool = False
-    """Whether a training came to nothing, since its loss became NaN."""
-
-    @property
-    def digest(self) -> str | None:
-        """The name of the weights in other files."""
-        return None if self.sha256 is None else self.sha256[:12]
-
-    @property
-    def told(self) -> str:
-        """One sentence for certificate and report."""
-        return "; ".join([self._came_of_it, *self._problems])
-
-    @property
-    def _came_of_it(self) -> str:
-        from edgenas.export.verify import paired_interval
-
-        if self.sha256 is None and not self.epochs:
-            why = "it diverged" if self.diverged else "no time was left for it"
-            return f"inherited weights were kept without final training: {why}"
-        if self.sha256 is None:
-            last = max(self.top1.keys() - {"inherited"})
-            return (
-                f"inherited weights were kept: {self.epochs:.3g} epochs of final training gave "
-                f"{self._gain(last)} on the {self.n} images of the search split"
-            )
-        how = self.verdict.removeprefix("tuned").removeprefix(", ")
-        how = f"fine-tuned ({how})" if how else "fine-tuned"
-        low, high = paired_interval(self.won, self.lost, self.n)
-        return (
-            f"{how}: {self._gain(self.verdict)} over the inherited weights on the search split, "
-            f"{self.won} images won and {self.lost} lost of {self.n} (95 % interval "
-            f"{100 * low:+.2f} to {100 * high:+.2f}), {self.epochs:.3g} epochs"
-        )
-
-    @property
-    def _problems(self) -> Iterator[str]:
-        if self.diverged:
-            yield "a training diverged: lower final.peak_lr"
-        if self.top1_int8:
-            name = "inherited" if self.sha256 is None else self.verdict
-            drop, most = self.top1[name] - self.top1_int8[name], self.settings["max_int8_drop"]
-            if drop > most:
-                yield (
-                    f"in simulated int8 it still loses {_points(drop).lstrip('+')}, more than "
-                    f"final.max_int8_drop = {most:g}"
-                )
-
-    def _gain(self, name: str) -> str:
-        text = _points(self.top1[name] - self.top1["inherited"])
-        if self.top1_int8:
-            gain = self.top1_int8[name] - self.top1_int8["inherited"]
-            text += f" ({_points(gain)} in simulated int8)"
-        return text
-
-
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    schema_: Literal["edgenas.weights/1"] = Field(alias="schema")
-    architecture: str
-    verdict: Verdict
-    n: int = Field(gt=0)
-    top1: dict[str, float]
-    top1_int8: dict[str, float]
-    won: int = Field(ge=0)
-    lost: int = Field(ge=0)
-    epochs: float = Field(ge=0)
-    seconds: float = Field(ge=0)
-    settings: dict[str, Any]
-    parents: dict[str, str]
-    sha256: str | None = Field(pattern="^[0-9a-f]{64}$")
-    diverged: bool = False
-
-
-def final_weights(run: Opened, arch: Architecture) -> FinalWeights | None:
-    """What came of the network's final training; None where the run, as it is now, had none.
-
-    Raises:
-        ArtifactError: its file is damaged.
-    """
-    path = _folder(run, arch) / _SIDECAR
-    if run.config.final is None or not path.is_file():
-        return None
-    try:
-        file = _File.model_validate(read_json(path, schema=SCHEMA))
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ArtifactError(f"{path}: {problems}") from error
-    found = FinalWeights(**file.model_dump(exclude={"schema_"}))
-    kept = found.verdict == "kept inherited"
-    trained = found.top1.keys() - {"inherited"}
-    known = {"inherited", found.verdict} - {"kept inherited"} <= found.top1.keys()
-    if not known or (found.sha256 is None) != kept or (found.epochs and not trained):
-        raise ArtifactError(f"{path}: the verdict {found.verdict!r} contradicts the rest")
-    if found.top1_int8 and found.top1_int8.keys() != found.top1.keys():
-        raise ArtifactError(
-            f"{path}: top1_int8 is of {', '.join(found.top1_int8)}, top1 of {', '.join(found.top1)}"
-        )
-    settings = _settings(run, run.config.final)
-    if run.config.final.teacher is not None and not Path(run.config.final.teacher).exists():
-        settings["teacher"] = found.settings.get("teacher")  # needed to train, not to go on
-    asked = (str(arch), settings, run.rests_on)
-    return found if (found.architecture, found.settings, found.parents) == asked else None
-
-
-def final_network(run: Opened, arch: Architecture) -> Network | None:
-    """The network with its final weights, on the CPU; None where it has inherited ones.
-
-    Raises:
-        ArtifactError: they are missing or damaged.
-    """
-    from edgenas.networks import build
-    from edgenas.supernet import load_weights
-
-    found = final_weights(run, arch)
-    if found is None or found.sha256 is None:
-        return None
-    network = build(run.supernet.space.lower(arch), norm=False)
-    return load_weights(_folder(run, arch) / _WEIGHTS, network, sha256=found.sha256)
 
 
 def finish(
@@ -335,7 +186,7 @@ class FinalTraining:
                 tried.append(self._judged("tuned, quantisation-aware", int8.network))
                 best = _better(tried[-1], best, inherited)
 
-        folder = _folder(self.run, arch)
+        folder = folder_of(self.run, arch)
         kept = best is inherited
         found = FinalWeights(
             architecture=str(arch),
@@ -349,28 +200,28 @@ class FinalTraining:
             lost=int((inherited.right & ~best.right).sum()),
             epochs=round(epochs, 4),
             seconds=round(seconds, 1),
-            settings=_settings(self.run, self.settings),
+            settings=settings_of(self.run, self.settings),
             parents=self.run.rests_on,
-            sha256=None if kept else save_weights(folder / _WEIGHTS, fold(best.network)),
+            sha256=None if kept else save_weights(folder / WEIGHTS, fold(best.network)),
             diverged=diverged,
         )
-        write_json(folder / _SIDECAR, {"schema": SCHEMA, **asdict(found)})
+        write_json(folder / SIDECAR, {"schema": SCHEMA, **asdict(found)})
         if kept:
-            (folder / _WEIGHTS).unlink(missing_ok=True)
+            (folder / WEIGHTS).unlink(missing_ok=True)
         shutil.rmtree(self.run.folder / FINAL / arch.digest, ignore_errors=True)
         return found
 
     @property
     def _jobs_each(self) -> int:
         """The most trainings that a network can have."""
-        return 2 if _writes_int8(self.run) and self.settings.quantisation_aware != "never" else 1
+        return 2 if writes_int8(self.run) and self.settings.quantisation_aware != "never" else 1
 
     def _quantises(self, weights: _Weights) -> bool:
         match self.settings.quantisation_aware:
             case "never":
                 return False
             case "always":
-                return _writes_int8(self.run)
+                return writes_int8(self.run)
             case "where needed":
                 return weights.int8_drop > self.settings.max_int8_drop
 
@@ -379,11 +230,11 @@ class FinalTraining:
         labels = images.labels.numpy()
         logits = self.evaluate.logits(network, images)
         right = logits.numpy().argmax(1) == labels
-        if not _writes_int8(self.run):
+        if not writes_int8(self.run):
             return _Weights(name, network, right, None)
         logits = self.evaluate.logits_int8(network, images)
         int8 = logits.numpy().argmax(1) == labels
-        return _Weights(name, network, right, int8, float_counts=_writes_float(self.run))
+        return _Weights(name, network, right, int8, float_counts=writes_float(self.run))
 
     @functools.cached_property
     def _teacher(self) -> Teacher:
@@ -519,7 +370,7 @@ class FinalTraining:
 
     @property
     def _digest(self) -> str:
-        return digest([_settings(self.run, self.settings), self.run.rests_on])
+        return digest([settings_of(self.run, self.settings), self.run.rests_on])
 
 
 @dataclass(frozen=True, slots=True)
@@ -542,34 +393,3 @@ def _better(new: _Weights, best: _Weights, inherited: _Weights) -> _Weights:
     """`new` where it names more images rightly than `best`, and no fewer than `inherited`."""
     no_worse = all(a >= b for a, b in zip(new.n_right, inherited.n_right, strict=True))
     return new if no_worse and sum(new.n_right) > sum(best.n_right) else best
-
-
-def _folder(run: Opened, arch: Architecture) -> Path:
-    return run.folder / "models" / arch.digest
-
-
-def _settings(run: Opened, settings: FinalConfig) -> dict[str, Any]:
-    """What other weights would come of; the teacher by its digest, wherever its file lies."""
-    asked = asdict(settings)
-    path = asked.pop("teacher")
-    if path is not None and Path(path).exists():
-        asked["teacher"] = teaching(path, run.data)[1].digest
-    return {
-        **asked,
-        "seed": run.config.seed,
-        "recalibration_images": run.config.search.recalibration_images,
-        "int8": _writes_int8(run),
-        **({} if _writes_float(run) else {"float": False}),
-    }
-
-
-def _writes_int8(run: Opened) -> bool:
-    return any(name.endswith("int8") for name in run.config.export.formats)
-
-
-def _writes_float(run: Opened) -> bool:
-    return not all(name.endswith("int8") for name in run.config.export.formats)
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.2f} points"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgenas.pipeline.evaluating import evaluator
-from edgenas.pipeline.finishing import final_network, final_weights
+from edgenas.pipeline.final_weights import final_network, final_weights
 
 if TYPE_CHECKING:
     import numpy as np

@@ -22,16 +22,8 @@ from edgenas.events import Event
 from edgenas.export.certificate import read_certificate
 from edgenas.networks import Network
 from edgenas.pipeline import FinalConfig, read_config
-from edgenas.pipeline.finishing import (
-    AVERAGES,
-    FINAL,
-    Verdict,
-    _better,
-    _Weights,
-    final_network,
-    final_weights,
-    finish,
-)
+from edgenas.pipeline.final_weights import Verdict, final_network, final_weights
+from edgenas.pipeline.finishing import AVERAGES, FINAL, _better, _Weights, finish
 from edgenas.pipeline.network_files import extract
 from edgenas.pipeline.opening import Opened, open_stages
 from edgenas.pipeline.teaching import check_final
