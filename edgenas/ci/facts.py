@@ -24,6 +24,7 @@ from edgenas.pipeline.config import BUILT_IN_SETS, SHIPPED, RunConfig, SupernetC
 from edgenas.pipeline.evaluating import REVISIONS
 from edgenas.pipeline.goals import devices_of
 from edgenas.pipeline.metrics import costly_metrics
+from edgenas.pipeline.mixing import device_of, in_other_precision
 from edgenas.pipeline.profiling import supernet_space
 from edgenas.pipeline.shipped import supernet_path
 from edgenas.pipeline.training import supernet_file
@@ -86,11 +87,7 @@ class Reader:
         if config.final is not None:
             told = asdict(config.final).items()
             facts |= {f"final {name}": value for name, value in told if value is not None}
-        limit = config.export.max_mixed_drop
-        facts |= {
-            f"format {name}": limit if name.endswith("-mixed") else True
-            for name in config.export.formats
-        }
+        facts |= {f"format {name}": self._format(config, name) for name in config.export.formats}
         return facts | revisions(stages_of(facts))
 
     def resolved(self, target: Target) -> RunConfig:
@@ -164,6 +161,19 @@ class Reader:
         if settings.unlabelled is not None and "agreement" in metrics:
             facts["evaluate unlabelled"] = data_text(settings.unlabelled)
         return facts
+
+    def _format(self, config: RunConfig, name: str) -> Fact:
+        """Of a mixed format what its mixtures are chosen by, beside the tables of the search."""
+        if not name.endswith("-mixed"):
+            return True
+        limit = f"loses at most {config.export.max_mixed_drop:g}"
+        if (device := device_of(devices_of(config), name)) is None:
+            return limit
+        other = in_other_precision(device)
+        try:
+            return f"{limit}, table {other.name} {self._table(other)}"
+        except SpecError:
+            return limit
 
     def _table(self, device: DeviceProfile) -> str:
         """First digits of the SHA-256 of the table's file; a search calibrates without one."""

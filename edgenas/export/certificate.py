@@ -43,7 +43,8 @@ class Latency:
 class MixedPoint:
     """A mixture that a file in mixed precision was chosen from; the float file is the first.
 
-    Top-1, and its drop against the float file, are of `n` images of the search split.
+    Top-1, and its drop against the float file with its paired 95 % interval, are of `n` images of
+    the search split.
     """
 
     precisions: Precisions
@@ -53,14 +54,17 @@ class MixedPoint:
     n: int
     latency: Latency | None = None
     chosen: bool = False
+    drop_low: float | None = None
+    drop_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ExportedModel:
     """One exported file. `path` is relative to the folder of its `export.json`.
 
-    `operators` counts the file's operators by name and by the type that they compute in. A file in
-    mixed precision states that of each of its `units`, and what it was chosen from.
+    `operators` counts those that the runtime runs, by name and by the type that they compute in.
+    `peak_memory_bytes` is planned: what the activations take beside the file. A file in mixed
+    precision states that of each of its `units`, and what it was chosen from.
     """
 
     path: str
@@ -77,6 +81,7 @@ class ExportedModel:
     units: tuple[MixedUnit, ...] = ()
     curve: tuple[MixedPoint, ...] = ()
     operators: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -170,7 +175,7 @@ class Certificate:
     weights: str = ""
     """What came of its final training, if there was one."""
     max_mixed_drop: float | None = None
-    """What mixtures were allowed to lose when they were chosen; None where there are none."""
+    """What mixtures may lose, when they are chosen and when they are verified; None without any."""
     data: DataStatement | None = None
     licence: str = ""
     """Of the network's files, as the run file states it; empty: nothing is stated."""
@@ -193,6 +198,13 @@ class Certificate:
         if "failed" in [m.verdict for m in self.models] + [t.verdict for t in self.targets]:
             return 5
         return 5 if 5 in codes else next(iter(codes), 0)
+
+
+def drop_limit(precision: Precision, max_top1_drop: float, max_mixed_drop: float | None) -> float:
+    """What a file of this precision may lose of top-1 on the split that it is verified on."""
+    if precision != "mixed" or max_mixed_drop is None:
+        return max_top1_drop
+    return min(max_top1_drop, max_mixed_drop)
 
 
 def write_certificate(folder: Path, certificate: Certificate) -> None:
@@ -258,6 +270,7 @@ def read_certificate(folder: Path) -> Certificate:
             units=tuple(map(_unit, row.units)),
             curve=tuple(map(_point, row.curve)),
             operators=row.operators,
+            peak_memory_bytes=row.peak_memory_bytes,
         )
         if model.verified != row.verified:
             raise ArtifactError(f"{path}: {row.path}: 'verified' contradicts the gates")
@@ -391,6 +404,8 @@ class _Alone(_Row):
     noise: float = Field(ge=0)
     saved_bytes: int
     saved_ms: float | None
+    origin: str = ""
+    n: int = 0
 
 
 class _Unit(_Row):
@@ -410,6 +425,8 @@ class _Point(_Row):
     n: int = Field(gt=0)
     latency: _Latency | None
     chosen: bool
+    drop_low: float | None = None
+    drop_high: float | None = None
 
 
 class _Model(_Row):
@@ -428,6 +445,7 @@ class _Model(_Row):
     units: list[_Unit] = []
     curve: list[_Point] = []
     operators: dict[str, dict[str, int]] = {}
+    peak_memory_bytes: int | None = Field(None, ge=0)
 
 
 class _Failure(_Row):

@@ -23,6 +23,7 @@ from edgenas.errors import (
     VerificationError,
 )
 from edgenas.events import Event, Report, silent
+from edgenas.export import onnx, tflite
 from edgenas.export.certificate import (
     FILE_NAME,
     REJECTED,
@@ -30,6 +31,7 @@ from edgenas.export.certificate import (
     DataStatement,
     ExportedModel,
     Failure,
+    drop_limit,
     recheck,
     write_certificate,
 )
@@ -52,11 +54,11 @@ from edgenas.export.verify import (
     IntArray,
     Verification,
     gates,
-    operators,
     same_gate,
     verify_model,
 )
 from edgenas.networks import Network
+from edgenas.targets import ram_bytes_of_file
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,9 @@ def verify_again(
             path,
             evidence,
             precision=model.precision,
-            max_top1_drop=certificate.max_top1_drop,
+            max_top1_drop=drop_limit(
+                model.precision, certificate.max_top1_drop, certificate.max_mixed_drop
+            ),
             units=model.units,
         )
         found.append((model, evidence, (*verdicts, same_gate(model.verification, evidence))))
@@ -353,6 +357,7 @@ def _certify(
     report: Report,
 ) -> Certificate:
     reference = torch_logits(request.network, request.images)
+    max_mixed_drop = request.mixing.max_drop if request.mixing and mixtures else None
     models = []
     for name in formats:
         if name in failures:
@@ -376,7 +381,11 @@ def _certify(
             _place(path, request.folder, file_name, rejected=True)
             continue
         found = gates(
-            path, evidence, precision=precision, max_top1_drop=max_top1_drop, units=mixture.units
+            path,
+            evidence,
+            precision=precision,
+            max_top1_drop=drop_limit(precision, max_top1_drop, max_mixed_drop),
+            units=mixture.units,
         )
         rejected = any(gate.verdict == "failed" for gate in found)
         models.append(
@@ -392,6 +401,7 @@ def _certify(
                 units=mixture.units,
                 curve=mixture.curve,
                 operators=_counted(path),
+                peak_memory_bytes=_planned_memory(path),
             )
         )
     certificate = Certificate(
@@ -405,7 +415,7 @@ def _certify(
         tools=_tools(formats),
         max_top1_drop=max_top1_drop,
         weights=request.weights,
-        max_mixed_drop=request.mixing.max_drop if request.mixing and mixtures else None,
+        max_mixed_drop=max_mixed_drop,
         data=request.data,
         licence=request.licence,
     )
@@ -422,11 +432,20 @@ def _file_of(name: str) -> tuple[str, Precision]:
 
 
 def _counted(path: Path) -> dict[str, dict[str, int]]:
-    """How many operators of each name compute in each type."""
+    """How many operators of each name compute in each type, as the runtime runs them."""
+    run = tflite.operators_run if path.suffix == ".tflite" else onnx.operators_run
     found: dict[str, dict[str, int]] = {}
-    for (name, kind), n in sorted(Counter(operators(path)).items()):
+    for (name, kind), n in sorted(Counter(run(path)).items()):
         found.setdefault(name, {})[kind] = n
     return found
+
+
+def _planned_memory(path: Path) -> int | None:
+    """Bytes of the file's activations, as planned; None of a file that cannot be planned here."""
+    try:
+        return ram_bytes_of_file(path)
+    except (SpecError, ValueError):
+        return None
 
 
 def _place(source: Path, folder: Path, name: str, *, rejected: bool) -> str:

@@ -2,13 +2,17 @@
 
 1. Each unit alone is put in each lower precision, in a file of its own that runs in its runtime:
    what is lost is the noise that the logits get, what is saved are bytes and, where tables tell,
-   milliseconds, both as shares of the float file's. Where nothing is saved, the unit is left out.
+   milliseconds, both as shares of the float file's. A unit that would be slower, or would save
+   nothing, is left out.
 2. Greedily, the unit that saves most for the noise that it adds goes next, until none is left;
-   noise is taken to add up.
+   noise is taken to add up. At the end of the way those that were left out follow in int8 at once:
+   between units in int8, conversions fall away.
    Where tables tell of one lower precision and not of another, a second way has the first alone.
-3. Files along these ways, and one all in int8, are run over the images: of those that lose no more
-   top-1 than is borne, nor any before them on the way, the one that saves most is chosen. One whose
-   latency is known goes before one whose is not.
+3. Files along these ways, and one all in int8, are run over the images: of those that are no slower
+   and no larger than the float file, hold the run's bounds and lose no more top-1 than is borne,
+   nor any before them on the way, the one that saves most is chosen. What one loses is bounded from
+   above at 90 %; where by that none is borne, the surest of those is taken whose loss itself is.
+   One whose latency is known goes before one whose is not.
 
 All images are of the search split. The chosen file is verified on the test split as all others are.
 """
@@ -17,10 +21,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -38,8 +43,9 @@ from edgenas.export.units import (
     n_weighted,
     units_of,
 )
-from edgenas.export.verify import IntArray
+from edgenas.export.verify import BoolArray, IntArray, paired_interval
 from edgenas.spaces import Lowering, OpSpec
+from edgenas.targets import ram_bytes_of_file
 
 LOWER: Mapping[str, tuple[UnitPrecision, ...]] = {
     "onnx-mixed": ("int8",),
@@ -48,21 +54,22 @@ LOWER: Mapping[str, tuple[UnitPrecision, ...]] = {
 """The precisions below float that a format's runtime computes faster, or stores smaller at no great
 cost in time. onnxruntime 1.31 runs convolutions with weights of 4 bits, but in float, and takes
 five times as long; its MatMulNBits replaces neither Conv nor Gemm."""
-IMAGES = 1000
+IMAGES = 5000
 """Of the search split, at most, that mixtures are chosen by."""
 IMAGES_ALONE = 250
 """Of those, at most, that show what one unit does: noise needs fewer than top-1."""
 POINTS = 10
 """Mixtures that are tried, at most."""
 MAX_DROP = 0.002
-"""Loss of top-1 against the float file, on the search split, that a mixture may have."""
+"""Loss of top-1 that a mixture may have: against the float file on the search split, where it is
+chosen, and against torch on the test split, where it is verified."""
 
 
 class Timing(Protocol):
     """What is known of latency in the format's runtime."""
 
-    def unit_ms(self, op: OpSpec, precision: UnitPrecision) -> float | None:
-        """Predicted latency of a unit within a network; None where no table tells."""
+    def unit(self, op: OpSpec, precision: UnitPrecision) -> Latency | None:
+        """Latency of a unit within a network; None where no table tells."""
 
     def points(
         self, lowering: Lowering, files: Mapping[Path, Precisions]
@@ -84,6 +91,31 @@ class Write(Protocol):
         """Writes them all."""
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a run bounds of its files on the device that runs the mixture."""
+
+    size_bytes: float = math.inf
+    latency_ms: float = math.inf
+    peak_memory_bytes: float = math.inf
+
+    def told(self) -> str:
+        """The bounds in words; empty without any."""
+        bounds = []
+        if self.size_bytes < math.inf:
+            bounds.append(f"{self.size_bytes:,.0f} bytes")
+        if self.peak_memory_bytes < math.inf:
+            bounds.append(f"{self.peak_memory_bytes:,.0f} bytes of memory")
+        if self.latency_ms < math.inf:
+            bounds.append(f"{self.latency_ms:g} ms")
+        return " and ".join(bounds)
+
+
+def no_limits(format: str) -> Limits:  # noqa: A002
+    """Of a run without bounds."""
+    return Limits()
+
+
 @dataclass(frozen=True)
 class Mixing:
     """How mixtures are chosen: by normalised (n, h, w, c) images of the search split."""
@@ -92,6 +124,8 @@ class Mixing:
     labels: IntArray
     max_drop: float = MAX_DROP
     timings: Timings | None = None
+    limits: Callable[[str], Limits] = no_limits
+    """By the mixed format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,36 +149,46 @@ def mix(
     """Chooses the precisions of the float file `source`, and writes that mixture to `target`.
 
     Raises:
-        ExportError: every mixture loses more than is borne, or the units are not known.
+        ExportError: every mixture loses more than is borne, or breaks a bound of the run, or the
+            units are not known.
     """
     timing = None if mixing.timings is None else mixing.timings(format)
     chooser = _Chooser(lowering, source, target, LOWER[format], write, mixing, timing, report)
     alone = chooser.alone()
     gains = [chooser.gains(row) for row in alone]
     points = chooser.points(_ways(alone, gains, lowering))
-    best = _best(points, mixing.max_drop, target.name)
-    best.path.replace(target)
-    units = zip(lowering.nodes, best.precisions, alone, gains, strict=True)
-    return Mixture(
+    names = [node.name for node in lowering.nodes]
+    judge = _Judge(points, mixing.max_drop, mixing.limits(format))
+    best = judge.best(target.name, _left_out(names, alone, gains))
+    mixture = Mixture(
         tuple(
             MixedUnit(
-                node.name, node.op.key, precision, n_weighted(node.op), tuple(row), _note(row, gain)
+                node.name,
+                node.op.key,
+                best.precisions[i],
+                n_weighted(node.op),
+                tuple(alone[i]),
+                _note(alone[i], gains[i], best.precisions[i]) or judge.why_float(i, best),
             )
-            for node, precision, row, gain in units
+            for i, node in enumerate(lowering.nodes)
         ),
         tuple(
             MixedPoint(
                 p.precisions,
                 p.size_bytes,
                 p.top1,
-                round(points[0].top1 - p.top1, 9),
+                p.drop,
                 len(mixing.labels),
                 p.latency,
                 chosen=p is best,
+                drop_low=p.interval[0],
+                drop_high=p.interval[1],
             )
             for p in points
         ),
     )
+    best.path.replace(target)
+    return mixture
 
 
 @dataclass(frozen=True)
@@ -155,8 +199,14 @@ class _Point:
     precisions: Precisions
     size_bytes: int
     top1: float
+    drop: float
+    """Of top-1, against the float file."""
+    interval: tuple[float, float]
+    """Of the drop: 95 %, paired."""
     judged_drop: float
-    """The drop of top-1 against the float file, or a greater one before it on the way."""
+    """The drop, or a greater one before it on the way."""
+    may_lose: float
+    """What it loses at most, at 90 %, or a greater such bound before it on the way."""
     latency: Latency | None
 
 
@@ -178,7 +228,8 @@ class _Chooser:
     def alone(self) -> list[list[Alone]]:
         """For each unit what each lower precision does where no other unit has one."""
         n = len(self.lowering.nodes)
-        images, labels = self.mixing.images[:IMAGES_ALONE], self.mixing.labels[:IMAGES_ALONE]
+        few = _spread(range(len(self.mixing.labels)), IMAGES_ALONE)  # they may lie class by class
+        images, labels = self.mixing.images[few], self.mixing.labels[few]
         logits = open_model(self.source).run(images)
         files = {
             self._file(f"alone-{i}-{precision}"): _one(n, i, precision)
@@ -192,13 +243,16 @@ class _Chooser:
         for done, (path, precisions) in enumerate(files.items(), 1):
             (i,) = (k for k, precision in enumerate(precisions) if precision != "fp32")
             changed = open_model(path).run(images)
+            saved_ms, origin = self._saved_ms(self.lowering.nodes[i].op, precisions[i])
             found[i].append(
                 Alone(
                     precisions[i],
-                    _top1(logits, labels) - _top1(changed, labels),
-                    float(np.mean((changed - logits) ** 2) / np.mean(logits**2)),
+                    float(_right(logits, labels).mean() - _right(changed, labels).mean()),
+                    _noise(changed, logits),
                     self.source.stat().st_size - path.stat().st_size,
-                    self._saved_ms(self.lowering.nodes[i].op, precisions[i]),
+                    saved_ms,
+                    origin,
+                    len(labels),
                 )
             )
             path.unlink()
@@ -208,24 +262,25 @@ class _Chooser:
     def gains(self, row: Sequence[Alone]) -> dict[UnitPrecision, float]:
         """What each precision of a unit saves: shares of the file's bytes and of its latency.
 
-        One that no table tells counts as fast as the one before it.
+        One that no table tells counts as fast as the one before it; a slower one saves nothing.
         """
         found, saved_ms = {}, None
         for alone in row:
             saved_ms = saved_ms if alone.saved_ms is None else alone.saved_ms
             share = 0.0 if saved_ms is None else saved_ms / self._float_ms
-            found[alone.precision] = alone.saved_bytes / self.source.stat().st_size + share
+            bytes_share = alone.saved_bytes / self.source.stat().st_size
+            found[alone.precision] = 0.0 if share < 0 else bytes_share + share
         return found
 
     @functools.cached_property
     def _float_ms(self) -> float:
         assert self.timing is not None  # noqa: S101  # a saving is known
-        times = (self.timing.unit_ms(node.op, "fp32") for node in self.lowering.nodes)
-        return sum(ms for ms in times if ms is not None)
+        times = (self.timing.unit(node.op, "fp32") for node in self.lowering.nodes)
+        return sum(time.value_ms for time in times if time is not None)
 
     def points(self, ways: Sequence[Sequence[Precisions]]) -> list[_Point]:
         """The float file, files along the ways, and the one all in int8: what they are like."""
-        n = len(self.lowering.nodes)
+        n, labels = len(self.lowering.nodes), self.mixing.labels
         tried = [mixture for way in ways for mixture in _spread(way, POINTS // len(ways))]
         mixtures = list(dict.fromkeys([_all(n, "fp32"), *tried, _all(n, "int8")]))
         files = {self._file(f"point-{i}"): p for i, p in enumerate(mixtures) if i}
@@ -235,26 +290,37 @@ class _Chooser:
         if self.timing is not None:
             latencies = self.timing.points(self.lowering, files)
         found: list[_Point] = []
-        worst = [0.0 for _ in ways]
+        worst = [(0.0, 0.0) for _ in ways]
+        before = np.empty(0, np.bool_)
         for path, precisions in files.items():
-            top1 = _top1(open_model(path).run(self.mixing.images), self.mixing.labels)
-            drop = round(found[0].top1 - top1, 9) if found else 0.0  # 0.002 shall meet 0.002
+            right = _right(open_model(path).run(self.mixing.images), labels)
+            before = right if path == self.source else before
+            lost, won = int((before & ~right).sum()), int((right & ~before).sum())
+            drop = (lost - won) / len(labels)
+            low, high = paired_interval(lost, won, len(labels))
+            judged = drop, (low + high) / 2 + _ONE_SIDED * (high - low) / 2
             for i, way in enumerate(ways):
                 if precisions in way:  # noise grows along it: what comes back of top-1 is luck
-                    drop = worst[i] = max(worst[i], drop)
+                    judged = worst[i] = max(worst[i][0], judged[0]), max(worst[i][1], judged[1])
             size, latency = path.stat().st_size, latencies.get(path)
-            found.append(_Point(path, precisions, size, top1, drop, latency))
+            top1 = float(right.mean())
+            found.append(_Point(path, precisions, size, top1, drop, (low, high), *judged, latency))
             self.report(Event(self._stage, len(found), len(files), "mixtures tried"))
         return found
 
     def _file(self, name: str) -> Path:
         return self.target.with_name(f"{name}{self.target.suffix}")
 
-    def _saved_ms(self, op: OpSpec, precision: UnitPrecision) -> float | None:
+    def _saved_ms(self, op: OpSpec, precision: UnitPrecision) -> tuple[float | None, str]:
+        """What a unit saves, and the weaker word of what it is told from."""
         if self.timing is None:
-            return None
-        before, after = self.timing.unit_ms(op, "fp32"), self.timing.unit_ms(op, precision)
-        return None if before is None or after is None else before - after
+            return None, ""
+        before, after = self.timing.unit(op, "fp32"), self.timing.unit(op, precision)
+        if before is None or after is None:
+            return None, ""
+        origins = {before.origin, after.origin}
+        weaker = "extrapolated" if "extrapolated" in origins else before.origin
+        return before.value_ms - after.value_ms, weaker
 
 
 def _all(n: int, precision: UnitPrecision) -> Precisions:
@@ -274,8 +340,21 @@ def _filled(precisions: Precisions, lowering: Lowering) -> Precisions:
     return tuple(found)
 
 
-def _top1(logits: FloatArray, labels: IntArray) -> float:
-    return float((logits.argmax(1) == labels).mean())
+def _right(logits: FloatArray, labels: IntArray) -> BoolArray:
+    right: BoolArray = logits.argmax(1) == labels
+    return right
+
+
+def _noise(changed: FloatArray, logits: FloatArray) -> float:
+    """The mean square of the change over that of the logits; of no logits 1 for any change."""
+    power = float(np.mean(np.square(logits.astype(np.float64))))
+    change = float(np.mean(np.square(changed.astype(np.float64) - logits)))
+    return change / power if power else float(change > 0)
+
+
+_LEAST_NOISE = 1e-12
+_ONE_SIDED = 1.2816 / 1.96
+"""The bound that 90 % lie below, in half widths of the two-sided 95 % interval."""
 
 
 def _ways(
@@ -288,7 +367,15 @@ def _ways(
     told = {a.precision for row in alone for a in row if a.saved_ms is not None}
     of_told = [{p: gain[p] for p in gain if p in told} for gain in gains]
     chosen = [gains] if told in (set(), every) else [of_told, gains]
-    return [[_filled(p, lowering) for p in _way(alone, gain)] for gain in chosen]
+    return [[_filled(p, lowering) for p in _to_the_end(_way(alone, gain))] for gain in chosen]
+
+
+def _to_the_end(way: list[Precisions]) -> list[Precisions]:
+    """The way with one step more: what is left in float in int8, as the others are or below."""
+    if not way or "fp32" not in way[-1]:
+        return way
+    whole: Precisions = tuple("int8" if name == "fp32" else name for name in way[-1])
+    return [*way, whole]
 
 
 def _way(
@@ -315,57 +402,114 @@ def _way(
         way.append(tuple(now))
 
 
-_LEAST_NOISE = 1e-12
+_Item = TypeVar("_Item")
 
 
-def _spread(way: Sequence[Precisions], n: int) -> list[Precisions]:
+def _spread(way: Sequence[_Item], n: int) -> list[_Item]:
     """`n` of these, evenly spread, the first and the last among them; all where there are fewer."""
     if len(way) <= n:
         return list(way)
     return [way[round(i * (len(way) - 1) / (n - 1))] for i in range(n)]
 
 
-def _best(points: Sequence[_Point], max_drop: float, name: str) -> _Point:
-    """Of the mixtures that lose no more than is borne, the one that saves most.
+@dataclass(frozen=True)
+class _Judge:
+    """Chooses among mixtures; the first point is the float file."""
 
-    Those whose latency is known go first: the others may be slower than the float file.
+    points: Sequence[_Point]
+    max_drop: float
+    limits: Limits
 
-    Raises:
-        ExportError: there is none.
-    """
-    whole, *mixtures = points
+    def best(self, name: str, left_out: str) -> _Point:
+        """Of the mixtures that may be chosen, the one that saves most.
 
-    def saved(point: _Point) -> tuple[bool, float]:
+        Those whose latency is known go first: the others may be slower than the float file.
+
+        Raises:
+            ExportError: there is none; with what the units are that were `left_out`.
+        """
+        mixtures = self.points[1:]
+        saving = [p for p in mixtures if self._saves(p)]
+        bounded = [p for p in saving if self._within(p)]
+        if surely := [p for p in bounded if p.may_lose <= self.max_drop]:
+            return max(surely, key=self._saved)
+        if borne := [p for p in bounded if p.judged_drop <= self.max_drop]:
+            return min(borne, key=lambda p: (p.may_lose, *(-x for x in self._saved(p))))
+        if not saving:
+            why = f"none of {len(mixtures)} mixtures is smaller than the float file and as fast"
+            hint = "leave the format out: the runtime gains nothing by it"
+        elif not bounded:
+            why = f"none of {len(saving)} mixtures that save something holds {self.limits.told()}"
+            hint = "raise the bound in [search] objectives, or leave the format out"
+        else:
+            why = (
+                f"none of {len(bounded)} mixtures that save something loses at most "
+                f"{self.max_drop:g} of top-1 on the search split; the least is "
+                f"{min(p.judged_drop for p in bounded):.4f}"
+            )
+            hint = "raise [export] max_mixed_drop, or leave the format out"
+        raise ExportError(f"{name}: {why}{left_out}", hint=hint)
+
+    def why_float(self, unit: int, best: _Point) -> str:
+        """Why a unit that a lower precision would gain something stays in float in the best."""
+        if best.precisions[unit] != "fp32":
+            return ""
+        others = [p for p in self.points if p.precisions[unit] != "fp32"]
+        able = [p for p in others if self._saves(p)]
+        if not able:
+            return "mixtures that lower it are slower or larger than the float file"
+        able = [p for p in able if self._within(p)]
+        if not able:
+            return f"no mixture that lowers it holds {self.limits.told()}"
+        if (least := min(p.may_lose for p in able)) > self.max_drop:
+            return f"mixtures that lower it may lose {least:.4f} of top-1, or more"
+        return "mixtures that lower it save less than the chosen one"
+
+    def _saved(self, point: _Point) -> tuple[bool, float]:
         """Whether both are timed; the share of the float file's bytes, and then of its latency."""
-        share = 1 - point.size_bytes / whole.size_bytes
+        whole, share = self.points[0], 1 - point.size_bytes / self.points[0].size_bytes
         if whole.latency is None or point.latency is None:
             return False, share
         return True, share + 1 - point.latency.value_ms / whole.latency.value_ms
 
-    saving = [p for p in mixtures if saved(p)[1] > 0]
-    if not saving:
-        raise ExportError(f"{name}: no mixture is smaller or faster than the float file")
-    borne = [p for p in saving if p.judged_drop <= max_drop]
-    if not borne:
-        raise ExportError(
-            f"{name}: of {len(saving)} mixtures none loses at most {max_drop:g} of top-1 on the "
-            f"search split; the least is {min(p.judged_drop for p in saving):.4f}",
-            hint="raise [export] max_mixed_drop",
-        )
-    return max(borne, key=saved)
+    def _saves(self, point: _Point) -> bool:
+        """Whether it is no larger and, as far as that is known, no slower than the float file."""
+        whole = self.points[0]
+        slower = whole.latency and point.latency and point.latency.value_ms > whole.latency.value_ms
+        return not slower and point.size_bytes <= whole.size_bytes and self._saved(point)[1] > 0
+
+    def _within(self, point: _Point) -> bool:
+        limits = self.limits
+        if point.size_bytes > limits.size_bytes:
+            return False
+        if point.latency is not None and point.latency.value_ms > limits.latency_ms:
+            return False
+        limit = limits.peak_memory_bytes
+        return limit == math.inf or ram_bytes_of_file(point.path) <= limit
 
 
-def _note(alone: Sequence[Alone], gains: Mapping[UnitPrecision, float]) -> str:
+def _note(
+    alone: Sequence[Alone], gains: Mapping[UnitPrecision, float], chosen: UnitPrecision
+) -> str:
     """Why a unit does not go on the way; empty where a lower precision saves something."""
     if not alone:
         return "it has no weights: it is computed as the unit before it"
     if any(gain > 0 for gain in gains.values()):
         return ""
-    told = []
-    for a in alone:
-        text = f"{a.precision} would save {a.saved_bytes} bytes"
-        told.append(text if a.saved_ms is None else f"{text} and {a.saved_ms:.4f} ms (predicted)")
-    return "nothing is saved: alone, " + ", ".join(told)
+    slower = any(a.saved_ms is not None and a.saved_ms < 0 for a in alone)
+    why = f"alone in fewer bits it would be {'slower' if slower else 'no smaller'}"
+    return why if chosen == "fp32" else f"{why}; it follows the units around it"
+
+
+def _left_out(
+    names: Sequence[str],
+    alone: Sequence[Sequence[Alone]],
+    gains: Sequence[Mapping[UnitPrecision, float]],
+) -> str:
+    """The units that go on no way, for a message; empty where there are none."""
+    rows = zip(names, alone, gains, strict=True)
+    found = [name for name, row, gain in rows if row and not any(g > 0 for g in gain.values())]
+    return f"; slower or no smaller alone: {', '.join(found)}" if found else ""
 
 
 @contextlib.contextmanager

@@ -231,6 +231,39 @@ def operators(path: Path) -> list[tuple[str, str]]:
     return found
 
 
+def operators_run(path: Path) -> list[tuple[str, str]]:
+    """Each operator that onnxruntime runs on this machine's processor, and its output's type.
+
+    As its own optimisation leaves them: an operator between DequantizeLinear and QuantizeLinear is
+    computed in integers only where onnxruntime has such a kernel.
+    """
+    import onnx
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory(prefix="edgenas-") as folder, _quiet():
+        optimised = Path(folder, "model.onnx")
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(optimised)
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        graph = onnx.load(str(optimised)).graph
+    integer = {i.name: i.data_type in (_INT8, _UINT8, _INT32) for i in graph.initializer}
+    found = []
+    for node in graph.node:
+        if node.op_type == "Constant":
+            continue
+        kind = node.op_type
+        whole = kind != "DequantizeLinear" and (
+            kind.startswith("Q") or "Integer" in kind or integer.get(node.input[0], False)
+        )
+        integer |= dict.fromkeys(node.output, whole)
+        found.append((kind, "INT8" if whole else "FLOAT32"))
+    return found
+
+
+_INT8, _UINT8, _INT32 = 3, 2, 6
+"""`onnx.TensorProto.DataType`."""
+
+
 def weighted_operators(path: Path) -> list[tuple[str, str]]:
     """Those of `operators` that have weights."""
     return [(kind, name) for kind, name in operators(path) if kind in WEIGHTED]

@@ -11,6 +11,7 @@ import importlib.util
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -69,9 +70,12 @@ def check_targets(
     *,
     images: FloatArray,
     wanted: Collection[str] = (),
+    mixtures: Mapping[str, str] = MappingProxyType({}),
     report: Report = silent,
 ) -> tuple[TargetEvidence, ...]:
-    """Evidence for each device that anything is known of, on the file in `folder` that it runs.
+    """Evidence for each device that anything is known of, on each file in `folder` that it runs.
+
+    Those are of its format, and of the formats in mixed precision that `mixtures` has it for.
 
     `images` are normalised (n, h, w, c); the answers of other runtimes are compared on some.
     Nothing is written, and nothing is raised for a file that a device does not take. Devices that
@@ -86,21 +90,19 @@ def check_targets(
             continue
         report(Event("targets", message=f"{certificate.digest} on {device.name}"))
         name = device.runtime if chain is None else chain.name
-        path = _file_for(folder, certificate, device)
-        if path is None:
+        formats = {device.format, *(f for f, its in mixtures.items() if its == device.name)}
+        paths = [
+            folder / model.path
+            for model in certificate.models
+            if model.format in formats and not model.path.endswith(REJECTED)
+        ]
+        if not paths:
             why = f"no {device.format} file was exported that passed its own gates"
             found.append(TargetEvidence(device.name, name, "inconclusive", "-", reasons=(why,)))
-            continue
-        told = _asked(path, device, chain, images[:ANSWERS])
-        found.append(_evidence(path, device, name, told))
+        for path in paths:
+            told = _asked(path, device, chain, images[:ANSWERS])
+            found.append(_evidence(path, device, name, told))
     return tuple(found)
-
-
-def _file_for(folder: Path, certificate: Certificate, device: DeviceProfile) -> Path | None:
-    for model in certificate.models:
-        if model.format == device.format and not model.path.endswith(REJECTED):
-            return folder / model.path
-    return None
 
 
 def _evidence(path: Path, device: DeviceProfile, toolchain: str, told: _Told) -> TargetEvidence:

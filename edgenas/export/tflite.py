@@ -268,19 +268,24 @@ def operators(path: Path) -> list[tuple[str, str]]:
 
 
 @_reader
-def weighted_operators(path: Path) -> list[tuple[str, str]]:
-    """Each operator with weights and the type that it computes in; INT4 where its weights are."""
+def operators_run(path: Path) -> list[tuple[str, str]]:
+    """Each operator and the type that it computes in; INT4 where its weights are."""
     model = unpack(path.read_bytes(), path)
     types = type_names()
     found = []
     for graph in model.subgraphs:
         for operator in graph.operators:
-            name = _name(model, operator)
-            if name in WEIGHTED:
+            name, kind = _name(model, operator), types[graph.tensors[int(operator.outputs[0])].type]
+            if name in WEIGHTED and kind == "INT8":
                 weights = types[graph.tensors[int(operator.inputs[1])].type]
-                output = types[graph.tensors[int(operator.outputs[0])].type]
-                found.append((name, weights if (weights, output) == ("INT4", "INT8") else output))
+                kind = weights if weights == "INT4" else kind
+            found.append((name, kind))
     return found
+
+
+def weighted_operators(path: Path) -> list[tuple[str, str]]:
+    """Those of `operators_run` that have weights."""
+    return [(name, kind) for name, kind in operators_run(path) if name in WEIGHTED]
 
 
 @_reader

@@ -28,7 +28,8 @@ class Alone:
     """What it costs, and what it saves, to have one unit alone in a lower precision.
 
     `top1_drop` and `noise` (the mean square of what the logits change by, over that of the logits)
-    are of the search split; `saved_ms` is predicted, None where no table tells.
+    are of `n` images of the search split; `saved_ms` is what the word `origin` says (`predicted`,
+    `extrapolated`, ...), None where no table tells.
     """
 
     precision: UnitPrecision
@@ -36,13 +37,15 @@ class Alone:
     noise: float
     saved_bytes: int
     saved_ms: float | None = None
+    origin: str = ""
+    n: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class MixedUnit:
     """A unit of a file in mixed precision, which is `operators` convolutions or matrix products.
 
-    `note` says so where no lower precision saves anything for it.
+    `note` says why it stays in float, or that alone a lower precision saves nothing for it.
     """
 
     name: str

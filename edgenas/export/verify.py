@@ -154,7 +154,8 @@ def compare(
     low, high = paired_interval(lost, won, n)
     n_disagree = int((answers != reference).sum())
     difference = np.abs(logits - reference_logits)
-    power = float(np.mean(np.square(reference_logits)))
+    exact = reference_logits.astype(np.float64)
+    power = float(np.mean(np.square(exact)))
     return Verification(
         n=n,
         top1=float(right.mean()),
@@ -167,7 +168,7 @@ def compare(
         max_abs_difference=float(difference.max()),
         mean_abs_difference=float(difference.mean()),
         logit_rms=math.sqrt(power),
-        logit_scale=float(np.mean(logits * reference_logits)) / power if power else 1.0,
+        logit_scale=float(np.mean(logits * exact)) / power if power else 1.0,
         split=split,
         classes=tuple(
             _of_class(right[labels == i], reference_right[labels == i])

@@ -83,7 +83,8 @@ class Step:
 class ModelGraph:
     """All operators in execution order; `inputs` and `outputs` are indices of `tensors`.
 
-    `precision` is that of most arithmetic; fp32 also with fp16 weights.
+    `precision` is that of most arithmetic; fp32 also with fp16 weights. `other_share` is the share
+    of multiply-accumulates in the other one.
     """
 
     format: Format
@@ -93,6 +94,7 @@ class ModelGraph:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     size_bytes: int
+    other_share: float = 0.0
 
     @property
     def units(self) -> list[tuple[str, OpSpec]]:
@@ -213,6 +215,17 @@ def precision_of(work: Iterable[tuple[str, int]]) -> Precision:
         steps[precision] += 1
     most = macs if any(macs.values()) else steps
     return max(most, key=lambda precision: most[precision], default="fp32")
+
+
+def other_share(work: Iterable[tuple[str, int]], precision: Precision) -> float:
+    """The share of multiply-accumulates that is not in `precision`, of steps as `precision_of` has.
+
+    >>> other_share([("float32", 10), ("int8", 90)], "int8")
+    0.1
+    """
+    macs = [(n, _PRECISIONS.get(dtype, "fp32") == precision) for dtype, n in work]
+    whole = sum(n for n, _ in macs)
+    return sum(n for n, its in macs if not its) / whole if whole else 0.0
 
 
 def untimed(dtype: str, op: OpSpec | None) -> str:

@@ -16,6 +16,7 @@ from edgenas.models.graph import (
     chw,
     convolution,
     like,
+    other_share,
     precision_of,
     reading,
     told_shape,
@@ -184,14 +185,16 @@ class _Reader:
             ("int8" if macs and t in self.integers else self.tensors[t].dtype, macs)
             for t, macs in work
         ]
+        precision = precision_of(types)
         return ModelGraph(
             format="onnx",
-            precision=precision_of(types),
+            precision=precision,
             tensors=tuple(self.tensors),
             steps=tuple(self._hard_swish(steps)),
             inputs=inputs,
             outputs=outputs,
             size_bytes=self.size_bytes,
+            other_share=other_share(types, precision),
         )
 
     def _follow(self, kind: str, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> None:

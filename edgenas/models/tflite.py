@@ -15,6 +15,7 @@ from edgenas.models.graph import (
     chw,
     convolution,
     like,
+    other_share,
     precision_of,
     reading,
     told_shape,
@@ -153,14 +154,16 @@ class _Reader:
                 op = None if why else op
             variable = tuple(t for t in inputs if not self.tensors[t].constant)
             steps.append(Step(f"{i}", kind, variable, outputs, op, why))
+        precision = precision_of(work)
         return ModelGraph(
             format="tflite",
-            precision=precision_of(work),
+            precision=precision,
             tensors=tuple(self.tensors),
             steps=tuple(steps if pads else self._padded(steps)),
             inputs=tuple(int(t) for t in self.sub.inputs),
             outputs=tuple(int(t) for t in self.sub.outputs),
             size_bytes=self.size_bytes,
+            other_share=other_share(work, precision),
         )
 
     def _padded(self, steps: list[Step]) -> list[Step]:
@@ -228,13 +231,15 @@ class _Reader:
         return like(("add" if kind == "ADD" else "binary") if same else "scale", target), ""
 
     def _hybrid(self, kind: str, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> str:
-        """Why a product of float activations and integer weights is not known; empty for others.
+        """Why a product of activations and weights of unlike types is not known; empty for others.
 
         With dynamic-range quantisation the runtime quantises the activations itself.
         """
         weights = self.tensors[inputs[1]] if kind in _WEIGHED else None
         target = self.tensors[outputs[0]].dtype
-        if weights is None or "int" not in weights.dtype or "float" not in target:
+        if weights is None or "int" not in weights.dtype:
+            return ""
+        if "float" not in target and weights.dtype != "int4":
             return ""
         return f"{weights.dtype} weights for {target} activations; tables hold one type for both"
 

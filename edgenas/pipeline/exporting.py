@@ -16,7 +16,7 @@ from edgenas.pipeline.config import RunConfig, known_formats
 from edgenas.pipeline.evaluating import calibration_images
 from edgenas.pipeline.exported import EXPORTS_SCHEMA, Exported, gathered
 from edgenas.pipeline.file_latency import measure_exports, write_latency
-from edgenas.pipeline.mixing import mixing_of
+from edgenas.pipeline.mixing import devices_of, mixing_of, tables_of_mixtures
 from edgenas.pipeline.network_files import (
     contract_of,
     extract,
@@ -154,7 +154,7 @@ def export_candidates(
             told = f"{candidate.architecture.digest} ({why}): {', '.join(lacking)}"
             report(Event("export", message=told))
             requests.setdefault(lacking, []).append(
-                _request(run, candidate, folder, lacking, report)
+                _request(run, candidate, folder, lacking, fleet, report)
             )
     order = list(dict.fromkeys((*run.config.export.formats, *known)))
     for lacking, group in requests.items():
@@ -196,10 +196,17 @@ def _on_targets(
         images, _ = network_images(run.data, few, run.supernet.space.resolution(arch))
         devices = asked_targets(run, fleet, arch.digest)
         wanted = run.config.export.targets
+        formats = [model.format for model in certificate.models]
         told = check_targets(
-            folder, certificate, devices, images=images, wanted=wanted, report=report
+            folder,
+            certificate,
+            devices,
+            images=images,
+            wanted=wanted,
+            mixtures={name: device.name for name, device in devices_of(run, formats).items()},
+            report=report,
         )
-        parents = {**run.parents, **parents_of(run, arch)}
+        parents = {**tables_of_mixtures(run, formats), **run.parents, **parents_of(run, arch)}
         found[folder] = replace(certificate, targets=told, parents=parents)
         write_certificate(folder, found[folder])
         write_ready(folder, found[folder], image_size=run.data.image_size)
@@ -253,7 +260,12 @@ def find_architecture(run: Opened, text: str) -> Architecture:
 
 
 def _request(
-    run: Opened, candidate: Candidate, folder: Path, formats: Sequence[str], report: Report
+    run: Opened,
+    candidate: Candidate,
+    folder: Path,
+    formats: Sequence[str],
+    fleet: Mapping[str, str],
+    report: Report,
 ) -> ExportRequest:
     from edgenas.export.certified import ExportRequest
     from edgenas.export.formats import MIXED
@@ -263,6 +275,10 @@ def _request(
     sample = calibration_images(run.data, run.config.seed)
     calibration, _ = network_images(run.data, sample, resolution)
     images, labels = network_images(run.data, run.data.test, resolution)
+    mixing = None
+    if not MIXED.keys().isdisjoint(formats):
+        devices = asked_targets(run, fleet, arch.digest)
+        mixing = mixing_of(run, arch, devices=devices, report=report)
     return ExportRequest(
         network=extract(run, arch),
         folder=folder,
@@ -274,7 +290,7 @@ def _request(
         labels=labels,
         parents=parents_of(run, arch),
         weights=outcome_of_training(run, arch),
-        mixing=None if MIXED.keys().isdisjoint(formats) else mixing_of(run, arch, report=report),
+        mixing=mixing,
         data=statement_of(run),
         licence=run.config.export.licence,
         activations=_activations(run),
@@ -308,15 +324,17 @@ def _kept(
     same = parents == parents_of(run, arch) and found.weights == outcome_of_training(run, arch)
     if not same or found.max_top1_drop != run.config.max_top1_drop:
         return None
-    mixed_drop = run.config.export.max_mixed_drop
-    if found.max_mixed_drop is not None and found.max_mixed_drop != mixed_drop:
-        return None
-    tables = _tables(found.parents) == _tables(run.parents)  # mixtures are chosen by them
+    formats = [model.format for model in found.models]
+    now_tables = _tables({**tables_of_mixtures(run, formats), **run.parents})
+    mixtures = (  # as they would be chosen now
+        _tables(found.parents) == now_tables
+        and found.max_mixed_drop == run.config.export.max_mixed_drop
+    )
     models = tuple(
         model
         for model in found.models
         if (again or model.format in wanted)
-        and (tables or model.precision != "mixed")
+        and (mixtures or model.precision != "mixed")
         and _is_whole(folder, model)
     )
     kept = {model.format for model in models}
@@ -338,12 +356,12 @@ def _kept(
 
 def _refuse_orphans(folder: Path, kept: Certificate | None, wanted: Sequence[str]) -> None:
     """Raises where a certificate of the `wanted` formats would say nothing of files beside them."""
-    from edgenas.export.formats import FILE_NAMES
+    from edgenas.export.formats import FILE_NAMES, MIXED
 
     listed = set() if kept is None else {model.path for model in kept.models}
     orphans = {
         format_: name
-        for format_, name in FILE_NAMES.items()
+        for format_, name in {**FILE_NAMES, **MIXED}.items()
         if format_ not in wanted and name not in listed and (folder / name).is_file()
     }
     if orphans:
@@ -376,4 +394,6 @@ def _joined(kept: Certificate, written: Certificate, order: Sequence[str]) -> Ce
     models = sorted(files, key=lambda model: order.index(model.format))
     tools = dict(sorted({**kept.tools, **written.tools}.items()))
     drop = written.max_mixed_drop if written.max_mixed_drop is not None else kept.max_mixed_drop
+    if all(model.precision != "mixed" for model in models):
+        drop = None
     return replace(written, models=tuple(models), tools=tools, max_mixed_drop=drop)

@@ -46,7 +46,7 @@ def measure_exports(
         """The device whose latency the certificate tells: one that can be timed goes first."""
         if model.path.endswith(REJECTED):
             return None
-        mixed = device_of(run, model.format)
+        mixed = device_of(run.devices, model.format)
         its = [d for d in run.devices if model.format == d.format or mixed == d]
         return next(filter(reached, its), next(iter(its), None))
 

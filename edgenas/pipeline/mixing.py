@@ -3,13 +3,14 @@
 A device's table is of one precision. The other's is that of the same chip, runtime and threads. A
 mixture's latency is the sum of its units', each from the table of its precision, and of the
 conversions between them. No table holds conversions: one counts as an addition of two such tensors,
-which reads and writes no less. Where a table lacks, as for weights of 4 bits, all mixtures are
-measured if the device is this machine; else those are predicted of which tables tell.
+which reads and writes no less. Both tables are among the parents of the file. Where a table
+lacks, as for weights of 4 bits, all mixtures are measured if the device is this machine; else those
+are predicted of which tables tell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,6 +19,8 @@ from edgenas.artifacts import derive_seed
 from edgenas.errors import ArtifactError, DeviceError, SpecError
 from edgenas.events import Event, Report, silent
 from edgenas.hardware import DeviceProfile
+from edgenas.pipeline.goals import written_objectives
+from edgenas.pipeline.metrics import at_device
 from edgenas.pipeline.network_files import network_images
 from edgenas.pipeline.runs import SESSIONS
 from edgenas.spaces import Architecture, Lowering, OpSpec
@@ -25,19 +28,28 @@ from edgenas.targets import toolchain_of
 
 if TYPE_CHECKING:
     from edgenas.export.certificate import Latency
-    from edgenas.export.mixed import Mixing
+    from edgenas.export.mixed import Limits, Mixing
     from edgenas.export.units import Precisions, UnitPrecision
     from edgenas.latency import Predictor
     from edgenas.pipeline.opening import Opened
 
 
-def device_of(run: Opened, format: str) -> DeviceProfile | None:  # noqa: A002  # the domain's word
-    """The first device of the run whose runtime runs files of a mixed format; None: none does."""
+def device_of(
+    devices: Iterable[DeviceProfile],
+    format: str,  # noqa: A002  # the domain's word
+) -> DeviceProfile | None:
+    """The first of these devices whose runtime runs files of a mixed format; None: none does."""
     family, _, precision = format.partition("-")
     if precision != "mixed":
         return None
-    fitting = (d for d in run.devices if d.format.partition("-")[0] == family)
+    fitting = (d for d in devices if d.format.partition("-")[0] == family)
     return next((d for d in fitting if _runs_mixtures(d)), None)
+
+
+def devices_of(run: Opened, formats: Iterable[str]) -> dict[str, DeviceProfile]:
+    """Of each mixed format among these the device that runs its files, where there is one."""
+    found = {name: device_of(run.devices, name) for name in formats}
+    return {name: device for name, device in found.items() if device is not None}
 
 
 def _runs_mixtures(device: DeviceProfile) -> bool:
@@ -46,19 +58,60 @@ def _runs_mixtures(device: DeviceProfile) -> bool:
     return chain is None or chain.name in ("litert", "onnxruntime", "openvino")
 
 
-def mixing_of(run: Opened, arch: Architecture, *, report: Report = silent) -> Mixing:
-    """How the precisions of a network's units are chosen: on images of the search split."""
-    from edgenas.export.mixed import IMAGES, Mixing
+PIXELS = 64 * 2**20
+"""Of the images that mixtures are chosen by, at most: 0.8 GB in colour."""
 
-    n = min(IMAGES, len(run.data.search))
+
+def mixing_of(
+    run: Opened,
+    arch: Architecture,
+    *,
+    devices: Collection[DeviceProfile],
+    report: Report = silent,
+) -> Mixing:
+    """How the precisions of a network's units are chosen: on images of the search split.
+
+    Of the run's bounds those count that are of one of `devices`, which may run the network.
+    """
+    from edgenas.export.mixed import IMAGES, Limits, Mixing
+
+    resolution = run.supernet.space.resolution(arch)
+    n = min(IMAGES, max(1, PIXELS // resolution**2))
     drawn = run.data.search.drawn(n, seed=derive_seed(run.config.seed, "mixed precision"))
-    images, labels = network_images(run.data, drawn, run.supernet.space.resolution(arch))
+    images, labels = network_images(run.data, drawn, resolution)
 
     def timings(format: str) -> _Timing | None:  # noqa: A002
-        device = device_of(run, format)
+        device = device_of(run.devices, format)
         return None if device is None else _Timing(run, device, _predictors(run, device), report)
 
-    return Mixing(images, labels, run.config.export.max_mixed_drop, timings)
+    def limits(format: str) -> Limits:  # noqa: A002
+        device = device_of(run.devices, format)
+        return Limits() if device is None or device not in devices else _limits(run, device)
+
+    return Mixing(images, labels, run.config.export.max_mixed_drop, timings, limits)
+
+
+def _limits(run: Opened, device: DeviceProfile) -> Limits:
+    """What the run file, or the device's own memory, bounds of a file on it."""
+    from edgenas.export.mixed import Limits
+
+    bounds = {o.name: o.bound for o in written_objectives(run.config) if o.relation == "<="}
+    found = {
+        metric: bound
+        for metric in ("size_bytes", "latency_ms", "peak_memory_bytes")
+        if (bound := bounds.get(at_device(metric, device, run.devices))) is not None
+    }
+    return Limits(**found)
+
+
+def tables_of_mixtures(run: Opened, formats: Iterable[str]) -> dict[str, str]:
+    """Digests of the tables that mixtures in these formats rest on, as parents of their files."""
+    found = {}
+    for device in devices_of(run, formats).values():
+        for precision, predictor in _predictors(run, device).items():
+            its = device if precision == device.precision else in_other_precision(device)
+            found[f"table {its.name}"] = predictor.table.digest
+    return found
 
 
 def predicted_mixture(
@@ -81,15 +134,23 @@ def _predictors(run: Opened, device: DeviceProfile) -> Predictors:
 
     own = run.cheap.predictors[device.name]
     found: dict[str, Predictor] = {device.precision: own}
-    other: Literal["fp32", "int8"] = "int8" if device.precision == "fp32" else "fp32"
-    name = device.name.replace(f"-{device.precision}", f"-{other}")
+    other = in_other_precision(device)
+    if other.name == device.name:  # it does not say its precision
+        return found
     try:
-        table = table_for(replace(device, name=name, precision=other))
+        table = run.tables.get(other.name) or table_for(other)
     except (SpecError, ArtifactError):
         return found
     if table.source == own.table.source:
-        found[other] = Predictor(table)
+        found[other.precision] = Predictor(table)
     return found
+
+
+def in_other_precision(device: DeviceProfile) -> DeviceProfile:
+    """The same chip, runtime and threads, in int8 for fp32 and in fp32 for int8."""
+    other: Literal["fp32", "int8"] = "int8" if device.precision == "fp32" else "fp32"
+    name = device.name.replace(f"-{device.precision}", f"-{other}")
+    return replace(device, name=name, precision=other)
 
 
 @dataclass(frozen=True)
@@ -101,11 +162,13 @@ class _Timing:
     predictors: Predictors
     report: Report
 
-    def unit_ms(self, op: OpSpec, precision: UnitPrecision) -> float | None:
+    def unit(self, op: OpSpec, precision: UnitPrecision) -> Latency | None:
+        from edgenas.export.certificate import Latency
+
         predictor = self.predictors.get(precision)
         if predictor is None or not predictor.covers(op):
             return None
-        return predictor.unit_ms(op)
+        return Latency(predictor.unit_ms(op), predictor.predict_units([("", op)]).origin)
 
     def points(
         self, lowering: Lowering, files: Mapping[Path, Precisions]

@@ -16,6 +16,9 @@ from edgenas.pipeline.profiling import space_of
 from edgenas.pipeline.provenance import latency_note
 from edgenas.pipeline.runs import find_run
 
+MIXED_SHARE = 0.05
+"""Of a file's multiplications: where more are in another precision, one table does not tell it."""
+
 if TYPE_CHECKING:
     from edgenas.latency import LatencyPrediction, LatencyTable, Predictor
     from edgenas.spaces import OpSpec
@@ -114,6 +117,13 @@ def _predict_file(profile: DeviceProfile, path: Path, table: LatencyTable) -> di
         raise SpecError(
             f"{path}: none of its {len(graph.steps)} operators costs time",
             hint="give a file whose operators compute something",
+        )
+    if graph.other_share > MIXED_SHARE:
+        other = "int8" if graph.precision == "fp32" else "fp32"
+        raise UsageError(
+            f"{path} is in mixed precision: {graph.other_share:.0%} of its multiplications are in "
+            f"{other}, and a table is of one precision",
+            hint="what edgenas exported has an export.json, with its latency from both tables",
         )
     if graph.precision != profile.precision:
         raise UsageError(

@@ -13,6 +13,7 @@ from edgenas.events import Report, silent
 from edgenas.hardware import also_in, load_device
 from edgenas.pipeline.exported import EXPORTS_SCHEMA, exported_row, target_row
 from edgenas.pipeline.exporting import asked_targets, fleet_in
+from edgenas.pipeline.mixing import devices_of
 from edgenas.pipeline.network_files import contract_of, extract, network_images, parents_of
 from edgenas.pipeline.runs import Outcome, find_run, read_result
 
@@ -160,9 +161,15 @@ def _in_run(
             found.unwritten(certificate, place)
         devices = asked_targets(run, fleet, certificate.digest)
         asked = certificate if only is None else _alone(certificate, only)
-        wanted = run.config.export.targets
+        formats = [model.format for model in certificate.models]
         for target in check_targets(
-            folder, asked, devices, images=images, wanted=wanted, report=report
+            folder,
+            asked,
+            devices,
+            images=images,
+            wanted=run.config.export.targets,
+            mixtures={name: device.name for name, device in devices_of(run, formats).items()},
+            report=report,
         ):
             if only is None or target.path == only:
                 found.told(target, place)
@@ -218,7 +225,7 @@ def _over_images(
     folder: Path, only: str | None, source: str, found: _Found, load: Load, *, report: Report
 ) -> None:
     """Files of a folder over the test split of `source`, wherever they lie."""
-    from edgenas.export.certificate import FILE_NAME, REJECTED, recheck
+    from edgenas.export.certificate import FILE_NAME, REJECTED, drop_limit, recheck
     from edgenas.export.certified import check_stated
     from edgenas.export.contract import read_document
     from edgenas.export.runners import probe
@@ -254,7 +261,10 @@ def _over_images(
         row = _row_of(path, model, right)
         if data.digest == certificate.parents.get("data"):
             now = answered_again(model.verification, right, labels)
-            gates = _repeated(path, model, now, certificate.max_top1_drop)
+            limit = drop_limit(
+                model.precision, certificate.max_top1_drop, certificate.max_mixed_drop
+            )
+            gates = _repeated(path, model, now, limit)
             again = replace(model, gates=gates)
             row |= {"verified": again.verified, "unsure": list(again.unsure)}
             row["top1_drop"] = now.top1_drop
@@ -289,7 +299,13 @@ def _targets_again(
             continue
         only = _alone(certificate, model.path)
         for target in check_targets(
-            folder, only, [device], images=images, wanted=[device.name], report=report
+            folder,
+            only,
+            [device],
+            images=images,
+            wanted=[device.name],
+            mixtures={model.format: device.name},
+            report=report,
         ):
             found.told(target, str(folder))
 

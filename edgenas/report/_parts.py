@@ -135,10 +135,21 @@ class Gate(Part):
     reason: str
 
 
+class Alone(Part):
+    precision: str
+    top1_drop: float
+    noise: float
+    saved_bytes: int
+    saved_ms: float | None = None
+    origin: str = ""
+    n: int = 0
+
+
 class MixedUnit(Part):
     name: str
     precision: str
     note: str = ""
+    alone: list[Alone] = []
 
 
 class Mixture(Part):
@@ -149,6 +160,8 @@ class Mixture(Part):
     n: int
     latency: Stated | None = None
     chosen: bool = False
+    drop_low: float | None = None
+    drop_high: float | None = None
 
 
 class Certified(Part):
@@ -166,6 +179,7 @@ class Certified(Part):
     curve: list[Mixture] = []
     input: Input = Input()
     operators: dict[str, dict[str, int]] = {}
+    peak_memory_bytes: int | None = None
 
 
 class Failure(Part):
@@ -207,6 +221,7 @@ class Certificate(Part):
     parents: dict[str, str] = {}
     tools: dict[str, str] = {}
     weights: str = ""
+    max_mixed_drop: float | None = None
     data: Images | None = None
     licence: str = ""
 

@@ -15,6 +15,7 @@ from edgenas.objectives import Objective, directed
 from edgenas.pareto import Metric, ParetoFront, hypervolume
 from edgenas.report import _parts as parts
 from edgenas.report.model import (
+    Alone,
     Change,
     Cut,
     DeviceLatency,
@@ -302,6 +303,8 @@ def _models(
                     for target in (certificate.targets if certificate else ())
                 ),
                 weights=certificate.weights if certificate else "",
+                parents=certificate.parents if certificate else {},
+                max_mixed_drop=certificate.max_mixed_drop if certificate else None,
             )
         )
     return tuple(models)
@@ -354,7 +357,10 @@ def _certified(path: str, row: parts.Certified, told: ExportedFile | None) -> Ex
         predicted_ms=predicted,
         measured_ms=measured,
         device=row.device or (told.device if told else ""),
-        units=tuple(MixedUnit(**unit.model_dump()) for unit in row.units),
+        units=tuple(
+            MixedUnit(u.name, u.precision, u.note, tuple(Alone(**a.model_dump()) for a in u.alone))
+            for u in row.units
+        ),
         mixtures=tuple(
             Mixture(
                 tuple(m.precisions),
@@ -364,6 +370,7 @@ def _certified(path: str, row: parts.Certified, told: ExportedFile | None) -> Ex
                 m.n,
                 _stated(m.latency),
                 m.chosen,
+                None if m.drop_low is None or m.drop_high is None else (m.drop_low, m.drop_high),
             )
             for m in row.curve
         ),
@@ -373,6 +380,7 @@ def _certified(path: str, row: parts.Certified, told: ExportedFile | None) -> Ex
             for name, of in zip(row.input.classes, found.classes, strict=False)
         ),
         operators=row.operators,
+        peak_memory_bytes=row.peak_memory_bytes,
     )
 
 

@@ -28,12 +28,30 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
+class Alone:
+    """What a unit costs and saves where it alone is in this precision.
+
+    `noise` is the mean square of what the logits change by, over theirs, on `n` images of the
+    search split.
+    """
+
+    precision: str
+    top1_drop: float
+    noise: float
+    saved_bytes: int
+    saved_ms: float | None
+    origin: str
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
 class MixedUnit:
-    """A unit of a file in mixed precision; `note` says so where fewer bits save nothing."""
+    """A unit of a file in mixed precision; `note` says why fewer bits save or serve nothing."""
 
     name: str
     precision: str
     note: str = ""
+    alone: tuple[Alone, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +65,7 @@ class Mixture:
     n: int
     latency: Metric | None
     chosen: bool
+    drop_interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +104,8 @@ class ExportedFile:
 
     `verified` None: the images do not suffice for a verdict. `problems` are the gates not passed.
     `top1`, its drop (with its 95 % interval), agreement and the largest difference of a logit from
-    torch's are over `n_images` of `split`. `operators` counts those of the file by name and type.
+    torch's are over `n_images` of `split`. `operators` counts those that the runtime runs by name
+    and type. `peak_memory_bytes` is planned.
     """
 
     format: str
@@ -108,6 +128,7 @@ class ExportedFile:
     max_difference: float | None = None
     classes: tuple[OfClass, ...] = ()
     operators: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +203,8 @@ class ExportedModel:
     """An architecture whose files were written; `why` says what it was chosen for.
 
     `failures` are formats that could not be written, each with the reason; `weights` says what
-    came of a final training.
+    came of a final training. `parents` are the digests that its files rest on, and
+    `max_mixed_drop` is what its mixtures may lose.
     """
 
     architecture: str
@@ -196,6 +218,8 @@ class ExportedModel:
     changes: tuple[Change, ...] = ()
     targets: tuple[TargetCheck, ...] = ()
     weights: str = ""
+    parents: Mapping[str, str] = field(default_factory=dict)
+    max_mixed_drop: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

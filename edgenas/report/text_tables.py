@@ -1,4 +1,4 @@
-"""Classes, operators, mixed precision, measured networks: tables of text for page and Markdown."""
+"""Classes, operators, mixed precision, parents: tables of text for page and Markdown."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ class TextTable:
 
 def text_tables(view: RunView) -> list[TextTable]:
     """Classes and operators of each model, mixed precision of each file, devices measured."""
-    files = [file for model in view.models for file in model.files if file.mixtures]
+    mixed = [(model, file) for model in view.models for file in model.files if file.mixtures]
     return [
         *(_classes(model) for model in view.models if any(f.classes for f in model.files)),
         *(_operators(model) for model in view.models if any(f.operators for f in model.files)),
-        *map(_mixtures, files),
+        *(table for model, file in mixed for table in (_mixtures(model, file), _sensitivity(file))),
         *map(_measured, view.measured),
+        *_parents(view),
     ]
 
 
@@ -70,12 +71,23 @@ def _operators(model: ExportedModel) -> TextTable:
         (
             _name(file),
             "-" if file.max_difference is None else f"{file.max_difference:.2g}",
+            "-"
+            if file.peak_memory_bytes is None
+            else reading("peak_memory_bytes").text(file.peak_memory_bytes),
             _by_type(file.operators),
         )
         for file in files
     )
-    heads = ("file", "largest logit difference", "operators by the type that they compute in")
-    return TextTable(f"Operators: {model.digest}", (), heads, tuple(rows))
+    heads = (
+        "file",
+        "largest logit difference",
+        "memory, planned",
+        "operators that run, by the type that they compute in",
+    )
+    notes = ["Memory is what the activations take beside the file."]
+    if any("INT4" in kinds for file in files for kinds in file.operators.values()):
+        notes.append("INT4 is of the weights: such an operator computes in INT8.")
+    return TextTable(f"Operators: {model.digest}", tuple(notes), heads, tuple(rows))
 
 
 def _by_type(operators: Mapping[str, Mapping[str, int]]) -> str:
@@ -90,29 +102,71 @@ def _name(file: ExportedFile) -> str:
     return file.path.rpartition("/")[2]
 
 
-def _mixtures(file: ExportedFile) -> TextTable:
+def _mixtures(model: ExportedModel, file: ExportedFile) -> TextTable:
     chosen = next((m for m in file.mixtures if m.chosen), file.mixtures[-1])
+    limit = model.max_mixed_drop
     notes = [
         f"Precision of each unit: {', '.join(f'{u.name} {u.precision}' for u in file.units)}.",
-        *(f"{unit.name}: {unit.note}." for unit in file.units if unit.note),
-        f"Chosen on {chosen.n:,} images of the search split; the file itself is verified on the "
-        "test split, as all are.",
+        *(
+            f"{', '.join(u.name for u in file.units if u.note == note)}: {note}."
+            for note in dict.fromkeys(unit.note for unit in file.units if unit.note)
+        ),
+        f"Chosen on {chosen.n:,} images of the search split"
+        + ("" if limit is None else f", where it may lose {100 * limit:g} points of top-1")
+        + "; the file itself is verified on the test split, as all are.",
     ]
     if len(set(chosen.precisions)) == 1:
-        notes.append(f"No mixture lies between: all units are in {chosen.precisions[0]}.")
+        notes.append(f"Of the mixtures tried the one with all units in {chosen.precisions[0]} won.")
     rows = (
         (
             _counted(m.precisions),
             reading("size_bytes").text(m.size_bytes),
             percent(m.top1),
-            points(m.top1_drop),
+            points(m.top1_drop)
+            + ("" if m.drop_interval is None else f" [{', '.join(map(points, m.drop_interval))}]"),
             "not known" if m.latency is None else f"{ms(m.latency.value)} {m.latency.origin}",
             "chosen" if m.chosen else "",
         )
         for m in file.mixtures
     )
-    heads = ("units", "size", "top-1", "drop (points)", "latency", "")
+    heads = ("units", "size", "top-1", "drop (points) [95 %]", "latency", "")
     return TextTable(f"Mixed precision: {file.path}", tuple(notes), heads, tuple(rows))
+
+
+def _sensitivity(file: ExportedFile) -> TextTable:
+    """What each unit costs and saves alone."""
+    rows = [
+        (
+            unit.name,
+            alone.precision,
+            f"{alone.noise:.2g}",
+            points(alone.top1_drop),
+            f"{alone.saved_bytes:,}",
+            "not known" if alone.saved_ms is None else f"{alone.saved_ms:.4f} ms {alone.origin}",
+        )
+        for unit in file.units
+        for alone in unit.alone
+    ]
+    n = next((alone.n for unit in file.units for alone in unit.alone), 0)
+    notes = (
+        f"One unit alone in the precision, all others in float; on {n:,} images of the search "
+        "split. Noise is the mean square of what the logits change by, over theirs.",
+    )
+    heads = ("unit", "in", "noise", "drop (points)", "bytes saved", "time saved")
+    return TextTable(f"Sensitivity: {file.path}", notes, heads, tuple(rows))
+
+
+def _parents(view: RunView) -> list[TextTable]:
+    """The digests that each network's files rest on, where they differ from the front's."""
+    own = {
+        model.digest: {k: v for k, v in model.parents.items() if view.parents.get(k) != v}
+        for model in view.models
+    }
+    rows = [(digest, name, value) for digest, more in own.items() for name, value in more.items()]
+    if not rows:
+        return []
+    notes = ("Beside those of the front, which all files rest on.",)
+    return [TextTable("Parents of files", notes, ("network", "what", "digest"), tuple(rows))]
 
 
 def _counted(precisions: Sequence[str]) -> str:

@@ -12,10 +12,12 @@ from types import MappingProxyType
 
 import pytest
 
+from edgenas.artifacts import sha256_file
 from edgenas.ci import STAGES, plan, read_lock, stages
 from edgenas.cli.main import main
 from edgenas.errors import SpecError, UsageError
-from edgenas.latency import read_table, write_table
+from edgenas.hardware import load_device
+from edgenas.latency import read_table, table_file, write_table
 from edgenas.spaces import OpSpec
 from edgenas.testing.fakes import tiny_space
 from tests.ci.conftest import (
@@ -406,6 +408,19 @@ def test_this_machine_is_another_device_everywhere_and_stales_nothing(locked: Pa
     )
     facts = planned("here").facts
     assert facts[f"device {local}"] == facts[f"table {local}"] == "of the machine that searches"
+
+
+def test_both_tables_of_a_mixed_format_count(locked: Path) -> None:
+    device = "amd-epyc-f25m1-avx2-onnxruntime-int8-t1"
+    formats = 'formats = ["onnx", "onnx-mixed", "tflite-mixed"]'
+    new = f'[target.here]\ndevices = ["{device}"]\n{formats}\n[target.board]'
+    change("targets.toml", "[target.board]", new)
+    found = planned("here").facts
+    other = table_file(load_device(device.replace("int8", "fp32"))).path
+    told = f"loses at most 0.002, table {other.stem} {sha256_file(other)[:12]}"
+    assert found["format onnx-mixed"] == told
+    assert found["format tflite-mixed"] == "loses at most 0.002", "no device of it has LiteRT"
+    assert found["format onnx"] is True
 
 
 def test_images_in_a_folder_are_told_by_names_sizes_and_contents(tmp_path: Path) -> None:

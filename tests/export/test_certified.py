@@ -19,6 +19,7 @@ from edgenas.export.formats import FILE_NAMES, FORMATS
 from edgenas.export.models import torch_logits
 from edgenas.export.runners import LiteRunner, MicroRunner, open_model, probe
 from edgenas.spaces.size import size_bytes
+from edgenas.targets import ram_bytes_of_file
 
 pytestmark = pytest.mark.long
 
@@ -76,6 +77,21 @@ def test_operators_match_the_lowering(exported, large):
         assert found.count("Add") == sum(op.kind == "add" for op in ops)
         found = [name for name, _ in verify.operators(item.folder / "model.tflite")]
         assert found.count("CONV_2D") + found.count("DEPTHWISE_CONV_2D") == convolutions
+
+
+def test_operators_are_counted_as_the_runtime_runs_them(exported):
+    models = {m.format: m for m in exported.certificate.models}
+    nodes = [name for name, _ in verify.operators(exported.folder / "model.int8.onnx")]
+    run = models["onnx-int8"].operators
+    assert run["QLinearConv"] == {"INT8": nodes.count("Conv")}
+    assert "Conv" not in run
+    assert run["ReduceMean"] == {"FLOAT32": nodes.count("ReduceMean")}, "it has no integer kernel"
+    assert run["DequantizeLinear"]["FLOAT32"] >= 1
+    kinds = {kind for counts in models["onnx"].operators.values() for kind in counts}
+    assert kinds == {"FLOAT32"}
+    for model in models.values():
+        path = exported.folder / model.path
+        assert model.peak_memory_bytes == ram_bytes_of_file(path) > 0
 
 
 def test_metadata_is_read_from_the_file_alone(exported):

@@ -98,6 +98,29 @@ def asked(
     return found
 
 
+def test_a_mixed_file_is_asked_about_on_the_device_that_runs_it(tmp_path: Path) -> None:
+    source = tmp_path / "a.mixed.tflite"
+    source.write_bytes(SOURCE.read_bytes())
+    certificate = certified(tmp_path, tflite_int8=SOURCE, tflite_mixed=source)
+    images = np.zeros((4, *certificate.models[0].input.shape[1:]), np.float32)
+    pi = device("rpi4-litert-int8-t4")
+    small = replace(pi, flash_bytes=1000)
+
+    def told(target: DeviceProfile, held: Certificate) -> list[tuple[str, str]]:
+        found = check_targets(
+            tmp_path, held, [target], images=images, mixtures={"tflite-mixed": pi.name}
+        )
+        return [(one.path, one.verdict) for one in found]
+
+    both = [model.path for model in certificate.models]
+    assert told(pi, certificate) == [(path, "passed") for path in both]
+    assert told(small, certificate) == [(path, "failed") for path in both]
+    alone = replace(certificate, models=certificate.models[1:])
+    assert told(pi, alone) == [(both[1], "passed")]
+    other = replace(pi, name="another")
+    assert told(other, alone) == [("", "inconclusive")]
+
+
 @needs_vela
 def test_vela_says_what_share_the_npu_runs(certificate, images, tmp_path) -> None:
     ethos = device("ethos-u55-128-vela-int8")

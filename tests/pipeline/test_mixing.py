@@ -12,8 +12,17 @@ import pytest
 from edgenas.events import silent
 from edgenas.export.units import Precisions
 from edgenas.hardware import load_device
-from edgenas.latency import Entry, LatencyTable, Predictor
-from edgenas.pipeline.mixing import _conversions, _predict, _Timing, device_of
+from edgenas.latency import Entry, LatencyTable, Predictor, table_for
+from edgenas.pipeline.config import DataConfig, RunConfig, SearchConfig
+from edgenas.pipeline.mixing import (
+    _conversions,
+    _limits,
+    _predict,
+    _predictors,
+    _Timing,
+    device_of,
+    tables_of_mixtures,
+)
 from edgenas.spaces import OpSpec
 from edgenas.testing.fakes import invented_table, tiny_space
 
@@ -89,12 +98,12 @@ def test_elsewhere_what_tables_tell_of_is_predicted_though_not_of_all() -> None:
 
 def test_a_mixed_file_is_of_the_first_device_with_its_runtime() -> None:
     names = ("local-onnxruntime-fp32-t1", "local-litert-int8-t1", "local-litert-fp32-t1")
-    run = cast(Any, SimpleNamespace(devices=tuple(map(load_device, names))))
-    found = device_of(run, "tflite-mixed")
+    devices = tuple(map(load_device, names))
+    found = device_of(devices, "tflite-mixed")
     assert found is not None
     assert found.name == "local-litert-int8-t1"
-    assert device_of(run, "tflite-int8") is None
-    assert device_of(cast(Any, SimpleNamespace(devices=run.devices[:1])), "tflite-mixed") is None
+    assert device_of(devices, "tflite-int8") is None
+    assert device_of(devices[:1], "tflite-mixed") is None
 
 
 @pytest.mark.parametrize(
@@ -106,5 +115,45 @@ def test_a_mixed_file_is_of_the_first_device_with_its_runtime() -> None:
 )
 def test_a_mixed_file_is_of_no_device_that_cannot_take_it(name: str) -> None:
     devices = (load_device(name), load_device("local-litert-int8-t1"))
-    assert device_of(cast(Any, SimpleNamespace(devices=devices)), "tflite-mixed") == devices[1]
-    assert device_of(cast(Any, SimpleNamespace(devices=devices[:1])), "tflite-mixed") is None
+    assert device_of(devices, "tflite-mixed") == devices[1]
+    assert device_of(devices[:1], "tflite-mixed") is None
+
+
+AVX2 = "amd-epyc-f25m1-avx2-litert-int8-t1"
+
+
+def run_of(*names: str, objectives: tuple[str, ...] = ("max top1",)) -> Any:
+    """A run that is searched for these devices, whose tables are shipped."""
+    devices = tuple(map(load_device, names))
+    tables = {device.name: table_for(device) for device in devices}
+    cheap = SimpleNamespace(predictors={name: Predictor(t) for name, t in tables.items()})
+    config = RunConfig(DataConfig("fashion-mnist"), SearchConfig(names, objectives))
+    return SimpleNamespace(devices=devices, tables=tables, cheap=cheap, config=config)
+
+
+def test_a_mixture_is_bound_as_the_run_bounds_its_device() -> None:
+    other = AVX2.replace("litert", "onnxruntime")
+    bounds = ("max top1", "min latency_ms <= 0.5", "size_bytes <= 400000")
+    found = _limits(run_of(AVX2, objectives=bounds), load_device(AVX2))
+    assert (found.latency_ms, found.size_bytes) == (0.5, 400000)
+    assert found.told() == "400,000 bytes and 0.5 ms"
+    of_other = ("max top1", f"min latency_ms@{other} <= 0.5", f"peak_memory_bytes@{AVX2} <= 9000")
+    found = _limits(run_of(AVX2, other, objectives=of_other), load_device(AVX2))
+    assert found.told() == "9,000 bytes of memory"
+
+
+def test_both_tables_of_a_mixture_are_its_parents() -> None:
+    run = run_of(AVX2)
+    float_name = AVX2.replace("int8", "fp32")
+    assert tables_of_mixtures(run, ["tflite", "tflite-mixed"]) == {
+        f"table {AVX2}": run.tables[AVX2].digest,
+        f"table {float_name}": table_for(load_device(float_name)).digest,
+    }
+    assert tables_of_mixtures(run, ["tflite", "onnx-mixed"]) == {}
+    both = run_of(AVX2, float_name)
+    own = replace(both.tables[float_name], created="2020-01-01")
+    both.tables[float_name] = own
+    assert _predictors(both, both.devices[0])["fp32"].table is own, "the run's own copy"
+    unsaid = replace(run.devices[0], name="my-board")
+    run.cheap.predictors["my-board"] = run.cheap.predictors[AVX2]
+    assert set(_predictors(run, unsaid)) == {"int8"}

@@ -113,6 +113,26 @@ def test_a_precision_that_no_device_has_is_told(folder: Path) -> None:
     assert caught.value.hint == "export it in fp32 or int8"
 
 
+def test_files_that_no_one_table_tells_of_are_refused(folder: Path) -> None:
+    source = CALIBRATION / next(iter(NETWORKS.values()))["files"]["tflite-int8"]
+    model = unpack(source.read_bytes(), source)
+    graph = model.subgraphs[0]
+    for operator in graph.operators[: len(graph.operators) // 2]:
+        for tensor in (int(operator.outputs[0]), *map(int, operator.inputs[1:2])):
+            graph.tensors[tensor].type = TensorType.FLOAT32
+    write_tflite(model, folder / "model.mixed.tflite")
+    with pytest.raises(UsageError, match=r"is in mixed precision: \d+% of its .* in (fp32|int8)"):
+        predict(INVENTED_DEVICE, "model.mixed.tflite")
+    model = unpack(source.read_bytes(), source)
+    graph = model.subgraphs[0]
+    graph.tensors[int(graph.operators[0].inputs[1])].type = TensorType.INT4
+    write_tflite(model, folder / "four.tflite")
+    with pytest.raises(
+        MissingUnitsError, match=r"1 of its \d+ operators: .* int4 weights for int8 activations"
+    ):
+        predict(INVENTED_DEVICE, "four.tflite")
+
+
 @pytest.mark.parametrize("name", [b"MODEL.TFLITE", b"caf\xe9.tflite"])
 def test_a_file_may_have_any_name(
     folder: Path, name: bytes, capfd: pytest.CaptureFixture[str]

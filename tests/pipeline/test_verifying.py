@@ -69,8 +69,13 @@ def edited(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 def test_a_certificate_says_what_is_in_a_file_and_of_which_images(model: Path) -> None:
     certificate = read_certificate(model)
     float32, int8 = certificate.models
-    assert float32.operators["Conv"].keys() == {"FLOAT32"}
-    assert int8.operators["Conv"] == {"INT8": float32.operators["Conv"]["FLOAT32"]}
+    convolutions = sum(
+        n
+        for name, counts in float32.operators.items()
+        for kind, n in counts.items()
+        if name.endswith("Conv") and kind == "FLOAT32"
+    )
+    assert int8.operators["QLinearConv"] == {"INT8": convolutions}
     assert certificate.tools["edgenas"]
     assert certificate.licence == "Apache-2.0"
     data = certificate.data
@@ -352,9 +357,43 @@ def test_no_file_loses_its_certificate_to_the_export_of_another(
     said = capfd.readouterr().err
     assert "model.int8.onnx would be left without a certificate" in said
     assert "--format onnx --format onnx-int8" in said
+    (model / "model.mixed.onnx").write_bytes(b"a file")
+    assert main([*argv, "--format", "onnx", "--format", "onnx-int8"]) == 2
+    assert "model.mixed.onnx would be left without a certificate" in capfd.readouterr().err
+    (model / "model.mixed.onnx").unlink()
     assert (model / "export.json").read_bytes() == before
     assert main([*argv, "--format", "onnx", "--format", "onnx-int8"]) == 0
     assert verify("runs/tiny", capfd=capfd)[0] == 0
+
+
+def test_a_mixed_file_is_made_anew_with_another_limit_and_the_others_stay(
+    model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = Path("runs/tiny/run.toml")
+
+    def limit(value: float) -> None:
+        text = run.read_text("utf-8")
+        assert "max_mixed_drop" in text
+        run.write_text(re.sub("max_mixed_drop = .*", f"max_mixed_drop = {value}", text), "utf-8")
+
+    argv = ["export", "tiny", model.name, "--quiet"]
+    limit(1.0)
+    assert main([*argv, "--format", "onnx-mixed"]) == 0
+    before = read_certificate(model)
+    assert [m.format for m in before.models] == ["onnx", "onnx-int8", "onnx-mixed"]
+    assert before.max_mixed_drop == 1
+    assert verify("runs/tiny", capfd=capfd)[0] == 0
+    limit(0.9)
+    assert main([*argv, "--format", "onnx"]) == 2
+    said = capfd.readouterr().err
+    assert "model.mixed.onnx would be left without a certificate" in said
+    assert "model.int8.onnx" not in said
+    assert read_certificate(model) == before
+    assert main([*argv, "--format", "onnx-mixed"]) == 0
+    after = read_certificate(model)
+    assert after.max_mixed_drop == 0.9
+    assert after.models[:2] == before.models[:2]
+    assert after.models[2].sha256 == before.models[2].sha256
 
 
 def test_other_formats_stay_when_one_is_exported_again(

@@ -25,7 +25,9 @@ def test_classes_operators_and_licences_are_told(own: Path) -> None:
         row["verification"]["classes"] = [
             {"n": 40, "top1": 0.9, "top1_drop": i / 1000} for i in range(24)
         ] + [{"n": 0, "top1": None, "top1_drop": None}]
-        row["operators"] = {"Conv": {"INT8": 13}, "Reshape": {"FLOAT32": 1}}
+        row["operators"] = {"Conv": {"INT8": 12, "INT4": 1}, "Reshape": {"FLOAT32": 1}}
+        row["peak_memory_bytes"] = 20480
+    certificate["parents"] = {"weights": "abc123"}
     certificate["data"] = {
         "name": "photos",
         "digest": "0123456789ab",
@@ -45,7 +47,9 @@ def test_classes_operators_and_licences_are_told(own: Path) -> None:
     assert classes.rows[0][:2] == ("<class 23>", "40")
     assert classes.rows[0][2] == "90.00 % (+2.30)"
     operators = tables[f"Operators: {digest}"]
-    assert operators.rows[0][2] == "FLOAT32: 1 Reshape; INT8: 13 Conv"
+    assert operators.rows[0][2:] == ("20.5 kB", "FLOAT32: 1 Reshape; INT4: 1 Conv; INT8: 12 Conv")
+    assert "INT4 is of the weights" in operators.notes[-1]
+    assert tables["Parents of files"].rows == ((digest, "weights", "abc123"),)
     section = dict(dict(view.provenance)["Images and licences"])
     assert section["licence of the images"] == "CC-BY-4.0"
     assert section["licence of the files"] == "not stated"
@@ -53,6 +57,12 @@ def test_classes_operators_and_licences_are_told(own: Path) -> None:
     assert "&lt;class 23&gt;" in page
     assert "<class 23>" not in page
     assert "By class" in markdown(view)
+    told = next(m for m in document(view)["models"] if m["digest"] == digest)
+    assert told["parents"]["weights"] == "abc123"
+    assert told["files"][0]["peak_memory_bytes"] == 20480
+    assert told["files"][0]["operators"]["Conv"] == {"INT8": 12, "INT4": 1}
+    assert told["files"][0]["classes"][23]["top1_drop"] == 0.023
+    assert told["files"][0]["max_logit_difference"] is not None
 
 
 def with_more(run: Path) -> None:
@@ -68,7 +78,23 @@ def with_more(run: Path) -> None:
                 "precision": "fp32",
                 "note": "nothing is saved: alone, int8 would save -9 bytes",
             },
-            {"name": "head", "precision": "int8", "note": ""},
+            {
+                "name": "head",
+                "precision": "int8",
+                "note": "",
+                "alone": [
+                    {
+                        "precision": "int8",
+                        "top1_drop": 0.004,
+                        "noise": 0.00123,
+                        "saved_bytes": 3000,
+                        "saved_ms": 0.01,
+                        "origin": "extrapolated",
+                        "n": 250,
+                    },
+                    {"precision": "int4", "top1_drop": 0.0, "noise": 0.1, "saved_bytes": 4000},
+                ],
+            },
         ],
         "curve": [
             {
@@ -79,10 +105,12 @@ def with_more(run: Path) -> None:
                 "n": 1000,
                 "latency": {"value_ms": 0.5 - 0.1 * i, "origin": "predicted"} if i < 2 else None,
                 "chosen": i == 1,
+                **({"drop_low": -0.001, "drop_high": 0.003} if i else {}),
             }
             for i, precisions in enumerate(points)
         ],
     }
+    certificate["max_mixed_drop"] = 0.002
     write_json(first, certificate)
     result = read_json(run / "result.json", schema="edgenas.search-result/1")
     result["measured"] = [
@@ -113,7 +141,7 @@ def own(run_folder: Path, tmp_path: Path) -> Path:
 def test_mixtures_and_measured_networks_are_shown_with_their_words(own: Path) -> None:
     with_more(own)
     view = load_run(own)
-    mixed, measured = text_tables(view)
+    mixed, sensitivity, measured = text_tables(view)
     assert [row[0] for row in mixed.rows] == ["2 fp32", "1 fp32, 1 int8", "2 int8"]
     assert [row[4] for row in mixed.rows] == [
         "0.500 ms predicted",
@@ -121,6 +149,14 @@ def test_mixtures_and_measured_networks_are_shown_with_their_words(own: Path) ->
         "not known",
     ]
     assert [row[5] for row in mixed.rows] == ["", "chosen", ""]
+    lost = ["0.00", "+0.10 [-0.10, +0.30]", "+0.20 [-0.10, +0.30]"]
+    assert [row[3] for row in mixed.rows] == lost
+    assert any("where it may lose 0.2 points of top-1" in note for note in mixed.notes)
+    assert sensitivity.rows == (
+        ("head", "int8", "0.0012", "+0.40", "3,000", "0.0100 ms extrapolated"),
+        ("head", "int4", "0.1", "0.00", "4,000", "not known"),
+    )
+    assert "250 images" in sensitivity.notes[0]
     assert mixed.notes[0] == "Precision of each unit: stem fp32, head int8."
     assert "stem: nothing is saved: alone, int8 would save -9 bytes." in mixed.notes
     assert measured.title == "Measured on board-<b>"
@@ -137,11 +173,12 @@ def test_mixtures_and_measured_networks_are_shown_with_their_words(own: Path) ->
     assert [m["chosen"] for m in file["mixtures"]] == [False, True, False]
 
 
-def test_where_nothing_lies_between_it_is_said(own: Path) -> None:
+def test_where_one_precision_won_it_is_said(own: Path) -> None:
     with_more(own)
     view = load_run(own)
     (model,) = (m for m in view.models if any(f.mixtures for f in m.files))
     (file,) = (f for f in model.files if f.mixtures)
     int8 = tuple(replace(m, chosen=i == 2) for i, m in enumerate(file.mixtures))
     one = replace(view, models=(replace(model, files=(replace(file, mixtures=int8),)),))
-    assert "No mixture lies between: all units are in int8." in text_tables(one)[0].notes
+    told = "Of the mixtures tried the one with all units in int8 won."
+    assert told in text_tables(one)[0].notes
