@@ -28,7 +28,8 @@ from edgenas.targets import toolchain_of
 
 if TYPE_CHECKING:
     from edgenas.export.certificate import Latency
-    from edgenas.export.mixed import Limits, Mixing
+    from edgenas.export.choosing import Limits
+    from edgenas.export.mixed import Mixing
     from edgenas.export.units import Precisions, UnitPrecision
     from edgenas.latency import Predictor
     from edgenas.pipeline.opening import Opened
@@ -73,7 +74,8 @@ def mixing_of(
 
     Of the run's bounds those count that are of one of `devices`, which may run the network.
     """
-    from edgenas.export.mixed import IMAGES, Limits, Mixing
+    from edgenas.export.choosing import Limits
+    from edgenas.export.mixed import IMAGES, Mixing
 
     resolution = run.supernet.space.resolution(arch)
     n = min(IMAGES, max(1, PIXELS // resolution**2))
@@ -93,7 +95,7 @@ def mixing_of(
 
 def _limits(run: Opened, device: DeviceProfile) -> Limits:
     """What the run file, or the device's own memory, bounds of a file on it."""
-    from edgenas.export.mixed import Limits
+    from edgenas.export.choosing import Limits
 
     bounds = {o.name: o.bound for o in written_objectives(run.config) if o.relation == "<="}
     found = {

@@ -13,15 +13,11 @@ from edgenas.errors import ExportError
 from edgenas.events import silent
 from edgenas.export.certificate import Latency, drop_limit, read_certificate
 from edgenas.export.certified import ExportRequest, export_networks, verify_again
+from edgenas.export.choosing import Judge, Limits, Point, left_out, why_left_out
 from edgenas.export.mixed import (
-    Limits,
     Mixing,
     _Chooser,
-    _Judge,
-    _left_out,
     _noise,
-    _note,
-    _Point,
     _spread,
     _way,
     _ways,
@@ -47,13 +43,13 @@ def alone(precision: UnitPrecision, noise: float, saved: int, ms: float | None =
 
 def point(
     name: str, size: int, drop: float, ms: float | None = None, *precisions: UnitPrecision
-) -> _Point:
+) -> Point:
     latency = None if ms is None else Latency(ms, "measured")
-    return _Point(Path(name), precisions, size, 0.9 - drop, drop, (drop, drop), drop, drop, latency)
+    return Point(Path(name), precisions, size, 0.9 - drop, drop, (drop, drop), drop, drop, latency)
 
 
-def best(points: list[_Point], max_drop: float = 0.002, limits: Limits | None = None) -> str:
-    return _Judge(points, max_drop, limits or Limits()).best("m", "").path.name
+def best(points: list[Point], max_drop: float = 0.002, limits: Limits | None = None) -> str:
+    return Judge(points, max_drop, limits or Limits()).best("m", "").path.name
 
 
 def test_what_saves_most_for_its_noise_goes_first_and_what_saves_nothing_never() -> None:
@@ -69,11 +65,11 @@ def test_what_saves_most_for_its_noise_goes_first_and_what_saves_nothing_never()
         ("int8", "int4", "fp32"),
         ("int4", "int4", "fp32"),
     ]
-    assert _note(units[2], gains[2], "fp32") == "alone in fewer bits it would be no smaller"
-    assert "follows the units around it" in _note(units[2], gains[2], "int8")
-    assert _note(units[0], gains[0], "int8") == ""
-    assert _left_out(["a", "b", "c"], units, gains) == "; slower or no smaller alone: c"
-    assert _left_out(["a", "b"], units[:2], gains[:2]) == ""
+    assert why_left_out(units[2], gains[2], "fp32") == "alone in fewer bits it would be no smaller"
+    assert "follows the units around it" in why_left_out(units[2], gains[2], "int8")
+    assert why_left_out(units[0], gains[0], "int8") == ""
+    assert left_out(["a", "b", "c"], units, gains) == "; slower or no smaller alone: c"
+    assert left_out(["a", "b"], units[:2], gains[:2]) == ""
 
 
 def test_what_is_slower_saves_nothing_however_small_it_is(tmp_path: Path) -> None:
@@ -88,7 +84,7 @@ def test_what_is_slower_saves_nothing_however_small_it_is(tmp_path: Path) -> Non
     assert chooser.gains(slow) == {"int8": 0.0, "int4": 0.0}, "4 bits count as fast as 8"
     fast = [alone("int8", 0.1, 500, float(len(lowering)))]
     assert chooser.gains(fast)["int8"] == pytest.approx(1.5)
-    told = _note(slow, {"int8": 0.0, "int4": 0.0}, "fp32")
+    told = why_left_out(slow, {"int8": 0.0, "int4": 0.0}, "fp32")
     assert told == "alone in fewer bits it would be slower"
 
 
@@ -187,8 +183,8 @@ def test_a_unit_that_stays_in_float_has_its_reason() -> None:
     whole = point("float", 1000, 0.0, 1.0, "fp32", "fp32")
     chosen = point("a", 400, 0.001, 0.5, "int8", "fp32")
 
-    def why(other: _Point, limits: Limits | None = None) -> str:
-        judge = _Judge([whole, chosen, other], 0.002, limits or Limits())
+    def why(other: Point, limits: Limits | None = None) -> str:
+        judge = Judge([whole, chosen, other], 0.002, limits or Limits())
         assert judge.why_float(0, chosen) == ""
         return judge.why_float(1, chosen)
 
