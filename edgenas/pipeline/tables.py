@@ -5,9 +5,9 @@ For a device elsewhere: its own table. For this machine, the first that holds:
 1. the run's own copy (a resumed run reads what it read before);
 2. a table measured on this machine that holds every unit of the space;
 3. all units that lack are timed now, if that takes at most `profile_minutes`;
-4. this machine's table or, where that does not know all units, the known one that resembles this
-   machine most, rescaled by timing a few whole networks here (*calibrated*); units that it lacks
-   come from its cost model (*extrapolated* outside its range).
+4. this machine's table or, where that does not know all units or holds less than half of them, the
+   known one that resembles this machine most, rescaled by timing a few whole networks here
+   (*calibrated*); units that it lacks come from its cost model (*extrapolated* outside its range).
 """
 
 from __future__ import annotations
@@ -371,8 +371,8 @@ def _table_for(
     earlier = timed_before(own)
     missing = missing_units(space.units(), earlier)
     base = own
-    if own is None or _unknown(own, space):
-        base = nearest_table(device, space.units())
+    if own is None or _unknown(own, space) or _of_another_space(own, space):
+        base = nearest_table(device, space.units()) or own
     known = base is not None and not missing_units(space.units(), base)
     if not known and profile_seconds(missing, device) <= 60 * profile_minutes:
         run = measuring(device, space.digest, report=report)
@@ -405,6 +405,14 @@ def _check_cover(table: LatencyTable, space: SearchSpace) -> None:
             f"units of the space: {shown}",
             hint=f"edgenas profile {table.name} --run run.toml",
         )
+
+
+def _of_another_space(table: LatencyTable, space: SearchSpace) -> bool:
+    """Whether `table` holds less than half of the units of `space`, whatever it can extrapolate."""
+    from edgenas.profiling.plan import missing_units
+
+    units = list(space.units())
+    return 2 * len(missing_units(units, table)) > len(units)
 
 
 def _unknown(table: LatencyTable, space: SearchSpace) -> list[str]:

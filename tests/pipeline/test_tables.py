@@ -9,7 +9,7 @@ import pytest
 
 from edgenas.errors import DeviceError, MissingUnitsError, SpecError
 from edgenas.hardware import load_device
-from edgenas.latency import read_table, write_table
+from edgenas.latency import read_table, table_for, write_table
 from edgenas.pipeline import tables
 from edgenas.pipeline.tables import activations_on, shipped_networks, tables_for
 from edgenas.spaces.mobile import Stage, default_space
@@ -77,6 +77,26 @@ def test_a_table_of_the_machine_for_another_space_is_no_base(
     assert found.device.runtime == device.runtime
     alike = tables_for([device], only_plain, folder / "other", profile_minutes=0.01)[LOCAL]
     assert alike.device.name == LOCAL
+
+
+def test_a_table_of_the_machine_with_few_of_the_units_gives_way_to_one_that_has_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though its cost model would extrapolate the others."""
+    monkeypatch.setattr(tables, "calibrate_here", lambda device, table, space, *, run: table)
+    wanted = default_space(image_size=28, in_channels=1, n_classes=10)
+    device, mine = load_device(LOCAL), folder / "latency_tables" / f"{LOCAL}.json"
+    shipped = table_for(load_device("amd-epyc-f25m17-avx512vnni-onnxruntime-fp32-t1"))
+    whole = replace(invented_table(device, wanted), cost_model=shipped.cost_model)
+
+    def base(share: float) -> str:
+        entries = list(whole.entries.items())[: round(share * len(whole.entries))]
+        write_table(replace(whole, entries=dict(entries)), mine)
+        found = tables_for([device], wanted, folder / f"run-{share}", profile_minutes=0.01)
+        return found[LOCAL].device.name
+
+    assert base(0.9) == LOCAL
+    assert base(0.1) != LOCAL
 
 
 def test_this_machine_without_anything_alike(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
