@@ -120,3 +120,10 @@ def test_no_images_are_an_error(tmp_path):
             labels=np.zeros(0, np.int64),
             reference_logits=np.zeros((0, 3), np.float32),
         )
+
+
+def test_logits_as_large_as_floats_go_are_compared_without_overflow() -> None:
+    logits = np.array([[3e37, -3e37], [1e30, 2e30]], np.float32)
+    found = compare(logits, reference_logits=logits, labels=np.array([0, 1]))
+    assert found.logit_rms == pytest.approx(float(np.sqrt(np.mean(logits.astype(float) ** 2))))
+    assert found.logit_scale == pytest.approx(1)
