@@ -70,7 +70,7 @@ def check_targets(
     *,
     images: FloatArray,
     wanted: Collection[str] = (),
-    mixtures: Mapping[str, str] = MappingProxyType({}),
+    mixtures: Mapping[str, DeviceProfile] = MappingProxyType({}),
     report: Report = silent,
 ) -> tuple[TargetEvidence, ...]:
     """Evidence for each device that anything is known of, on each file in `folder` that it runs.
@@ -90,7 +90,7 @@ def check_targets(
             continue
         report(Event("targets", message=f"{certificate.digest} on {device.name}"))
         name = device.runtime if chain is None else chain.name
-        formats = {device.format, *(f for f, its in mixtures.items() if its == device.name)}
+        formats = {device.format, *(f for f, its in mixtures.items() if its.name == device.name)}
         paths = [
             folder / model.path
             for model in certificate.models

@@ -203,7 +203,7 @@ def _on_targets(
             devices,
             images=images,
             wanted=wanted,
-            mixtures={name: device.name for name, device in devices_of(run, formats).items()},
+            mixtures=devices_of(run, formats),
             report=report,
         )
         parents = {**tables_of_mixtures(run, formats), **run.parents, **parents_of(run, arch)}

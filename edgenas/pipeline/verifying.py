@@ -168,7 +168,7 @@ def _in_run(
             devices,
             images=images,
             wanted=run.config.export.targets,
-            mixtures={name: device.name for name, device in devices_of(run, formats).items()},
+            mixtures=devices_of(run, formats),
             report=report,
         ):
             if only is None or target.path == only:
@@ -304,7 +304,7 @@ def _targets_again(
             [device],
             images=images,
             wanted=[device.name],
-            mixtures={model.format: device.name},
+            mixtures={model.format: device},
             report=report,
         ):
             found.told(target, str(folder))

@@ -108,7 +108,7 @@ def test_a_mixed_file_is_asked_about_on_the_device_that_runs_it(tmp_path: Path) 
 
     def told(target: DeviceProfile, held: Certificate) -> list[tuple[str, str]]:
         found = check_targets(
-            tmp_path, held, [target], images=images, mixtures={"tflite-mixed": pi.name}
+            tmp_path, held, [target], images=images, mixtures={"tflite-mixed": pi}
         )
         return [(one.path, one.verdict) for one in found]
 
