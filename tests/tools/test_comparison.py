@@ -484,7 +484,8 @@ def test_the_comparison_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="PNG plots need the extra plots")
     from tools.comparison.plots import write_plots
 
-    page, picture = write_plots(document(), tmp_path)
+    page, picture = write_plots(document(), tmp_path, "drawn")
+    assert (page, picture) == (tmp_path / "drawn.html", tmp_path / "drawn.png")
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     text = page.read_text("utf-8")
     for part in ("DS-CNN", "arena in TFLite-Micro, kB", "local-onnxruntime-fp32-t1", "A chip"):
@@ -642,7 +643,7 @@ def test_the_whole_comparison(root: Path, tmp_path: Path, monkeypatch: pytest.Mo
             assert len(runtime["sessions"]) == 2
             assert runtime["latency_ms"] > 0
     assert set(found["comparison"]) == {"local-litert-int8-t1", "local-onnxruntime-fp32-t1"}
-    assert (tmp_path / "plots" / "frontier.png").is_file()
+    assert (tmp_path / "plots" / "frontier-digits-part.png").is_file()
     assert "vgg-width-8" in done.stdout
     assert "times as fast" in done.stdout
     again = frontier(root, tmp_path, *options)  # nothing is trained or timed a second time

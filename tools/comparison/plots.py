@@ -18,14 +18,14 @@ from edgenas.report.bench import COLOURS, prepare_plots
 from tools.comparison.ours import EDGENAS
 
 
-def write_plots(document: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
-    """Writes `frontier.html` and `frontier.png` into `folder`; returns their paths.
+def write_plots(document: Mapping[str, Any], folder: Path, name: str) -> tuple[Path, Path]:
+    """Writes `NAME.html` and `NAME.png` into `folder`; returns their paths.
 
     Raises:
         ResourceError: matplotlib is not installed; the folder cannot be written.
     """
     prepare_plots(folder)
-    page, picture = folder / "frontier.html", folder / "frontier.png"
+    page, picture = folder / f"{name}.html", folder / f"{name}.png"
     panels = _panels(document)
     write_atomic(page, _page(panels, _title(document)))
     _draw(panels, _title(document), picture)
