@@ -30,7 +30,7 @@ from edgenas.artifacts import sha256_file
 from edgenas.ci.facts import HERE, Reader
 from edgenas.ci.lock import FRONT, LOCK, Entry, read_lock, stored_metrics
 from edgenas.ci.stages import STAGES, Fact, Facts, first_reader, following, stages_of
-from edgenas.ci.targets import TARGETS, Target, check_energies, read_targets
+from edgenas.ci.targets import TARGETS, Target, check_devices, read_targets
 from edgenas.errors import EdgenasError, MissingUnitsError, SpecError, UsageError, nearest
 from edgenas.hardware import load_device
 from edgenas.objectives import Objective
@@ -202,7 +202,7 @@ def plan(
             found.append(TargetPlan(name, "gone", entry=entries[name]))
             continue
         try:
-            check_energies(wanted[name])
+            check_devices(wanted[name])
             found.append(_target_plan(wanted[name], entries.get(name), reader, runs))
         except SpecError as error:
             raise type(error)(f"target {name}: {error}", hint=error.hint) from error

@@ -203,17 +203,23 @@ def _target(
     return Target(name, config, objectives, gates, measure)
 
 
-def check_energies(target: Target) -> None:
-    """Refuses objectives on the energy of a device whose table tells none.
+def check_devices(target: Target) -> None:
+    """Refuses what the target's devices cannot tell: their energy, or a latency measured on them.
 
     Raises:
-        SpecError: with the devices whose tables do; a table that cannot be read.
+        SpecError: energy of a device whose table tells none, with those whose tables do; a target
+            to be measured with no device that edgenas can time; a table that cannot be read.
     """
+    devices = devices_of(target.config)
+    why = [f"{d.name} cannot be measured: {d.why_unmeasured}" for d in devices if d.why_unmeasured]
+    if target.measure and len(why) == len(devices):
+        raise SpecError(
+            f"measure = true: {'; '.join(why)}", hint="leave measure out: the table predicts"
+        )
     if all(objective.metric != "energy_mj" for objective in target.objectives):
         return
     from edgenas.latency import table_for
 
-    devices = devices_of(target.config)
     tables = {device.name: table_for(device) for device in devices if not device.is_local}
     asked = [o for o in target.objectives if o.metric != "energy_mj" or o.device in tables]
     check_energy(asked, tables)  # a table of this machine is made by the search

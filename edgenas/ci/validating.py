@@ -13,7 +13,7 @@ from typing import Any
 from edgenas.ci.facts import Reader
 from edgenas.ci.lock import LOCK, read_lock
 from edgenas.ci.planning import RUNS, check_table
-from edgenas.ci.targets import TARGETS, Target, check_energies, read_targets
+from edgenas.ci.targets import TARGETS, Target, check_devices, read_targets
 from edgenas.errors import SpecError
 from edgenas.pipeline.contributing import check_tables
 from edgenas.pipeline.goals import devices_of, targets_of
@@ -33,7 +33,7 @@ def validate(targets: Path = TARGETS, *, lock: Path = LOCK) -> tuple[dict[str, A
     for target in wanted:
         try:
             tables |= _own_tables(target)
-            check_energies(target)
+            check_devices(target)
         except SpecError as error:
             raise type(error)(f"target {target.name}: {error}", hint=error.hint) from error
     entries = read_lock(lock)

@@ -77,8 +77,9 @@ def run(
     """Makes what is stale, from what the last run knows, and writes the lock.
 
     A target is locked when its files are verified; one that fails leaves the others and its lock as
-    they are. The same command goes on with what was stopped. Ends with 5 where an exported file
-    missed its gate, with 7 where no architecture meets a target's bounds.
+    they are. The same command goes on with what was stopped. Ends with 4 where a device to be
+    measured told nothing, with 5 where an exported file missed its gate, with 7 where no
+    architecture meets a target's bounds, with 8 where a format could not be written.
 
     Example: edgenas ci run
     """

@@ -118,7 +118,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             return 0
         except MemoryError:
-            return _fail("out of memory", "close other programs, or lower batch_size", 6, debug)
+            return _fail(
+                "out of memory",
+                "close other programs, or set a smaller batch, or accumulate = 2, in [train]",
+                6,
+                debug,
+            )
         except OSError as error:
             if error.errno not in _RESOURCE_ERRNOS:
                 return _unexpected(error, debug=debug)

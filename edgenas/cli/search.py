@@ -18,11 +18,13 @@ def search(
     resume: Resume = False,
     fresh: Fresh = False,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Instead of the file's number of trials.")
+        int | None, typer.Option(min=1, help="Instead of the file's trials and minutes.")
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(parser=positive, metavar="M", help="Instead of the file's minutes."),
+        typer.Option(
+            parser=positive, metavar="M", help="Likewise; with --trials the first of the two."
+        ),
     ] = None,
     strategy: Annotated[
         str | None, typer.Option(help="Instead of the file's: surrogate, nsga2, ...")

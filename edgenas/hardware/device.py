@@ -129,6 +129,15 @@ class DeviceProfile:
         return self.runtime == "vela"
 
     @property
+    def why_unmeasured(self) -> str:
+        """Why networks are never timed on it, however it is reached; empty: they can be."""
+        if self.is_estimated:
+            return "Vela estimates it"
+        if not self.can_be_timed:
+            return f"edgenas does not run {self.runtime} {self.precision}"
+        return "" if self.batch == 1 else f"single images are timed, not {self.batch}"
+
+    @property
     def format(self) -> str:
         """The exported format that it runs, or would be converted from; unstated is float."""
         family = "onnx" if self.runtime in _ONNX_RUNTIMES else "tflite"

@@ -85,8 +85,8 @@ class SearchConfig:
     devices: tuple[str, ...]
     """Device names (`edgenas devices`); with several, write `latency_ms@DEVICE`."""
     objectives: tuple[str, ...] = ("max top1", "min latency_ms")
-    """Such as `max top1`, `min latency_ms <= 2.0`, or a bound alone, `size_bytes <= 500000`; the
-    metrics are listed in `pipeline.metrics`."""
+    """Each a metric with what is wanted of it: `max top1`, `min latency_ms <= 2.0`, or a bound
+    alone, `size_bytes <= 500000`."""
     strategy: str = "surrogate"
     """Who proposes architectures: `surrogate`, `nsga2`, `nsga3`, `evolution`, `reinforce`,
     `gradient`, `tpe`, `gp` or `random`."""
@@ -138,7 +138,7 @@ class TrainConfig:
     peak_lr: float = 0.1
     """Largest learning rate."""
     schedule: Literal["one-cycle", "cosine"] = "one-cycle"
-    """How the learning rate rises and falls."""
+    """`one-cycle` or `cosine`: how the learning rate rises and falls."""
     warmup: float = 0.15
     """Share of the steps before the peak of `one-cycle`."""
     momentum: float = 0.9
@@ -162,7 +162,7 @@ class TrainConfig:
     checkpoint_every: int = 100
     """Steps between checkpoints."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; `auto` is CUDA where there is one."""
+    """`auto` (CUDA where there is one), `cpu` or `cuda`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +170,11 @@ class FinalConfig:
     """How the chosen networks are trained further before they are exported."""
 
     epochs: int = 8
-    """Passes over the training split, for each network; as many again where it is quantisation-
-    aware."""
+    """Passes over the training split, for each network; as many again with int8 simulated."""
     minutes: float | None = None
     """For all networks together; each makes as many steps as its share has room for."""
     peak_lr: float = 0.02
-    """Largest learning rate; a tenth of it where training is quantisation-aware."""
+    """Largest learning rate; a tenth of it with int8 simulated."""
     distil: float = 0.5
     """Share of the loss against the teacher's soft labels; the labels have the rest."""
     teacher: str | None = None
@@ -183,12 +182,13 @@ class FinalConfig:
     batch: int = 128
     """Images a step."""
     augmentation: Literal["none", "light", "erase", "strong"] | None = None
-    """Of the images; default: as the supernet was trained."""
+    """As in `[train]`; default: as the supernet was trained."""
     quantisation_aware: Literal["never", "where needed", "always"] = "where needed"
-    """Whether int8 is simulated while training; *needed* where it loses over `max_int8_drop`."""
+    """`never`, `always` or `where needed` (int8 loses more than `max_int8_drop`): whether training
+    goes on with int8 simulated."""
     max_int8_drop: float = 0.005
-    """On the search split; and exported files may not lose more on the test split."""
-    """Loss of top-1 in int8 after training, on the search split, that is borne."""
+    """Loss of top-1 in int8 that is borne on the search split; no file may lose more on the test
+    split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,8 @@ class ExportConfig:
     """Which files are written for the chosen networks, and what they must pass."""
 
     formats: tuple[str, ...] = FORMATS
-    """File formats."""
+    """`onnx`, `onnx-int8`, `tflite`, `tflite-fp16`, `tflite-int8` (the default: all five),
+    `onnx-mixed`, `tflite-mixed`."""
     top: int = 3
     """Networks: the most accurate, the knee, the fastest, then spread over the front."""
     targets: tuple[str, ...] = ()

@@ -91,19 +91,12 @@ def can_be_measured(device: DeviceProfile) -> bool:
 
 def _check(device: DeviceProfile) -> None:
     """Refuses a device that no measurement can be made on."""
+    if device.why_unmeasured:
+        raise DeviceError(
+            f"{device.name} cannot be measured: {device.why_unmeasured}",
+            hint="the table predicts: search without --measure",
+        )
     check_here(device)
-    if device.is_estimated:
-        why = "Vela estimates it"
-    elif not device.can_be_timed:
-        why = f"edgenas does not run {device.runtime} {device.precision}"
-    elif device.batch != 1:
-        why = f"single images are timed, not {device.batch}"
-    else:
-        return
-    raise DeviceError(
-        f"{device.name} cannot be measured: {why}",
-        hint="the table predicts: search without --measure",
-    )
 
 
 def instrument_for(run: Opened, device: DeviceProfile) -> Instrument:

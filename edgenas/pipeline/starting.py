@@ -36,12 +36,13 @@ image_size = $image_size     # height and width in pixels that all images are br
 [search]
 # `edgenas devices` lists the names. With several devices write latency_ms@DEVICE below.
 devices = $devices
-# metrics: top1, latency_ms, size_bytes, peak_memory_bytes, macs, params; a bound may follow, as in
+# metrics: top1, latency_ms, size_bytes, peak_memory_bytes, energy_mj (where a device's table states
+# its power), macs, params; a bound may follow, as in
 # "min latency_ms <= 2.0", or stand alone, as in "size_bytes <= 500000". Costly ones beside top1:
 # top1_int8, robustness (on corrupted images), agreement (with the largest network, no labels read;
 # unlabelled = "FOLDER" names images for it)
 objectives = $objectives
-strategy = "surrogate"       # or "nsga2", "nsga3", "evolution", "reinforce", "gradient", "tpe"
+strategy = "surrogate"       # or nsga2, nsga3, evolution, reinforce, gradient, tpe, gp, random
 trials = 200                 # and / or minutes = 30; patience = 60 stops when so many add nothing
 
 [train]

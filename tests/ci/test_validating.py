@@ -60,6 +60,19 @@ def test_energy_of_a_device_whose_table_tells_none_is_refused(
     assert "try: " in said
 
 
+@pytest.mark.parametrize("command", ["validate", "plan"])
+def test_a_target_to_be_measured_needs_a_device_that_can_be(
+    locked: Path, capfd: pytest.CaptureFixture[str], command: str
+) -> None:
+    change(f"devices/{BOARD}.toml", 'runtime = "litert"', 'runtime = "armnn"')
+    change("targets.toml", "[target.board]", "[target.board]\nmeasure = true")
+    capfd.readouterr()
+    assert main(["ci", command]) == 3
+    said = capfd.readouterr().err
+    assert f"target board: measure = true: {BOARD} cannot be measured: edgenas does not run" in said
+    assert "try: leave measure out: the table predicts" in said
+
+
 def test_a_supernet_without_its_sidecar_is_told_with_what_to_do(
     locked: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
