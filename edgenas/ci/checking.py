@@ -52,7 +52,7 @@ from edgenas.ci.planning import RUNS, TargetPlan, plan, table_metrics
 from edgenas.ci.targets import TARGETS, Target
 from edgenas.errors import EdgenasError, UsageError, nearest
 from edgenas.export.certificate import Certificate, ExportedModel, read_certificate
-from edgenas.export.verify import MIN_IMAGES, ROUNDING, Verdict, drop_gate, judged, wilson
+from edgenas.export.verify import MIN_IMAGES, ROUNDING, Z95, Verdict, drop_gate, judged, wilson
 from edgenas.hardware import load_device
 from edgenas.objectives import Objective
 from edgenas.pareto import Metric
@@ -62,7 +62,6 @@ SCHEMA = "edgenas.ci-check/1"
 GATES = (
     "lock", "files", "certificate", "bound", "latency", "accuracy", "drop", "size", "arena",
 )  # fmt: skip
-_Z = 1.959964
 _ASKED = ("bound", "objective", "device", "data", "seed", "select")
 """Facts of which another one asks for other networks: their accuracies are not compared."""
 
@@ -403,7 +402,7 @@ class _Check:
         loss = reference.top1 - e.top1
         variance = e.top1 * (1 - e.top1) / e.n
         variance += reference.top1 * (1 - reference.top1) / reference.n_images
-        half = _Z * math.sqrt(variance)
+        half = Z95 * math.sqrt(variance)
         n = min(e.n, reference.n_images)
         verdict = judged(met=loss <= limit + 1e-12, excluded=loss - half > limit, n=n)
         told = (

@@ -7,7 +7,7 @@ import functools
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -113,9 +113,12 @@ def export_networks(
     formats: Sequence[str] = FORMATS,
     max_top1_drop: float = MAX_TOP1_DROP,
     threads: int = 1,
+    joined: Callable[[Path, Certificate], Certificate] = lambda _, written: written,
     report: Report = silent,
 ) -> list[Certificate]:
     """Writes each network in these formats, verifies every file, writes each `export.json`.
+
+    That is what `joined` makes of folder and certificate: files that stay there belong into it.
 
     A file is in its place only once it was verified. One that fails a gate is kept with the suffix
     `.rejected`, a format that cannot be written is listed among the certificate's failures, and the
@@ -167,6 +170,8 @@ def export_networks(
                     report=report,
                 )
             )
+            certificates[-1] = joined(request.folder, certificates[-1])
+            write_certificate(request.folder, certificates[-1])
     return certificates
 
 
@@ -404,7 +409,7 @@ def _certify(
                 peak_memory_bytes=_planned_memory(path),
             )
         )
-    certificate = Certificate(
+    return Certificate(
         architecture=request.architecture,
         digest=request.digest,
         macs=request.network.lowering.macs,
@@ -419,8 +424,6 @@ def _certify(
         data=request.data,
         licence=request.licence,
     )
-    write_certificate(request.folder, certificate)
-    return certificate
 
 
 def _file_of(name: str) -> tuple[str, Precision]:

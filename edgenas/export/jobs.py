@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from edgenas import networks
 from edgenas.artifacts import derive_seed, digest, replacing, to_json, write_atomic
-from edgenas.errors import EdgenasError, ExportError, nearest
+from edgenas.errors import EdgenasError, ExportError, ResourceError, nearest
 from edgenas.events import Event, Report, silent
 from edgenas.export import litert, onnx
 from edgenas.export.formats import FORMATS, MIXED
@@ -335,6 +335,7 @@ def run_tflite(
 
     Raises:
         ExportError: the extra is missing, or the process cannot even start its first job.
+        ResourceError: disk or memory do not suffice for a file.
     """
     litert.require_extra()
     left = {job.name: job for job in jobs}
@@ -404,6 +405,8 @@ def _run_process(
                             continue
                         case "done":
                             outcome.done.append(answer["job"])
+                        case "no room":
+                            raise ResourceError(answer["error"].partition(": ")[2])
                         case _:
                             outcome.failed[answer["job"]] = answer["error"]
                     current = None

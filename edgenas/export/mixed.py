@@ -43,7 +43,7 @@ from edgenas.export.units import (
     n_weighted,
     units_of,
 )
-from edgenas.export.verify import BoolArray, IntArray, paired_interval
+from edgenas.export.verify import Z95, BoolArray, IntArray, paired_interval
 from edgenas.spaces import Lowering, OpSpec
 
 LOWER: Mapping[str, tuple[UnitPrecision, ...]] = {
@@ -313,7 +313,7 @@ def _noise(changed: FloatArray, logits: FloatArray) -> float:
 
 
 _LEAST_NOISE = 1e-12
-_ONE_SIDED = 1.2816 / 1.96
+_ONE_SIDED = 1.2816 / Z95
 """The bound that 90 % lie below, in half widths of the two-sided 95 % interval."""
 
 

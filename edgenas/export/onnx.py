@@ -224,11 +224,23 @@ def operators(path: Path) -> list[tuple[str, str]]:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Constant"):
             continue
         inputs = [name for name in node.input if name]
-        integer = any(made_by.get(name) == "DequantizeLinear" for name in inputs[:2])
-        weights = inputs[1:2] if node.op_type in WEIGHTED else []
-        integer = integer and all(made_by.get(name) == "DequantizeLinear" for name in weights)
+        quantised = [made_by.get(name) == "DequantizeLinear" for name in inputs[:2]]
+        # what has weights is in integers only where its input is quantised as well as they are
+        integer = (all if node.op_type in WEIGHTED else any)(quantised)
         found.append((node.op_type, "INT8" if integer else "FLOAT32"))
     return found
+
+
+def session_options() -> Any:
+    """Onnxruntime's options, with signed activations in integers, as ARM's processors compute them.
+
+    On x86 it would compute some convolutions of such files in float.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.qdqisint8allowed", "1")
+    return options
 
 
 def operators_run(path: Path) -> list[tuple[str, str]]:
@@ -242,7 +254,7 @@ def operators_run(path: Path) -> list[tuple[str, str]]:
 
     with tempfile.TemporaryDirectory(prefix="edgenas-") as folder, _quiet():
         optimised = Path(folder, "model.onnx")
-        options = onnxruntime.SessionOptions()
+        options = session_options()
         options.optimized_model_filepath = str(optimised)
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         graph = onnx.load(str(optimised)).graph

@@ -99,13 +99,15 @@ class OnnxRunner:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+        from edgenas.export.onnx import session_options
+
         self._path = path
         self._errors = tuple(
             kind
             for kind in vars(state).values()
             if isinstance(kind, type) and issubclass(kind, Exception)
         )
-        options = onnxruntime.SessionOptions()
+        options = session_options()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")

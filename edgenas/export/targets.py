@@ -31,6 +31,7 @@ from edgenas.targets import (
     misfits,
     offloaded_share,
     operators_of_file,
+    plans_ram,
     ram_bytes_of_file,
     toolchain_of,
 )
@@ -77,11 +78,13 @@ def check_targets(
 
     Those are of its format, and of the formats in mixed precision that `mixtures` has it for.
 
-    `images` are normalised (n, h, w, c); the answers of other runtimes are compared on some.
+    `images` are normalised (n, h, w, c); the answers of other runtimes are compared on some, spread
+    evenly, since a split may hold one class after the other.
     Nothing is written, and nothing is raised for a file that a device does not take. Devices that
     are `wanted` by name are inconclusive where nothing is known of them.
     """
-    found = []
+    spread = np.linspace(0, len(images) - 1, min(ANSWERS, len(images))).round().astype(int)
+    asked, found = images[spread], []
     for device in targets:
         chain = toolchain_of(device)
         limits = (device.ram_bytes, device.flash_bytes)
@@ -100,7 +103,7 @@ def check_targets(
             why = f"no {device.format} file was exported that passed its own gates"
             found.append(TargetEvidence(device.name, name, "inconclusive", "-", reasons=(why,)))
         for path in paths:
-            told = _asked(path, device, chain, images[:ANSWERS])
+            told = _asked(path, device, chain, asked)
             found.append(_evidence(path, device, name, told))
     return tuple(found)
 
@@ -108,9 +111,12 @@ def check_targets(
 def _evidence(path: Path, device: DeviceProfile, toolchain: str, told: _Told) -> TargetEvidence:
     """The tool's word and the device's memory limits together."""
     flash = told.numbers.get("flash_bytes") or path.stat().st_size
-    ram = told.ram_bytes
+    ram, unsure = told.ram_bytes, told.unsure
     if ram is None and device.ram_bytes is not None:
         ram = ram_bytes_of_file(path)
+        if not plans_ram(device) and ram > device.ram_bytes:  # only its compiler knows
+            unsure = (*unsure, f"{ram:,} bytes of RAM by TFLite's plan: more than the device has")
+            ram = None
     over = [
         f"{need:,} bytes of {what}, the device has {limit:,}"
         for what, need, limit in (
@@ -120,7 +126,7 @@ def _evidence(path: Path, device: DeviceProfile, toolchain: str, told: _Told) ->
         if limit is not None and need is not None and need > limit
     ]
     verdict: Verdict = "passed"
-    if told.unsure:
+    if unsure:
         verdict = "inconclusive"
     if told.broken or over:
         verdict = "failed"
@@ -131,7 +137,7 @@ def _evidence(path: Path, device: DeviceProfile, toolchain: str, told: _Told) ->
         checked_by=told.checked_by,
         path=path.name,
         **{**told.numbers, "flash_bytes": flash},
-        reasons=(*told.broken, *over, *told.unsure, *told.notes),
+        reasons=(*told.broken, *over, *unsure, *told.notes),
     )
 
 

@@ -40,10 +40,7 @@ moving averages of what calibration saw, though top-1 fell by 0.003 at most.
 ROUNDING = 0.01
 """Share of the images on which one file may answer otherwise on another machine."""
 
-HEAVY = ("Conv", "Gemm", "MatMul")
-"""Operators of ONNX that an int8 file must compute in integers."""
-
-_Z = 1.959964
+Z95 = 1.959964
 """Two-sided 95 % point of the normal distribution."""
 
 Verdict = Literal["passed", "failed", "inconclusive"]
@@ -295,7 +292,7 @@ def integer_gate(path: Path) -> Gate:
     kinds = operators(path)
     if path.suffix == ".tflite":
         return Gate("int8", "passed", f"{len(kinds)} operators, all in integers")
-    heavy = sum(name in HEAVY for name, _ in kinds)
+    heavy = sum(name in onnx.WEIGHTED for name, _ in kinds)
     told = f"{heavy} convolutions and matrix products, all in integers"
     return Gate("int8", "passed", f"{told}; {len(kinds)} operators")
 
@@ -346,7 +343,7 @@ def check_int8(path: Path) -> None:
         if set(ports) != {"INT8"}:
             raise VerificationError(f"{path.name}: inputs and outputs are {', '.join(ports)}")
         return
-    heavy = [(name, kind) for name, kind in operators(path) if name in HEAVY]
+    heavy = [(name, kind) for name, kind in operators(path) if name in onnx.WEIGHTED]
     floats = [name for name, kind in heavy if kind != "INT8"]
     if floats or not heavy:
         raise VerificationError(
@@ -401,14 +398,14 @@ def paired_interval(lost: int, won: int, n: int) -> tuple[float, float]:
     Adjusted Wald: Bonett and Price 2012, Br J Math Stat Psychol 65:416.
     """
     p, q = (lost + 1) / (n + 2), (won + 1) / (n + 2)
-    half = _Z * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
+    half = Z95 * math.sqrt((p + q - (p - q) ** 2) / (n + 2))
     return max(-1.0, p - q - half), min(1.0, p - q + half)
 
 
 def wilson(k: float, n: int) -> tuple[float, float]:
     """The 95 % interval of a share of k in n (Wilson 1927, J Am Stat Assoc 22:209)."""
-    centre = (k + _Z**2 / 2) / (n + _Z**2)
-    half = _Z / (n + _Z**2) * math.sqrt(k * (n - k) / n + _Z**2 / 4)
+    centre = (k + Z95**2 / 2) / (n + Z95**2)
+    half = Z95 / (n + Z95**2) * math.sqrt(k * (n - k) / n + Z95**2 / 4)
     return max(0.0, centre - half), min(1.0, centre + half)
 
 

@@ -30,6 +30,7 @@ def main(argv: Sequence[str]) -> int:
     import torch
 
     from edgenas.artifacts import read_json
+    from edgenas.errors import ResourceError
     from edgenas.export.jobs import JOBS_SCHEMA
 
     torch.set_num_threads(1)
@@ -43,9 +44,8 @@ def main(argv: Sequence[str]) -> int:
             _convert(job)
         except Exception as error:  # noqa: BLE001  # whatever a converter raises is this job's answer
             message = f"{type(error).__name__}: {error}"
-            answers.write(
-                json.dumps({"job": job["name"], "state": "failed", "error": message}) + "\n"
-            )
+            state = "no room" if isinstance(error, ResourceError) else "failed"
+            answers.write(json.dumps({"job": job["name"], "state": state, "error": message}) + "\n")
         else:
             answers.write(json.dumps({"job": job["name"], "state": "done"}) + "\n")
     answers.close()

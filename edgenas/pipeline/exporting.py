@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -13,9 +14,10 @@ from edgenas.errors import ArtifactError, SpecError, UsageError, nearest
 from edgenas.events import Event, Report, silent
 from edgenas.pareto import Candidate, ParetoFront
 from edgenas.pipeline.config import RunConfig, known_formats
+from edgenas.pipeline.correcting import corrected
 from edgenas.pipeline.evaluating import calibration_images
 from edgenas.pipeline.exported import EXPORTS_SCHEMA, Exported, gathered
-from edgenas.pipeline.file_latency import measure_exports, write_latency
+from edgenas.pipeline.file_latency import measure_exports
 from edgenas.pipeline.mixing import devices_of, mixing_of, tables_of_mixtures
 from edgenas.pipeline.network_files import (
     contract_of,
@@ -28,7 +30,10 @@ from edgenas.pipeline.network_files import (
 from edgenas.pipeline.runs import Outcome, fleet_of, locked, read_result, seal
 
 if TYPE_CHECKING:
-    from edgenas.export.certificate import Certificate, ExportedModel
+    import numpy as np
+    import numpy.typing as npt
+
+    from edgenas.export.certificate import Certificate, ExportedModel, Failure
     from edgenas.export.certified import ExportRequest
     from edgenas.export.onnx import Activations
     from edgenas.hardware import DeviceProfile
@@ -79,7 +84,7 @@ def export(
             again=True,
             report=report,
         )
-        exported = measure_exports(run, exported, report=report)
+        exported = measure_exports(run, _judged(run), exported, report=report)
         if (folder / "result.json").is_file():
             _retell(folder, exported, arch)
         if (folder / "manifest.json").is_file():
@@ -94,6 +99,18 @@ def export(
     return Outcome(folder, document, exported.failures, (), exported.exit_code)
 
 
+def _judged(run: Opened) -> Opened:
+    """The run with its tables corrected by what its search measured."""
+    from edgenas.report import read_trials
+
+    path = run.folder / "trials.json"
+    if not path.is_file():
+        return run
+    space = run.supernet.space
+    trials, _ = read_trials(path)
+    return corrected(run, [Candidate(space.parse(t.architecture), t.metrics) for t in trials])[0]
+
+
 def _retell(folder: Path, exported: Exported, arch: Architecture) -> None:
     """Puts what was exported into result and report."""
     from edgenas.report import write_report
@@ -106,10 +123,12 @@ def _retell(folder: Path, exported: Exported, arch: Architecture) -> None:
     others, targets = (
         [row for row in result[key] if of_others(row["path"])] for key in ("exports", "targets")
     )
+    still = list(filter(of_others, result["failures"]))
     result |= {
         "exports": [*others, *exported.rows(folder)],
         "targets": [*targets, *exported.targets(folder)],
-        "failures": [*filter(of_others, result["failures"]), *exported.failures],
+        "failures": [*still, *exported.failures],
+        "exit_code": exported.exit_code or (result["exit_code"] if still else 0),
     }
     if "models" in result:
         result["models"] = {arch.digest: "asked for", **result["models"]}
@@ -131,14 +150,14 @@ def export_candidates(
     `fleet` has by device the network (digest) that it runs: it is not asked about another of them.
     Only formats that lack are written (`again`: all of `formats`, while files of further formats
     stay, and so does one that cannot be written again); of those that are kept, only mixtures rest
-    on what tables say. Beside the models lie
-    `latency.json` and what runs them (`export.ready`). A gate that is missed does
-    not raise, nor does a target that takes no file: they are among the failures.
+    on what tables say. Beside the models lies what runs them (`export.ready`). A gate that is
+    missed does not raise, nor does a target that takes no file: they are among the failures.
     """
     from edgenas.export.certified import export_networks
 
     wanted, known = tuple(formats or run.config.export.formats), known_formats()
     folders = {c.architecture: run.folder / "models" / c.architecture.digest for _, c in chosen}
+    split = functools.cache(functools.partial(network_images, run.data, run.data.test))
     done: dict[Path, Certificate] = {}
     requests: dict[tuple[str, ...], list[ExportRequest]] = {}
     for why, candidate in chosen:
@@ -154,22 +173,23 @@ def export_candidates(
             told = f"{candidate.architecture.digest} ({why}): {', '.join(lacking)}"
             report(Event("export", message=told))
             requests.setdefault(lacking, []).append(
-                _request(run, candidate, folder, lacking, fleet, report)
+                _request(run, candidate, folder, lacking, fleet, split, report)
             )
     order = list(dict.fromkeys((*run.config.export.formats, *known)))
+
+    def joined(folder: Path, written: Certificate) -> Certificate:
+        kept = done.get(folder)
+        done[folder] = written if kept is None else _joined(kept, written, order)
+        return done[folder]
+
     for lacking, group in requests.items():
-        certificates = export_networks(
+        export_networks(
             group,
             formats=lacking,
             max_top1_drop=run.config.max_top1_drop,
+            joined=joined,
             report=report,
         )
-        for request, certificate in zip(group, certificates, strict=True):
-            kept = done.get(request.folder)
-            joined = certificate if kept is None else _joined(kept, certificate, order)
-            done[request.folder] = joined
-    for _, candidate in chosen:
-        write_latency(run, candidate.architecture, folders[candidate.architecture])
     ordered = {folders[c.architecture]: done[folders[c.architecture]] for _, c in chosen}
     return gathered(run.folder, _on_targets(run, ordered, fleet, report=report))
 
@@ -207,10 +227,29 @@ def _on_targets(
             report=report,
         )
         parents = {**tables_of_mixtures(run, formats), **run.parents, **parents_of(run, arch)}
-        found[folder] = replace(certificate, targets=told, parents=parents)
+        found[folder] = replace(
+            certificate,
+            targets=told,
+            parents=parents,
+            data=statement_of(run),
+            licence=run.config.export.licence,
+        )
         write_certificate(folder, found[folder])
+        _delete_others(folder, found[folder])
         write_ready(folder, found[folder], image_size=run.data.image_size)
     return found
+
+
+def _delete_others(folder: Path, certificate: Certificate) -> None:
+    """Deletes model files that the certificate does not list: of former weights or tools."""
+    from edgenas.export.certificate import REJECTED
+    from edgenas.export.formats import FILE_NAMES, MIXED
+
+    listed = {model.path for model in certificate.models}
+    for name in (*FILE_NAMES.values(), *MIXED.values()):
+        for path in (name, name + REJECTED):
+            if path not in listed:
+                (folder / path).unlink(missing_ok=True)
 
 
 def asked_targets(run: Opened, fleet: Mapping[str, str], digest: str) -> tuple[DeviceProfile, ...]:
@@ -265,8 +304,10 @@ def _request(
     folder: Path,
     formats: Sequence[str],
     fleet: Mapping[str, str],
+    split: Callable[[int], tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]],
     report: Report,
 ) -> ExportRequest:
+    """`split` gives the test split at a resolution: networks share it, as it may be gigabytes."""
     from edgenas.export.certified import ExportRequest
     from edgenas.export.formats import MIXED
 
@@ -274,7 +315,7 @@ def _request(
     resolution = run.supernet.space.resolution(arch)
     sample = calibration_images(run.data, run.config.seed)
     calibration, _ = network_images(run.data, sample, resolution)
-    images, labels = network_images(run.data, run.data.test, resolution)
+    images, labels = split(resolution)
     mixing = None
     if not MIXED.keys().isdisjoint(formats):
         devices = asked_targets(run, fleet, arch.digest)
@@ -343,7 +384,8 @@ def _kept(
     if any(found.tools.get(name, version) != version for name, version in now.items()):
         return None  # a certificate has one version of a tool
     if again:
-        return replace(found, models=models, failures=()) if models else None
+        failures = tuple(f for f in found.failures if f.format not in wanted)
+        return replace(found, models=models, failures=failures) if models or failures else None
     if others := [model.path for model in found.models if model not in models]:
         used = {"edgenas", *(name for format_ in kept for name in tool_versions(format_))}
         tools = {name: version for name, version in found.tools.items() if name in used}
@@ -389,11 +431,22 @@ def _tables(parents: Mapping[str, str]) -> dict[str, str]:
 
 def _joined(kept: Certificate, written: Certificate, order: Sequence[str]) -> Certificate:
     """One certificate of what was written now, and of kept files that it did not replace."""
+
+    def place(of: ExportedModel | Failure) -> int:
+        return order.index(of.format) if of.format in order else len(order)
+
     formats = {model.format for model in written.models}
     files = (*(model for model in kept.models if model.format not in formats), *written.models)
-    models = sorted(files, key=lambda model: order.index(model.format))
+    models = sorted(files, key=place)
+    failures = sorted((*kept.failures, *written.failures), key=place)
     tools = dict(sorted({**kept.tools, **written.tools}.items()))
     drop = written.max_mixed_drop if written.max_mixed_drop is not None else kept.max_mixed_drop
     if all(model.precision != "mixed" for model in models):
         drop = None
-    return replace(written, models=tuple(models), tools=tools, max_mixed_drop=drop)
+    return replace(
+        written,
+        models=tuple(models),
+        failures=tuple(failures),
+        tools=tools,
+        max_mixed_drop=drop,
+    )

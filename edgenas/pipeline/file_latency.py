@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from edgenas.pipeline.mixing import device_of, predicted_mixture
 from edgenas.pipeline.runs import SESSIONS
 
 if TYPE_CHECKING:
-    from edgenas.export.certificate import ExportedModel, Latency
+    from edgenas.export.certificate import ExportedModel, Latency, TargetEvidence
     from edgenas.hardware import DeviceProfile
     from edgenas.pipeline.opening import Opened
     from edgenas.spaces import Architecture, Lowering
@@ -25,17 +25,27 @@ LATENCY_SCHEMA = "edgenas.model-latency/1"
 
 
 def measure_exports(
-    run: Opened, exported: Exported, *, reach: bool = False, report: Report = silent
+    run: Opened,
+    judged: Opened,
+    exported: Exported,
+    *,
+    reach: bool = False,
+    report: Report = silent,
 ) -> Exported:
     """The certificates with predicted latency, and measured where the device is this machine.
 
     With `reach`, also where it is connected. All files of one device are timed in one interleaved
     session. A device that cannot be timed leaves them unmeasured, with a word in the progress; it
-    fails nothing.
+    fails nothing. A file that it refuses to run fails it as a target.
+
+    Files that were not measured are predicted by the tables of `judged`, the run as measured
+    networks correct it, and so is `latency.json` beside them; a prediction beside a measurement is
+    the tables' own.
     """
     from edgenas.export.certificate import REJECTED, Latency, write_certificate
     from edgenas.profiling.session import measure
     from edgenas.profiling.settings import QUICK
+    from edgenas.profiling.timings import NothingTimedError
 
     certificates = dict(exported.certificates)
 
@@ -62,18 +72,22 @@ def measure_exports(
             if runs(model) and not (model.measured_ms is not None and model.device == device.name)
         }
         timings: Mapping[str, Any] = {}
+        refused: Mapping[str, str] = {}
         if files and reached(device):
             report(Event("measure", message=f"{len(files)} exported files on {device.name}"))
             try:
-                timings = measure(
+                found = measure(
                     files,
                     device,
                     workdir=run.folder / SESSIONS / f"{device.name}-exports",
                     settings=QUICK,
                     seed=run.config.seed,
                     report=report,
-                ).timings
+                )
+                timings, refused = found.timings, found.failed
             except DeviceError as error:
+                if isinstance(error, NothingTimedError):
+                    refused = error.failed
                 report(Event("measure", 1, 1, f"not measured: {error}"))
         for folder, certificate in certificates.items():
             arch = run.supernet.space.parse(certificate.architecture)
@@ -85,33 +99,63 @@ def measure_exports(
                     if timing := timings.get(f"{folder.name}/{model.path}"):
                         m = timing.metric
                         measured = Latency(m.value, "measured", m.low, m.high, m.n)
+                    tables = judged if measured is None else run
                     model = replace(
                         model,
                         device=device.name,
-                        predicted_ms=_predicted(run, device, lowering, model),
+                        predicted_ms=_predicted(run, tables, device, lowering, model),
                         measured_ms=measured,
                     )
                 models.append(model)
-            certificates[folder] = replace(certificate, models=tuple(models))
+            its = {m.path: refused.get(f"{folder.name}/{m.path}", "") for m in models if runs(m)}
+            targets = _refusing(certificate.targets, device, its)
+            certificates[folder] = replace(certificate, models=tuple(models), targets=targets)
             write_certificate(folder, certificates[folder])
+    for folder, certificate in certificates.items():
+        _write_latency(judged, run.supernet.space.parse(certificate.architecture), folder)
     return gathered(run.folder, certificates)
 
 
+def _refusing(
+    targets: Sequence[TargetEvidence], device: DeviceProfile, refused: Mapping[str, str]
+) -> tuple[TargetEvidence, ...]:
+    """The evidence with the word of the device itself on files (paths) that it does not run.
+
+    Where the word is empty, it runs the file, or was not asked.
+    """
+    from edgenas.export.certificate import TargetEvidence
+
+    told = {(target.device, target.path): target for target in targets}
+    for path, why in refused.items():
+        if not why:
+            continue
+        unasked = TargetEvidence(device.name, device.runtime, "failed", "-", path)
+        before = told.get((device.name, path), unasked)
+        reasons = (f"the device itself does not run it: {why}", *before.reasons)
+        told[device.name, path] = replace(
+            before, verdict="failed", checked_by="the device itself", reasons=reasons
+        )
+    return tuple(told.values())
+
+
 def _predicted(
-    run: Opened, device: DeviceProfile, lowering: Lowering, model: ExportedModel
+    run: Opened, tables: Opened, device: DeviceProfile, lowering: Lowering, model: ExportedModel
 ) -> Latency | None:
-    """The predicted latency of a file of the network; None where tables do not tell."""
+    """The latency of a file of the network by `tables`, of a mixture by the run's own.
+
+    None where they do not tell.
+    """
     from edgenas.export.certificate import Latency
 
     if model.precision == "mixed":
         return predicted_mixture(run, device, lowering, [unit.precision for unit in model.units])
-    predictor = run.cheap.predictors[device.name]
+    predictor = tables.cheap.predictors[device.name]
     found = predictor.predict(lowering)
     rough = predictor.table.rough
     return Latency(found.latency_ms, found.origin, found.low_ms, found.high_ms, rough=rough)
 
 
-def write_latency(run: Opened, arch: Architecture, folder: Path) -> None:
+def _write_latency(run: Opened, arch: Architecture, folder: Path) -> None:
     """Writes `latency.json`: what tables predict for the network, unit by unit, on each device."""
     lowering = run.supernet.space.lower(arch)
     latencies = []

@@ -28,7 +28,7 @@ from edgenas.hardware import DeviceProfile
 from edgenas.objectives import Objective
 from edgenas.pareto import Metric
 from edgenas.spaces import Architecture, Lowering, SearchSpace
-from edgenas.targets import ram_bytes_of
+from edgenas.targets import plans_ram, ram_bytes_of
 
 if TYPE_CHECKING:
     from edgenas.latency import LatencyTable, Predictor
@@ -182,7 +182,9 @@ def check_energy(objectives: Sequence[Objective], tables: Mapping[str, LatencyTa
 
 
 def _peak_memory(device: DeviceProfile, predictor: Predictor | None, lowering: Lowering) -> Metric:
-    planned = None if predictor is None else predictor.memory(lowering)
-    if predictor is not None and planned is not None:
-        return Metric(planned.sram_bytes, predictor.table.source)
-    return Metric(float(ram_bytes_of(lowering, device)), "computed")
+    """As the table tells it, else as planned: where only a compiler knows, an extrapolation."""
+    known = None if predictor is None else predictor.memory(lowering)
+    if predictor is not None and known is not None:
+        return Metric(known.sram_bytes, predictor.table.source)
+    origin = "computed" if plans_ram(device) else "extrapolated"
+    return Metric(float(ram_bytes_of(lowering, device)), origin)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from edgenas.errors import DeviceError, EdgenasError, MeasurementError, UsageError
+from edgenas.errors import DeviceError, ExportError, MeasurementError, UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.pareto import Metric, ParetoFront
 from edgenas.pipeline.config import RunConfig
@@ -40,6 +40,7 @@ def measure(
         UsageError: the run's search is not finished.
         DeviceError: no device can be measured, or reached; the run is as it was, but for what had
             been measured before. Where only some could, that is a failure of the outcome.
+        ExportError: likewise, where the first device's files cannot be written.
     """
     if not (folder / "result.json").is_file():
         raise UsageError(
@@ -69,13 +70,13 @@ def _measured(
     """Measures and keeps it; a failure for each device that failed, and notes on single networks.
 
     Raises:
-        DeviceError: every device failed.
+        DeviceError, ExportError: every device failed; as the first did.
     """
     from edgenas.search.measuring import SESSION
 
     path = run.folder / MEASURED
     told: Told = read_told(path, run.supernet.space)
-    failed: dict[str, EdgenasError] = {}
+    failed: dict[str, DeviceError | ExportError] = {}
     notes = []
     for metric, device in measuring.metrics.items():
         instrument = instrument_for(run, device)
@@ -89,7 +90,7 @@ def _measured(
                 ready = instrument.prepare(archs, report)
                 with instrument.held(report):
                     found = ready()
-            except EdgenasError as error:
+            except (DeviceError, ExportError) as error:
                 failed[device.name] = error
                 break
             told |= {(metric, arch): outcome for arch, outcome in found.items()}
@@ -110,7 +111,7 @@ def _measured(
     again = f"edgenas measure {run.folder} goes on once it is mended"
     if len(failed) == len(measuring.metrics):
         first = next(iter(failed.values()))
-        raise DeviceError(f"{first}; {again}", hint=first.hint) from first
+        raise type(first)(f"{first}; {again}", hint=first.hint) from first
     failures = (f"{name}: not measured: {error}; {again}" for name, error in failed.items())
     return tuple(failures), tuple(notes)
 

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgenas.artifacts import write_json
-from edgenas.errors import DeviceError, EdgenasError, UsageError
+from edgenas.artifacts import write_atomic, write_json
+from edgenas.errors import DeviceError, EdgenasError, SpecError, UsageError
 from edgenas.events import Event, Report, silent
 from edgenas.objectives import total_violation
 from edgenas.pareto import Candidate, Metric, ParetoFront
@@ -122,10 +122,11 @@ def search(
         if fresh:  # only now, when nothing more can be refused
             clear(folder, "supernet", ANEW)
             tables.rename(folder / TABLES)
-        write_config(folder / "run.toml", config)
-        found = searched.lead(
-            workers, storage, study, measuring=measuring, resume=resume, report=report
-        )
+        with _unless_refused(folder / "run.toml"):
+            write_config(folder / "run.toml", config)  # helpers read it
+            found = searched.lead(
+                workers, storage, study, measuring=measuring, resume=resume, report=report
+            )
         n_images = searched.evaluate.n_images
         candidates = tuple(_explained(run, c, n_images) for c in found.candidates)
         judged, devices = corrected(run, candidates)
@@ -147,7 +148,7 @@ def search(
         trained = finish(run, [c.architecture for c in networks], report=report)
         runs = {a.device: a.digest for a in fleet.fleet.assignments} if fleet else {}
         exported = export_candidates(run, chosen, fleet=runs, report=report)
-        exported = measure_exports(run, exported, reach=reach or measure, report=report)
+        exported = measure_exports(run, judged, exported, reach=reach or measure, report=report)
         told, missed = measuring.judged(front, found.measurers) if measuring else ((), ())
         missed = (*missed, *unmeasured)
         failures = (*exported.failures, *missed)
@@ -380,6 +381,17 @@ class _Search:
             correct=correcting(run),
             report=report,
         )
+
+
+@contextlib.contextmanager
+def _unless_refused(path: Path) -> Iterator[None]:
+    """What is done to the file stays, unless the study turns out to be of another search."""
+    before = path.read_text("utf-8")
+    try:
+        yield
+    except SpecError:
+        write_atomic(path, before)
+        raise
 
 
 def gradients_of(run: Opened) -> Gradients:

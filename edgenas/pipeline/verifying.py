@@ -80,10 +80,13 @@ class _Found:
     targets: list[dict[str, Any]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    codes: list[int] = field(default_factory=list)
+    """Of the formats that could not be written, which `failures` tell as well."""
 
     @property
     def exit_code(self) -> int:
-        return 5 if self.failures else 0
+        others = len(self.failures) > len(self.codes)
+        return 5 if others or 5 in self.codes else max(self.codes, default=0)
 
     def fail(self, path: str, gates: Sequence[Gate]) -> None:
         """Lists the gates that failed."""
@@ -92,6 +95,7 @@ class _Found:
     def unwritten(self, certificate: Certificate, place: str) -> None:
         """Lists the formats that could not be written."""
         self.failures += [f"{place}/{f.format}: {f.error}" for f in certificate.failures]
+        self.codes += [f.exit_code for f in certificate.failures]
 
     def told(self, target: TargetEvidence, place: str) -> None:
         """Adds what a target says of a file in `place`."""

@@ -84,6 +84,15 @@ class Measurements:
         return {key: timing.latency_ms for key, timing in self.timings.items()}
 
 
+class NothingTimedError(MeasurementError):
+    """No model could be timed on a device; `failed` says why, by key."""
+
+    def __init__(self, device: DeviceProfile, failed: Mapping[str, str]) -> None:
+        reason = next(iter(failed.values()), "the agent sent no timing")
+        super().__init__(f"device {device.name}: no model could be timed: {reason}")
+        self.failed = failed
+
+
 def collect(
     device: DeviceProfile,
     records: Sequence[dict[str, Any]],
@@ -109,8 +118,7 @@ def collect(
     starts = [r for r in records if r["type"] == "start"]
     ends = [r for r in records if r["type"] == "end"]
     if not visits:
-        reason = next(iter(failed.values()), "the agent sent no timing")
-        raise MeasurementError(f"device {device.name}: no model could be timed: {reason}")
+        raise NothingTimedError(device, failed)
     if not starts:
         raise MeasurementError(
             f"device {device.name}: there are timings, but no whole line of the type 'start', "

@@ -71,8 +71,13 @@ def load_run(run: Path) -> RunView:
         if result.models is None or path.parent.name in result.models
     }
     sections = list(_sections(provenance))
-    if tools := {n: v for c in certificates.values() for n, v in c.tools.items()}:
-        sections.append(("Export tools", tuple(sorted(tools.items()))))
+    tools: dict[str, dict[str, None]] = {}  # each name's versions: networks may differ
+    for certificate in certificates.values():
+        for name, version in certificate.tools.items():
+            tools.setdefault(name, {})[version] = None
+    if tools:
+        rows = tuple((name, ", ".join(tools[name])) for name in sorted(tools))
+        sections.append(("Export tools", rows))
     sections += _images(certificates.values())
     if front.parents:
         sections.append(("Parents, by digest", tuple(sorted(front.parents.items()))))

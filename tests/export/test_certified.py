@@ -245,6 +245,20 @@ def test_partly_quantised_onnx_is_caught(exported, tmp_path):
     verify.check_int8(exported.folder / FILE_NAMES["onnx-int8"])
 
 
+def test_quantised_weights_alone_are_no_integers(exported, tmp_path):
+    model = onnx_package.load(exported.folder / FILE_NAMES["onnx-int8"])
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm"):  # what came before it was quantised
+            quantised = made_by[made_by[node.input[0]].input[0]]
+            node.input[0] = quantised.input[0]
+    path = tmp_path / "model.int8.onnx"
+    onnx_package.save(model, path)
+    kinds = {kind for name, kind in onnx.operators(path) if name in onnx.WEIGHTED}
+    assert kinds == {"FLOAT32"}
+    assert verify.integer_gate(path).verdict == "failed"
+
+
 def test_a_failed_gate_rejects_the_file_and_the_others_go_on(request_for, tmp_path):
     request = request_for(tmp_path / "model")
     request = replace(request, images=request.images[:600], labels=request.labels[:600])
@@ -285,6 +299,9 @@ def test_int8_onnx_has_the_activations_of_the_device(request_for, tmp_path, acti
     types = {array.name: array.data_type for array in graph.initializer}
     zero_points = {types[n.input[2]] for n in graph.node if n.op_type == "QuantizeLinear"}
     assert zero_points == {onnx_package.TensorProto.DataType.Value(kind)}
+    run = certificate.models[0].operators  # in integers on this processor too
+    assert not {name for name in run if name in onnx.WEIGHTED}
+    assert run["QLinearConv"]["INT8"] == sum(n.op_type == "Conv" for n in graph.node)
 
 
 def test_verify_again_reads_digests_first(exported, tmp_path):

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from edgenas import networks
-from edgenas.errors import ExportError, SpecError
+from edgenas.errors import ExportError, ResourceError, SpecError
 from edgenas.export import jobs, litert, onnx, tflite, worker
 from edgenas.export.jobs import (
     TfliteJob,
@@ -227,6 +227,13 @@ def test_a_failed_unit_is_named(fake_process, tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "TfliteJob", lambda name, *a, **k: TfliteJob(f"bad {name}", *a, **k))
     with pytest.raises(ExportError, match=op.key):
         convert_units([op], format="tflite", folder=tmp_path)
+
+
+def test_no_room_for_a_file_is_no_fault_of_the_format(tmp_path):
+    (tmp_path / "no folder").touch()
+    files = {"tflite": tmp_path / "no folder" / "a.tflite"}
+    with pytest.raises(ResourceError, match="no folder"):
+        run_tflite([TfliteJob("a", chain((3, 12, 12), [("stem", KINDS[0])]), files)])
 
 
 def test_a_process_that_does_not_start_is_an_error(fake_process, monkeypatch):

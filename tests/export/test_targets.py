@@ -121,6 +121,23 @@ def test_a_mixed_file_is_asked_about_on_the_device_that_runs_it(tmp_path: Path) 
     assert told(other, alone) == [("", "inconclusive")]
 
 
+def test_answers_are_compared_on_images_of_the_whole_split(
+    certificate: Certificate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n, shape = 1000, certificate.models[0].input.shape[1:]
+    images = np.broadcast_to(np.arange(n, dtype=np.float32)[:, None, None, None], (n, *shape))
+    seen: list[np.ndarray] = []
+
+    def noted(path: Path, device: DeviceProfile, chain: object, images: np.ndarray) -> object:
+        seen.append(images[:, 0, 0, 0])
+        return targets._Told("noted")
+
+    monkeypatch.setattr(targets, "_asked", noted)
+    asked(tmp_path, certificate, images, device("rpi4-litert-int8-t4"))
+    assert (len(seen[0]), seen[0][0], seen[0][-1]) == (targets.ANSWERS, 0, n - 1)
+    assert max(np.diff(seen[0])) < 2 * n / targets.ANSWERS
+
+
 @needs_vela
 def test_vela_says_what_share_the_npu_runs(certificate, images, tmp_path) -> None:
     ethos = device("ethos-u55-128-vela-int8")

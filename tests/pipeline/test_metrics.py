@@ -20,6 +20,7 @@ from edgenas.pipeline.metrics import (
     costly_metrics,
     metric_names,
 )
+from edgenas.spaces.mobile import default_space
 from edgenas.testing.fakes import INVENTED_DEVICE, tiny_space, write_invented_device
 
 
@@ -51,6 +52,16 @@ def test_a_call_gives_what_is_named_and_explaining_gives_all(metrics: CheapMetri
     assert set(some(arch)) == {"macs", "params", "latency_ms"}
     assert some(arch).items() <= metrics(arch).items()
     assert some.explain(arch) == metrics.explain(arch)
+
+
+def test_memory_that_only_a_compiler_knows_is_extrapolated() -> None:
+    ethos = load_device("ethos-u55-128-vela-int8")
+    largest = tiny_space().largest()
+    lacking = CheapMetrics(tiny_space(), (ethos,), {})
+    assert lacking.explain(largest)["peak_memory_bytes"].origin == "extrapolated"
+    shipped = default_space(image_size=28, in_channels=1, n_classes=10)
+    known = CheapMetrics(shipped, (ethos,), {ethos.name: Predictor(table_for(ethos))})
+    assert known.explain(shipped.largest())["peak_memory_bytes"].origin == "estimated"
 
 
 def test_with_several_devices_the_bare_name_is_refused() -> None:

@@ -8,19 +8,22 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from edgenas.artifacts import check_manifest, read_json
 from edgenas.cli.main import main
-from edgenas.errors import ArtifactError, DeviceError, UsageError
-from edgenas.hardware import load_device
+from edgenas.errors import ArtifactError, DeviceError, ExportError, ResourceError, UsageError
+from edgenas.export.certificate import read_certificate
+from edgenas.hardware import DeviceProfile, load_device
 from edgenas.latency import LatencyTable, read_table, write_table
 from edgenas.pareto import Candidate, Metric
 from edgenas.pipeline import find_run, measure, measuring, read_config
 from edgenas.pipeline.correcting import MEASURED, corrected, read_told, write_told
 from edgenas.pipeline.opening import Opened, open_stages
+from edgenas.profiling.timings import NothingTimedError
 from edgenas.search.measuring import Outcomes
 from edgenas.spaces import Architecture
 from edgenas.testing.fakes import invented_table, tiny_space, write_tiny_run
@@ -178,6 +181,46 @@ def test_a_device_that_measures_nothing_fails(
     assert (
         f"{HERE} measured nothing: no; edgenas measure runs/tiny goes on" in capfd.readouterr().err
     )
+
+
+@pytest.mark.usefixtures("unmeasured")
+@pytest.mark.parametrize("all_refused", [True, False])
+def test_a_file_that_the_device_itself_refuses_fails(
+    monkeypatch: pytest.MonkeyPatch,
+    all_refused: bool,  # noqa: FBT001
+) -> None:
+    """As a board does whose runtime is older than the one here."""
+    (model,) = (path.parent for path in RUN.glob("models/*/export.json"))
+
+    def refusing(files: Mapping[str, Path], device: DeviceProfile, **options: object) -> object:
+        failed = dict.fromkeys(files, "unknown operator version 9")
+        if all_refused:
+            raise NothingTimedError(device, failed)
+        return SimpleNamespace(timings={}, failed=failed)
+
+    monkeypatch.setattr("edgenas.profiling.session.measure", refusing)
+    assert main(["export", "tiny", model.name, "--quiet"]) == 5
+    (target,) = read_certificate(model).targets
+    assert (target.device, target.path, target.verdict) == (HERE, "model.onnx", "failed")
+    assert target.reasons[0] == "the device itself does not run it: unknown operator version 9"
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_a_full_disk_is_no_fault_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise ResourceError("the disk is full")
+
+    monkeypatch.setattr(measuring, "_converted", full)
+    assert main(["measure", "tiny", "--quiet"]) == 6
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_a_missing_converter_is_no_fault_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*args: object) -> None:
+        raise ExportError("an extra is missing")
+
+    monkeypatch.setattr(measuring, "_converted", lacking)
+    assert main(["measure", "tiny", "--quiet"]) == 8
 
 
 def some(run: Opened) -> list[Any]:

@@ -48,6 +48,13 @@ def test_a_whole_run(view: RunView, run_folder: Path) -> None:
     assert ("onnx", "1.23.2") in titles["Export tools"]
 
 
+def test_all_versions_of_a_tool_are_told_where_networks_differ(own: Path) -> None:
+    first, *_ = sorted(own.glob("models/*/export.json"))
+    change(first, lambda table: table["tools"].update(onnx="1.22.0"))
+    titles = dict(load_run(own).provenance)
+    assert ("onnx", "1.22.0, 1.23.2") in titles["Export tools"]
+
+
 def test_a_files_latency_bears_the_word_of_its_own_device(view: RunView) -> None:
     files = {file.format: file for file in view.models[0].files}
     onnx, int8 = files["onnx"].predicted_ms, files["tflite-int8"].predicted_ms
