@@ -231,6 +231,16 @@ def operators(path: Path) -> list[tuple[str, str]]:
     return found
 
 
+def activations_of(path: Path) -> Activations | None:
+    """What the file's activations are quantised to; None where none is."""
+    graph = _load(path).graph
+    types = {array.name: array.data_type for array in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear" and len(node.input) == 3:
+            return "u8" if types.get(node.input[2]) == _UINT8 else "s8"
+    return None
+
+
 def session_options() -> Any:
     """Onnxruntime's options, with signed activations in integers, as ARM's processors compute them.
 

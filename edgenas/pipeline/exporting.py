@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -9,8 +10,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+import edgenas
 from edgenas.artifacts import write_json
-from edgenas.errors import ArtifactError, SpecError, UsageError, nearest
+from edgenas.errors import ArtifactError, ExportError, SpecError, UsageError, nearest
 from edgenas.events import Event, Report, silent
 from edgenas.pareto import Candidate, ParetoFront
 from edgenas.pipeline.config import RunConfig, known_formats
@@ -243,10 +245,9 @@ def _on_targets(
 def _delete_others(folder: Path, certificate: Certificate) -> None:
     """Deletes model files that the certificate does not list: of former weights or tools."""
     from edgenas.export.certificate import REJECTED
-    from edgenas.export.formats import FILE_NAMES, MIXED
 
     listed = {model.path for model in certificate.models}
-    for name in (*FILE_NAMES.values(), *MIXED.values()):
+    for name in _file_names().values():
         for path in (name, name + REJECTED):
             if path not in listed:
                 (folder / path).unlink(missing_ok=True)
@@ -377,10 +378,13 @@ def _kept(
         if (again or model.format in wanted)
         and (mixtures or model.precision != "mixed")
         and _is_whole(folder, model)
+        and _has_activations(folder, model, _activations(run))
     )
     kept = {model.format for model in models}
     written = wanted if again else set(wanted) - kept
     now = {k: v for name in written for k, v in tool_versions(name).items()}
+    if written:
+        now["edgenas"] = edgenas.__version__
     if any(found.tools.get(name, version) != version for name, version in now.items()):
         return None  # a certificate has one version of a tool
     if again:
@@ -398,12 +402,10 @@ def _kept(
 
 def _refuse_orphans(folder: Path, kept: Certificate | None, wanted: Sequence[str]) -> None:
     """Raises where a certificate of the `wanted` formats would say nothing of files beside them."""
-    from edgenas.export.formats import FILE_NAMES, MIXED
-
     listed = set() if kept is None else {model.path for model in kept.models}
     orphans = {
         format_: name
-        for format_, name in {**FILE_NAMES, **MIXED}.items()
+        for format_, name in _file_names().items()
         if format_ not in wanted and name not in listed and (folder / name).is_file()
     }
     if orphans:
@@ -415,6 +417,18 @@ def _refuse_orphans(folder: Path, kept: Certificate | None, wanted: Sequence[str
         )
 
 
+def _file_names() -> dict[str, str]:
+    """By format how its file is called, of plug-ins that can be loaded too."""
+    from edgenas.export.formats import MIXED, exporter
+
+    found = dict(MIXED)
+    for name in known_formats():
+        if name not in MIXED:
+            with contextlib.suppress(ExportError):
+                found[name] = exporter(name).file_name
+    return found
+
+
 def _is_whole(folder: Path, model: ExportedModel) -> bool:
     from edgenas.export.certificate import check_file
 
@@ -423,6 +437,14 @@ def _is_whole(folder: Path, model: ExportedModel) -> bool:
     except ArtifactError:
         return False
     return True
+
+
+def _has_activations(folder: Path, model: ExportedModel, wanted: Activations) -> bool:
+    """Whether an ONNX file of ours, if it is one with integers, has them as they are `wanted`."""
+    from edgenas.export.onnx import activations_of
+
+    ours = model.format in ("onnx-int8", "onnx-mixed")
+    return not ours or activations_of(folder / model.path) in (None, wanted)
 
 
 def _tables(parents: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 
 from edgenas.cli.main import main
 from edgenas.errors import ExportError, Interrupted
-from edgenas.export import certified
+from edgenas.export import certified, onnx
 from edgenas.export import targets as export_targets
 from edgenas.export.certificate import read_certificate
 from edgenas.pareto import Metric
@@ -236,3 +236,16 @@ def test_latencies_beside_the_models_are_those_of_the_front(model: Path) -> None
     assert main(["export", "tiny", model.name, "--quiet", "--format", "onnx"]) == 0
     (again,) = json.loads((model / "latency.json").read_text("utf-8"))["latencies"]
     assert again == now
+
+
+def test_integers_are_made_anew_for_a_board_that_wants_others(model: Path) -> None:
+    before = read_certificate(model)
+    written("top = 1", 'top = 1\ntargets = ["rpi4-ort-int8-t4"]')
+    source = Path(__file__).parents[2] / "devices" / "rpi4-onnxruntime-fp32-t4.toml"
+    text = source.read_text("utf-8").replace("rpi4-onnxruntime-fp32-t4", "rpi4-ort-int8-t4")
+    Path("devices/rpi4-ort-int8-t4.toml").write_text(text.replace('"fp32"', '"int8"'), "utf-8")
+    assert main(["search", "run.toml", "--resume", "--quiet"]) == 0
+    after = read_certificate(model)
+    assert after.models[0].sha256 == before.models[0].sha256
+    assert after.models[1].sha256 != before.models[1].sha256
+    assert [onnx.activations_of(model / m.path) for m in after.models] == [None, "s8"]
