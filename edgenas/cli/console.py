@@ -80,10 +80,14 @@ class Output:
     _written: list[str] = field(default_factory=list)
 
     def result(self, document: Mapping[str, Any], text: str) -> None:
-        """Prints `document` as JSON where `--json` was given, `text` otherwise."""
+        """Prints `document` as JSON where `--json` was given, `text` otherwise.
+
+        Who reads only its beginning, as `head` does, is no error.
+        """
         data = (to_json(document) if self.json else text.rstrip("\n") + "\n").encode()
-        while data:
-            data = data[os.write(self._stdout, data) :]
+        with contextlib.suppress(BrokenPipeError):
+            while data:
+                data = data[os.write(self._stdout, data) :]
 
 
 @contextlib.contextmanager

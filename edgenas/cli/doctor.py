@@ -8,8 +8,8 @@ from edgenas.cli.console import Json, output
 def doctor(json: Json = False) -> None:
     """Shows what is installed and reachable here, and how to mend the rest. Writes nothing.
 
-    Looks at packages, runtimes, data sets, devices with their tables, shipped supernets, cores,
-    memory and disk. Ends with 0 even where optional things are missing.
+    Looks at packages, Fashion-MNIST, device files, cores, memory, disk and folder. Ends with 0 even
+    where optional things are missing. What is known of devices says `edgenas devices`.
     """
     from edgenas import pipeline
 

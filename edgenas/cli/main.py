@@ -113,10 +113,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 128 + (received[0] if received else signal.SIGINT)
         except EdgenasError as error:
             return _fail(str(error), error.hint, error.exit_code, debug=debug)
-        except BrokenPipeError:
-            with contextlib.suppress(OSError):  # else Python complains when it flushes at exit
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-            return 0
         except MemoryError:
             return _fail(
                 "out of memory",

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from edgenas.errors import SpecError
+from edgenas.latency.baselines import summary
 from edgenas.latency.fit import Fit, Granularity, conformal, has_constant
 from edgenas.latency.predictor import Predictor
 from edgenas.latency.table import LatencyTable, TableDevice
@@ -90,10 +91,7 @@ def rescale(
         validation={
             "kind": "leave-one-out over the calibration networks",
             "n": len(rows),
-            "error_median": round(sorted(errors)[len(errors) // 2], 5),
-            "error_mean": round(sum(errors) / len(errors), 5),
-            "error_max": round(max(errors), 5),
-            "within_10": round(sum(e <= 0.1 for e in errors) / len(errors), 4),
+            **summary(errors),
             "unscaled_error_mean": round(sum(before) / len(before), 5),
         },
         path=None,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import statistics
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -164,7 +165,6 @@ def fit_cost(units: Mapping[OpSpec, float]) -> CostModel | None:
     ratios = [units[op] / ms if ms > 0 else math.inf for op, ms in predicted.items()]
     ratios = sorted(r for r in ratios if math.isfinite(r)) or [1.0]
     edge = max(0, math.floor(0.05 * (len(ratios) + 1)) - 1)
-    errors = sorted(abs(r - 1) for r in ratios)
     return CostModel(
         coefficients=coefficients,
         ranges={
@@ -173,7 +173,7 @@ def fit_cost(units: Mapping[OpSpec, float]) -> CostModel | None:
             if name.rsplit(".", 1)[0] not in spoken_for
         },
         n_units=len(ops),
-        error_median=errors[len(errors) // 2],
+        error_median=statistics.median(abs(r - 1) for r in ratios),
         low=min(1.0, ratios[edge]),
         high=max(1.0, ratios[-1 - edge]),
     )

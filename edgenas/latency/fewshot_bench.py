@@ -24,6 +24,8 @@ import edgenas
 from edgenas.artifacts import derive_seed, read_csv
 from edgenas.errors import SpecError, UsageError, nearest
 from edgenas.events import Event, Report, silent
+from edgenas.latency.baselines import spearman
+from edgenas.latency.cost import non_negative
 from edgenas.latency.fewshot import MIN_SAMPLES, Adapted, FewShot, Floats
 
 FEW_SHOT_SCHEMA = "edgenas.bench-few-shot/1"
@@ -273,21 +275,6 @@ def _score(prediction: Floats | Adapted, target: Floats, test: npt.NDArray[np.bo
     )
 
 
-def spearman(xs: Floats, ys: Floats) -> float:
-    """Spearman's rank correlation, ties shared; 0 where one of the two orders nothing."""
-    a, b = _ranks(xs), _ranks(ys)
-    if not (a.std() and b.std()):
-        return 0.0
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def _ranks(values: Floats) -> Floats:
-    _, at, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    ranks: Floats = (last - (counts - 1) / 2)[at]
-    return ranks
-
-
 class _Baselines:
     """What others do with the same random samples."""
 
@@ -301,7 +288,9 @@ class _Baselines:
     def predict(self, at: Rows, measured: Floats) -> dict[str, Floats]:
         """Latency of all networks by method."""
         log = np.log(measured)
-        mix = _non_negative(self._known[at] / measured[:, None])
+        parts = self._known[at] / measured[:, None]  # their mix is to be 1
+        gram = parts.T @ parts + 1e-9 * np.eye(parts.shape[1])
+        mix = non_negative(gram, parts.sum(0))
         found = {
             "mix of known devices": self._known @ mix,
             "ridge on known devices": np.exp(_ridge(self._columns, at, log)),
@@ -345,20 +334,6 @@ def _ridge(columns: Floats, at: Rows, log: Floats) -> Floats:
     found = mean + (columns - columns[at].mean(0)) @ best[1]
     bounded: Floats = np.clip(found, log.min() - math.log(10), log.max() + math.log(10))
     return bounded
-
-
-def _non_negative(design: Floats) -> Floats:
-    """The x >= 0 for which `design` @ x is nearest to 1: coordinate descent."""
-    gram = design.T @ design + 1e-9 * np.eye(design.shape[1])
-    right = design.sum(0)
-    x = np.zeros(len(right))
-    for _ in range(500):
-        before = x.copy()
-        for j in range(len(x)):
-            x[j] = max(0.0, x[j] - (gram[j] @ x - right[j]) / gram[j, j])
-        if np.abs(x - before).max() < 1e-7:
-            break
-    return x
 
 
 def _summary(rows: Sequence[FewShotRow]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgenas.errors import SpecError
-from edgenas.latency.baselines import Baselines, baselines
+from edgenas.latency.baselines import Baselines, baselines, spearman
 
 REPEAT = 0.05
 """A network whose two timings differ by more than this is measured again."""
@@ -154,19 +154,6 @@ def compare(
         noise_median=statistics.median(noise),
         noise_max=max(noise),
         unsteady=sum(n > REPEAT for n in noise),
-        spearman=_spearman([r.predicted_ms for r in rows], [r.measured_ms for r in rows]),
+        spearman=spearman([r.predicted_ms for r in rows], [r.measured_ms for r in rows]),
         baselines=beside,
     )
-
-
-def _spearman(xs: list[float], ys: list[float]) -> float:
-    """Spearman's rank correlation; 1 where there is nothing to order."""
-    if len(set(xs)) < 2 or len(set(ys)) < 2:
-        return 1.0
-    return statistics.correlation(_ranks(xs), _ranks(ys))
-
-
-def _ranks(values: list[float]) -> list[float]:
-    """Ranks from 1; equal values share the mean of theirs."""
-    ordered = sorted(values)
-    return [ordered.index(v) + (ordered.count(v) + 1) / 2 for v in values]

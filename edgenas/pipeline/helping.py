@@ -94,7 +94,7 @@ class _Helper:
             self._errors += 1
             what = f"failed: {self._last_words()}"
         again = self._errors < MAX_ERRORS and self._kills < MAX_KILLS
-        told = "it is started again" if again else f"the search goes on without it; {self._log}"
+        told = "it is started again" if again else "the search goes on without it"
         self._report(Event("workers", message=f"{self._name} {what}; {told}"))
         if again:
             self.start()

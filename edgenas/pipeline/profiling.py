@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -71,7 +72,8 @@ def profile(
         report: progress.
 
     Raises:
-        UsageError: an unknown device; `results` with several devices or with `models`.
+        UsageError: an unknown device; `results` with several devices or with `models`; `models`
+            where a table of measured units would be lost.
         ArtifactError: `results` are none, or of another kit.
         DeviceError: it cannot be reached or timed; what was measured is kept.
         MeasurementError: what was measured cannot be true.
@@ -89,10 +91,16 @@ def profile(
         run = measuring(profiled, space.digest, quick=quick, minutes=minutes, report=hear)
         run = replace(run, results=results, resume=not fresh)
         path = folder / f"{profiled.name}.json"
+        earlier = None if fresh else _earlier(profiled, path, report=hear)
         if models is not None:
+            if earlier is not None:
+                raise UsageError(
+                    f"{path} was {earlier.source}, unit by unit: --models would put less in its "
+                    "place",
+                    hint="--fresh does; without --models the table is extended",
+                )
             table = adapt_here(profiled, space, n_networks=models, run=run)
         else:
-            earlier = None if fresh else _earlier(profiled, path, report=hear)
             table = profile_here(profiled, space, earlier=earlier, run=run)
         write_measured(table, path)
         written.append(
@@ -274,7 +282,14 @@ def bench_latency(
         "python": platform.python_version(),
         "networks": networks,
         "seed": seed,
-        "command": f"edgenas bench latency --networks {networks} --seed {seed}",
+        "command": shlex.join(
+            [
+                *("edgenas", "bench", "latency"),
+                *(word for name in devices for word in ("--device", name)),
+                *("--networks", str(networks), "--seed", str(seed)),
+                *(("--quick",) if quick else ()),
+            ]
+        ),
     }
     if save is not None:
         write_json(save, {"schema": "edgenas.bench-latency/1", **facts})
@@ -364,6 +379,8 @@ def _validated(
     from edgenas.profiling import validate_table as validate
     from edgenas.profiling.plan import calibration_networks
 
+    check_here(device)
+    table.check_device(device)
     # those that fits are made from are left out: a fit is not its own judge
     fitted = calibration_networks(space, FIT_NETWORKS, seed=CALIBRATION_SEED)
     chosen = calibration_networks(space, networks, seed=seed, exclude=fitted)

@@ -94,9 +94,15 @@ def search(
     from edgenas.pipeline.file_latency import measure_exports
     from edgenas.report import write_report
     from edgenas.search import check_storage
+    from edgenas.search.problem import infeasible
 
     if resume and fresh:
         raise UsageError("--resume goes on with a search, --fresh begins anew: give one of them")
+    if fresh and storage is not None:
+        raise UsageError(
+            "--fresh does not delete a study in a database, which others may work on",
+            hint="--name NEW begins another beside it",
+        )
     check_storage(storage)
     objectives = objectives_of(config)
     check_unlabelled(config, objectives)
@@ -121,6 +127,7 @@ def search(
         searched = _Search.of(run, report=report)
         if fresh:  # only now, when nothing more can be refused
             clear(folder, "supernet", ANEW)
+            write_config(folder / "run.toml", config)
             tables.rename(folder / TABLES)
         with _unless_refused(folder / "run.toml"):
             write_config(folder / "run.toml", config)  # helpers read it
@@ -133,6 +140,11 @@ def search(
         if devices:
             candidates = tuple(_explained(judged, c, n_images) for c in found.candidates)
         front = ParetoFront(objectives, candidates, run.parents)
+        if candidates and not len(front):
+            among = f"{len(candidates)} networks, by measured and corrected latencies"
+            raise infeasible(
+                objectives, {c.architecture: c.values for c in candidates}, among=among
+            )
         front.write(folder / "front.json")
         _write_trials(folder / "trials.json", candidates, found, front, searched.rests_on)
         fleet = None
@@ -160,8 +172,8 @@ def search(
             "evaluated": found.n_evaluated,
             "stopped_because": found.stopped_because,
             "elapsed_s": round(found.elapsed_s, 2),
-            "hypervolume": found.hypervolume,
-            "gains": asdict(found.gains),
+            "hypervolume": replace(found, front=front, hypervolume_history=()).hypervolume,
+            "gains": asdict(found.gains),  # by the tables as the search read them
             "reference": dict(found.reference),
             "front": [c.to_table() for c in front.candidates],
             "models": {c.architecture.digest: "" if fleet else why for why, c in chosen},
@@ -203,7 +215,7 @@ def join_search(
 ) -> dict[str, Any]:
     """Evaluates for a search that another host leads, until it is at its end; returns its state.
 
-    Nothing but tables is written into `folder`. See `search` for the rest.
+    Nothing but tables and the run file is written into `folder`. See `search` for the rest.
     """
     from edgenas.search import check_storage
 
@@ -284,7 +296,14 @@ class _Search:
         )
         search = cls(run, evaluate, told)
         search = replace(search, evaluate=replace(evaluate, kept=search.cache.contested))
-        return replace(search, told=search._begun(report))
+        search = replace(search, told=search._begun(report))
+        if run.config.search.trials == 0 and not search.told.known:
+            raise SpecError(
+                "search.trials is 0, and what earlier searches tell is not of this supernet, these "
+                "images and this seed, or is out of bounds",
+                hint="set trials to 1 or more",
+            )
+        return search
 
     def _begun(self, report: Report) -> WarmStart:
         """What earlier runs tell, and the networks evaluated that the run file says to begin with.

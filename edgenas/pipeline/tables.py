@@ -4,7 +4,8 @@ For a device elsewhere: its own table. For this machine, the first that holds:
 
 1. the run's own copy (a resumed run reads what it read before);
 2. a table measured on this machine that holds every unit of the space;
-3. all units that lack are timed now, if that takes at most `profile_minutes`;
+3. where no known table holds every unit: those that lack are timed now, if that takes at most
+   `profile_minutes`;
 4. this machine's table or, where that does not know all units or holds less than half of them, the
    known one that resembles this machine most, rescaled by timing a few whole networks here
    (*calibrated*); units that it lacks come from its cost model (*extrapolated* outside its range).

@@ -104,7 +104,7 @@ def train_supernet(
     path = supernet_file(folder)
     space = space_for(config, data)
     recipe = recipe_for(config, data)
-    if path.is_file():
+    if path.is_file() and path.with_suffix(".json").is_file():  # that is written last
         _check_finished(path, space.digest, data, recipe)
         report(Event("train", 1, 1, f"done before: {path}"))
         return path

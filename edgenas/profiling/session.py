@@ -6,6 +6,7 @@ that a killed agent, a killed host and a lost device cost the visit under way an
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -66,7 +67,7 @@ def plan_job(
 
     Raises:
         UsageError: no models; an unknown canary.
-        DeviceError: a device that is known by published figures alone.
+        DeviceError: a device that is known by published figures alone, or takes several images.
     """
     if not models:
         raise UsageError("there is nothing to measure")
@@ -75,6 +76,10 @@ def plan_job(
             f"edgenas cannot time {device.runtime} {device.precision}, which {device.name} runs: "
             "its table rests on published figures",
             hint=f"edgenas devices show {device.name}",
+        )
+    if device.batch != 1:  # no model file holds more
+        raise DeviceError(
+            f"{device.name}: {device.why_unmeasured}", hint="batch = 1 in the device's file"
         )
     if canary is not None and canary not in models:
         raise UsageError(f"canary {canary!r} is none of the {len(models)} models")
@@ -363,5 +368,11 @@ class _Progress:
 
 
 def _progressed(records: Sequence[dict[str, Any]], ids: set[str]) -> int:
-    """Grows with every finished visit and every model given up or about to be."""
-    return len(finished(records, ids)) + sum(r["type"] in ("failed", "opening") for r in records)
+    """Changes with every finished visit, and every model given up or about to be.
+
+    A model that was opened and then timed to no end is no progress.
+    """
+    opening = Counter(str(r["key"]) for r in records if r["type"] == "opening")
+    opening.subtract(r["key"] for r in records if r["type"] == "opened")
+    given_up = sum(r["type"] == "failed" for r in records)
+    return int(len(finished(records, ids)) + given_up + opening.total())

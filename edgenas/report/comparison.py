@@ -235,7 +235,7 @@ def _causes(after: RunView, before: RunView) -> tuple[Cause, ...]:
         ("table", _tables(before), _tables(after)),
         ("bound", _bounds(before), _bounds(after)),
         ("setting", _settings(before), _settings(after)),
-        ("version", {"edgenas": before.version}, {"edgenas": after.version}),
+        ("version", {"edgenas": before.made_by}, {"edgenas": after.made_by}),
     ]
     return tuple(
         Cause(kind, what, old.get(what, ""), new.get(what, ""))

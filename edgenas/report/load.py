@@ -108,6 +108,7 @@ def load_run(run: Path) -> RunView:
         provenance=tuple(sections),
         notes=_notes(provenance),
         version=edgenas.__version__,
+        made_by=str(provenance.get("edgenas", "")),
         importances=tuple(map(_importance, told.importances)),
         stopped_because=result.stopped_because,
         gains=None if result.gains is None else Gains(**result.gains.model_dump()),
@@ -536,8 +537,6 @@ def _notes(provenance: Mapping[str, Any]) -> tuple[str, ...]:
     notes = []
     if flags.get("virtualised") == "yes":
         notes.append("The machine is virtualised: neighbours may have disturbed its timings.")
-    if flags.get("emulated") == "yes":
-        notes.append("The device was emulated: its timings are not those of the real one.")
     if scored := flags.get("contested images"):
         notes.append(
             f"Accuracy of candidates is estimated: only the {scored} images were scored that pilot "

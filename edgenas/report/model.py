@@ -343,6 +343,9 @@ class RunView:
     provenance: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = ()
     notes: tuple[str, ...] = ()
     version: str = ""
+    """Of the edgenas that reads the run."""
+    made_by: str = ""
+    """Of the one that made it."""
     importances: tuple[Importance, ...] = ()
     estimates: tuple[Estimate, ...] = ()
     cuts: tuple[Cut, ...] = ()

@@ -24,11 +24,11 @@ from edgenas.report.numbers import capital, counted, ms, percent, reading
 
 ORIGINS = {
     "measured": "timed on the device",
-    "predicted": "a sum of units that were timed on the device",
+    "predicted": "a sum of units, timed on the device or told by a cost model of those that were",
     "extrapolated": "outside the shapes that the table's fit has seen",
     "estimated": "by the vendor's compiler, not on the chip",
     "calibrated": "fitted to latencies of whole networks, measured or published",
-    "analytic": "from the data sheet alone",
+    "analytic": "fitted, but no better than MACs, or another device, times a constant",
 }
 """What the words beside a latency mean."""
 

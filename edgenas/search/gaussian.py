@@ -2,7 +2,7 @@
 
 Its covariance of two architectures is
 
-    a s + b s^2 + exp(-(1 - s) / length - |f - g|^2 / (2 reach^2)) + d <f, g> / p + e u v + noise
+    a s + b s^2 + exp(-(1 - s) / length - |f - g|^2 / (2 p reach^2)) + d <f, g> / p + e u v + noise
 
 with s the share of genes on which they agree (one that is inactive in both agrees), f, g their p
 descriptors and u, v what is expected of them from elsewhere. The first term is a linear model of

@@ -334,8 +334,11 @@ class Ledger:
         return values
 
     def _stop_if_failing(self) -> None:
-        if self.n_failed <= FAILED_SHARE * max(10, self.n_finished):
-            return
+        if self.n_failed > FAILED_SHARE * max(10, self.n_finished):
+            raise self.failing() from self.first_error
+
+    def failing(self) -> EdgenasError:
+        """The error for trials that failed, with the first one's message and exit code."""
         first = next(f for f in self.finished if f.error)
         error = EdgenasError(
             f"{self.n_failed} of {self.n_finished} trials failed, so the search stopped; "
@@ -343,7 +346,7 @@ class Ledger:
             hint=getattr(self.first_error, "hint", ""),
         )
         error.exit_code = getattr(self.first_error, "exit_code", error.exit_code)
-        raise error from self.first_error
+        return error
 
     def abandon(self) -> None:
         """Tells the trial that was cut off as failed; it counts for nothing."""

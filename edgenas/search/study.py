@@ -412,6 +412,7 @@ class _Search:
 
         Raises:
             InfeasibleError: if nothing feasible was found.
+            EdgenasError: every trial failed.
         """
         objectives = self.ledger.problem.objectives
         if not any(f.feasible for f in self.ledger.everything):
@@ -419,6 +420,8 @@ class _Search:
             if reached:
                 among = f"{len(reached)} architectures that were tried"
                 raise infeasible(objectives, reached, among=among)
+            if self.ledger.n_failed:
+                raise self.ledger.failing() from self.ledger.first_error
         own = {f.architecture for f in self.ledger.finished if f.evaluated}
         once = {f.architecture: f.metrics for f in self.ledger.everything if f.evaluated}
         candidates = []

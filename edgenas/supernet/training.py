@@ -10,11 +10,14 @@ good when they begin.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import random
+import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -377,12 +380,11 @@ class Training:
                 if not math.isfinite(loss):
                     kept = f"; the last good checkpoint is kept in {self.folder}"
                     raise DivergedError(
-                        f"the loss became {loss} at step {self.step + 1} of {self.n_steps}"
+                        f"the loss became {loss} at step {self.step} of {self.n_steps}"
                         + kept * is_checkpoint(self.folder),
                         hint=f"lower {self.section}.peak_lr",
                     )
                 self.losses.append(loss)
-                self.step += 1
                 self.wall_s = wall_before + time.monotonic() - started
                 self.cpu_s = cpu_before + self.workers.sum(_cpu_s() - cpu_started)
                 self._tell(loss, first, time.monotonic() - started)
@@ -458,7 +460,9 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate(step / self.n_steps)
         self.workers.average_gradients(self.learner.module)
-        self.optimizer.step()
+        with _uninterrupted():
+            self.optimizer.step()
+            self.step += 1
         return self.workers.sum(total) / n_parts
 
     def _tell(self, loss: float, first: int, seconds: float) -> None:
@@ -525,3 +529,23 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         "can't allocate memory" in str(error) or "not enough memory" in str(error)
     )
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait for the end of the block: half a step would be done twice."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        signal.signal(number, lambda got, _: came.append(got))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    if came:
+        signal.raise_signal(came[0])

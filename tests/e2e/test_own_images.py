@@ -13,6 +13,8 @@ from edgenas.pipeline.config import read_config
 from edgenas.spaces.mobile import MobileSpace
 from edgenas.testing.fakes import INVENTED_DEVICE, tiny_space, write_invented_device
 
+HERE = "local-litert-fp32-t1"
+
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -46,6 +48,9 @@ def test_a_folder_in_three_commands(photos: Path, capfd: pytest.CaptureFixture[s
     text = Path("run.toml").read_text("utf-8")
     assert text.count("#") > 10, "it is commented"
     assert main(["init", "photos"]) == 2, "a file that is there is not replaced"
+    twice = ["--device", HERE, "--device", HERE, "--out", "twice.toml"]
+    assert main(["init", "photos", *twice]) == 0
+    assert read_config(Path("twice.toml")).search.devices == (HERE,)
 
     # the default space for 64 pixels takes minutes; a tiny one takes seconds
     space = MobileSpace(

@@ -65,3 +65,10 @@ def edited(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     run = path.parent.parent.parent
     if (run / "manifest.json").is_file():
         write_manifest(run)
+
+
+def written(old: str, new: str, path: Path = Path("run.toml")) -> None:
+    """Changes the run file."""
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), "utf-8")

@@ -17,7 +17,7 @@ from edgenas.pareto import Metric
 from edgenas.pipeline.correcting import MEASURED, write_told
 from edgenas.pipeline.runs import read_result
 from edgenas.testing.fakes import tiny_space
-from tests.pipeline.conftest import verify
+from tests.pipeline.conftest import verify, written
 
 pytestmark = pytest.mark.long
 
@@ -26,13 +26,6 @@ RUN = Path("runs/tiny")
 
 def broken(*args: object, **kwargs: object) -> None:
     raise ExportError("the quantiser is broken")
-
-
-def written(old: str, new: str, path: Path = Path("run.toml")) -> None:
-    """Changes the run file."""
-    text = path.read_text("utf-8")
-    assert old in text
-    path.write_text(text.replace(old, new), "utf-8")
 
 
 def test_no_file_loses_its_certificate_to_the_export_of_another(

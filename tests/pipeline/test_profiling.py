@@ -145,6 +145,28 @@ def test_a_new_version_of_the_runtime_is_measured_without_the_earlier_table(
     assert len(after.entries) < len(before.entries)
 
 
+def test_a_few_whole_networks_do_not_replace_measured_units(
+    converted: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    imported(answer(write_kit("kit.zip")))
+    before = TABLE.read_bytes()
+    monkeypatch.setattr("edgenas.pipeline.profiling.check_here", lambda device: None)
+    argv = ["profile", INVENTED_DEVICE, "--run", "run.toml", "--models", "10", "--quiet"]
+    assert main(argv) == 2
+    assert "was measured, unit by unit" in capfd.readouterr().err
+    assert TABLE.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "argv", [("table", "validate"), ("bench", "latency", "--device")], ids=lambda argv: argv[0]
+)
+def test_another_machine_is_not_timed_here(
+    argv: tuple[str, ...], converted: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*argv, INVENTED_DEVICE]) == 4
+    assert f"{INVENTED_DEVICE} is not this machine" in capfd.readouterr().err
+
+
 def test_results_that_are_none_are_told_before_anything_is_converted(
     converted: list[str],
 ) -> None:

@@ -194,6 +194,27 @@ def test_a_hung_device_times_out_and_keeps_what_was_measured(
     assert found.conditions["n_starts"] == 2
 
 
+def test_an_agent_that_always_dies_after_opening_a_model_is_given_up(
+    tmp_path: Path, models: dict[str, Path]
+) -> None:
+    measure(models, DEVICE, workdir=tmp_path / "w", settings=FAST)
+    store = tmp_path / "w" / LINES
+    lines = store.read_text().splitlines(keepends=True)
+    opened = next(i for i, line in enumerate(lines) if '"type": "opened"' in line)
+    (tmp_path / "said").write_text("".join(lines[: opened + 1]))
+    store.unlink()
+    body = f'echo x >> "{tmp_path / "starts"}"\ncat "{tmp_path / "said"}"\nkill -9 $$\n'
+    link = LocalTransport(python=script(tmp_path / "python", body))
+    with pytest.raises(DeviceError, match="ended with status -9"):
+        measure(models, DEVICE, workdir=tmp_path / "w", settings=FAST, transport=link)
+    assert (tmp_path / "starts").read_text().count("x") <= 4
+
+
+def test_single_images_are_timed(tmp_path: Path, models: dict[str, Path]) -> None:
+    with pytest.raises(DeviceError, match="single images are timed, not 8"):
+        measure(models, replace(DEVICE, batch=8), workdir=tmp_path / "w", settings=FAST)
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [

@@ -71,6 +71,14 @@ def told(found: Comparison) -> list[str]:
     return [str(cause) for cause in found.causes]
 
 
+def test_runs_of_different_versions_of_edgenas() -> None:
+    newer = replace(run("two", [A, C]), made_by="0.9.0")
+    older = replace(run("one", [A, C]), made_by="0.1.0")
+    assert [(c.kind, c.before, c.after) for c in compare(newer, older).causes] == [
+        ("version", "0.1.0", "0.9.0")
+    ]
+
+
 def test_a_run_against_one_that_is_the_same() -> None:
     found = compare(run("two", [A, B, C]), run("one", [A, B, C]))
     assert [p.passing for p in found.passages] == ["stayed"] * 3

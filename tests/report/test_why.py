@@ -76,7 +76,7 @@ def test_how_sure_the_figures_are(explained: RunView) -> None:
     )
     told = " ".join(why.certainty(explained, explained.models[0]))
     assert "from 5,000 images" in told
-    assert "a sum of units that were timed on the device; 90 % interval" in told
+    assert "by a cost model of those that were; 90 % interval" in told
     assert "misses whole networks by 2.1 % (median of 24)" in told
     assert "picked among 150 trials" in told
 

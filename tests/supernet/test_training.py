@@ -280,6 +280,40 @@ def test_ctrl_c_writes_a_checkpoint(
     assert checkpoint.step == 3
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_in_the_middle_of_a_step_waits_for_its_end(
+    number: signal.Signals,
+    tiny_space: MobileSpace,
+    digits: DataSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    whole, resumed = Supernet(tiny_space), Supernet(tiny_space)
+    train(whole, digits, RECIPE, folder=tmp_path / "whole", stop_after_steps=6)
+    step, steps = torch.optim.SGD.step, []
+
+    def sent(self: torch.optim.SGD) -> None:
+        step(self)
+        steps.append(1)
+        if len(steps) == 4:
+            signal.raise_signal(number)
+
+    before = signal.signal(number, interrupted)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.optim.SGD, "step", sent)
+            with pytest.raises(Interrupted, match="after step 4"):
+                train(resumed, digits, RECIPE, folder=tmp_path / "cut")
+        assert signal.getsignal(number) is interrupted
+    finally:
+        signal.signal(number, before)
+    train(resumed, digits, RECIPE, folder=tmp_path / "cut", resume=True, stop_after_steps=2)
+    assert _weights(resumed).equal(_weights(whole))
+
+
 def test_out_of_memory_halves_the_batch_once(
     tiny_space: MobileSpace, digits: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
