@@ -93,7 +93,9 @@ def bench_search(
         return _run(problem, strategies, budgets, seeds, command, plots, work, report)
     if model is not None:
         problem = _model_problem(model, device, front, report)
-        command = f"edgenas bench search --accuracy-model {_named(model)} --device {device} {words}"
+        of = f"--accuracy-model {_named(model)} --device {device}"
+        of += "" if front == FRONT_EVALUATIONS else f" --front {front}"
+        command = f"edgenas bench search {of} {words}"
         return _run(problem, strategies, budgets, seeds, command, plots, work, report)
     assert run_file is not None  # noqa: S101  # one of the three is set: checked above
     command = f"edgenas bench search --run {_named(run_file)} {words}"
@@ -124,7 +126,7 @@ def bench_few_shot(
     """
     from edgenas.latency.fewshot_bench import read_few_shot, run_few_shot
 
-    words = ["edgenas bench few-shot --table", table.name]
+    words = ["edgenas", "bench", "few-shot", "--table", table.name]
     for option, names in (
         ("--architecture", architecture),
         ("--devices", devices),
@@ -132,7 +134,7 @@ def bench_few_shot(
         ("--samples", list(map(str, samples))),
     ):
         words += [option, ",".join(names)] if names else []
-    words += [] if group == r"_\d+$" else ["--group", shlex.quote(group)]
+    words += [] if group == r"_\d+$" else ["--group", group]
     words += ["--draws", str(draws), "--seed", str(seed)]
     read = read_few_shot(table, architecture=architecture, devices=devices, group=group)
     return run_few_shot(
@@ -141,7 +143,7 @@ def bench_few_shot(
         draws=draws,
         seed=seed,
         targets=targets,
-        command=" ".join(words),
+        command=shlex.join(words),
         report=report,
     )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgenas.errors import EdgenasError, UsageError
+from edgenas.errors import EdgenasError, SpecError, UsageError
 from edgenas.hardware import (
     DeviceProfile,
     Found,
@@ -14,7 +15,6 @@ from edgenas.hardware import (
     device_toml,
     find,
     load_device,
-    this_chip,
 )
 from edgenas.pipeline.provenance import table_facts
 from edgenas.targets import toolchain_of
@@ -64,8 +64,10 @@ def list_devices() -> list[dict[str, Any]]:
             row |= {"class": table.device.device_class, "table": str(found.path)}
             if found.name == name:
                 row |= {key: facts[key] for key in row if key in facts}
-            else:  # the chip's: a search rescales it first, and then knows how far it is off
-                row |= {"source": "calibrated", "date": facts["date"]}
+            else:  # the chip's: a search on this machine rescales it first
+                local = device is not None and device.is_local
+                source = "calibrated" if local else facts["source"]
+                row |= {"source": source, "date": facts["date"]}
         rows.append(row)
     return rows
 
@@ -113,9 +115,10 @@ def show_device(name: str) -> dict[str, Any]:
             k: v for k, v in table_facts(name, table).items() if k not in ("device", "digest")
         }
         if found.name != name:
+            then = "; a search calibrates it" if device.is_local else ""
             facts |= {
-                "source": f"{table.source} on this kind of chip; a search calibrates it",
-                "remedy": f"edgenas profile {name} measures this machine itself",
+                "source": f"{table.source} on this kind of chip{then}",
+                "remedy": f"edgenas profile {name} measures the machine itself",
             }
         facts["data"] = table.conditions.get("data")
         facts["not_stated"] = table.conditions.get("not_stated")
@@ -221,14 +224,11 @@ def read_any_table(name: str) -> LatencyTable:
 def _table_of(
     name: str, device: DeviceProfile | None, tables: dict[str, Found]
 ) -> tuple[LatencyTable | None, Found | None]:
-    """The table by this name, or for a local device the one under this chip's name."""
-    from edgenas.hardware import on_this_chip
-    from edgenas.latency import read_table
+    """The table by this name, or for a device the one under its chip's name."""
+    from edgenas.latency import read_table, table_file
 
-    names = [name]
-    if device is not None and device.chip == this_chip().name:
-        names.append(on_this_chip(device))
-    for candidate in names:
-        if candidate in tables:
-            return read_table(tables[candidate].path), tables[candidate]
-    return None, None
+    found = tables.get(name)
+    if found is None and device is not None:
+        with contextlib.suppress(SpecError):
+            found = table_file(device)
+    return (None, None) if found is None else (read_table(found.path), found)

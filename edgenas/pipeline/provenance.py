@@ -73,6 +73,8 @@ def table_facts(name: str, table: LatencyTable) -> dict[str, Any]:
 
 def latency_note(name: str, table: LatencyTable) -> str:
     """What a reader must know of latencies read from this table; empty for a good measured one."""
+    if table.name != name and table.source == "measured":
+        return f"latency on {name} is by {table.name}: measured on another machine with this chip"
     if table.source == "measured" and not table.rough:
         return ""
     note = f"latency on {name} is {table.source}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgenas.cli.main import main
-from edgenas.hardware import load_device, on_this_chip
+from edgenas.hardware import device_toml, load_device, on_this_chip
 from edgenas.latency import named, write_table
 from edgenas.pipeline.devices import list_devices, show_device
 from edgenas.testing.fakes import (
@@ -52,6 +52,19 @@ def test_the_chips_table_is_not_measured_on_this_machine(folder: Path) -> None:
     shown = show_device(LOCAL)
     assert "a search calibrates it" in shown["source"]
     assert f"edgenas profile {LOCAL}" in shown["remedy"]
+
+
+def test_a_connected_machine_of_a_known_chip_says_whose_table_it_is(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    known = "amd-epyc-f25m1-avx2-litert-int8-t1"
+    text = device_toml(load_device(known)).replace(known, "my-box-litert-int8-t1")
+    text += '\n[connection]\nkind = "ssh"\nhost = "my-box"\n'
+    (folder / "devices" / "my-box-litert-int8-t1.toml").write_text(text, "utf-8")
+    assert rows()["my-box-litert-int8-t1"]["source"] == "measured"
+    assert "a search calibrates" not in show_device("my-box-litert-int8-t1")["source"]
+    assert main(["predict", "my-box-litert-int8-t1", "largest"]) == 0
+    assert f"is by {known}: measured on another machine with this chip" in capfd.readouterr().out
 
 
 def test_a_damaged_table_is_named_and_hides_nothing_else(folder: Path) -> None:

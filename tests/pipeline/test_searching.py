@@ -1,4 +1,4 @@
-"""A search of a whole run: begun anew, with nothing found, corrected by measurements."""
+"""A search of a whole run with nothing found, or corrected by measurements."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgenas.pipeline.correcting import MEASURED, write_told
 from edgenas.pipeline.evaluating import Evaluator
 from edgenas.pipeline.runs import read_result
 from edgenas.testing.fakes import tiny_space
-from tests.pipeline.conftest import verify, written
+from tests.pipeline.conftest import written
 
 pytestmark = pytest.mark.long
 
@@ -34,15 +34,6 @@ def measured(times: float) -> None:
         for t in trials
     }
     write_told(RUN / MEASURED, told)
-
-
-def test_a_search_begun_anew(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    front = (RUN / "front.json").read_bytes()
-    (RUN / "left.txt").write_text("by the one before")
-    assert main([*SEARCH, "--fresh"]) == 0
-    assert (RUN / "front.json").read_bytes() == front, "the same seed"
-    assert not (RUN / "left.txt").exists()
-    assert verify("runs/tiny", capfd=capfd)[0] == 0
 
 
 def test_a_study_that_others_work_on_is_not_begun_anew(
