@@ -98,12 +98,12 @@ def search(
 
     if resume and fresh:
         raise UsageError("--resume goes on with a search, --fresh begins anew: give one of them")
-    check_storage(storage)
     if fresh and storage is not None:
         raise UsageError(
             "--fresh does not delete a study in a database, which others may work on",
             hint="--name NEW begins another beside it",
         )
+    check_storage(storage)
     objectives = objectives_of(config)
     check_unlabelled(config, objectives)
     if config.search.fleet is not None:

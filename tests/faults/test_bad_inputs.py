@@ -373,7 +373,7 @@ def test_refused_before_anything_is_trained(
 WORSE = {
     "an unknown strategy": (None, ["--strategy", "nsga4"], 3, ["search.strategy: ", "'nsga3'"]),
     "a warm start from nowhere": (None, ["--warm-start", "nothere"], 3, ["nothere"]),
-    "no database": (None, ["--storage", "nonsense"], 2, ["no URL of a PostgreSQL database"]),
+    "a database": (None, ["--storage", "postgresql://a@db/nas"], 2, ["--name NEW begins another"]),
     "no trials": (replaced("trials = 4", "trials = 0"), [], 3, ["search.trials is 0"]),
     "a bound that none meets": (BOUND, [], 7, ["the nearest is mobile/1", "relax"]),
     "a bound that none meets, of a supernet from elsewhere": (

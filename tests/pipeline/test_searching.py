@@ -36,14 +36,6 @@ def measured(times: float) -> None:
     write_told(RUN / MEASURED, told)
 
 
-def test_a_study_that_others_work_on_is_not_begun_anew(
-    model: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*SEARCH, "--fresh", "--storage", "postgresql://nas@db.lan/nas"]) == 2
-    assert "--name NEW begins another" in capfd.readouterr().err
-    assert model.is_dir()
-
-
 def test_a_search_of_which_every_trial_fails_is_no_success(
     model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
