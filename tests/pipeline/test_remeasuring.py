@@ -206,21 +206,17 @@ def test_a_file_that_the_device_itself_refuses_fails(
 
 
 @pytest.mark.usefixtures("unmeasured")
-def test_a_full_disk_is_no_fault_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: object) -> None:
-        raise ResourceError("the disk is full")
+@pytest.mark.parametrize(
+    ("error", "code"), [(ResourceError("the disk is full"), 6), (ExportError("no converter"), 8)]
+)
+def test_what_lacks_here_is_no_fault_of_the_device(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*args: object) -> None:
+        raise error
 
-    monkeypatch.setattr(measuring, "_converted", full)
-    assert main(["measure", "tiny", "--quiet"]) == 6
-
-
-@pytest.mark.usefixtures("unmeasured")
-def test_a_missing_converter_is_no_fault_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lacking(*args: object) -> None:
-        raise ExportError("an extra is missing")
-
-    monkeypatch.setattr(measuring, "_converted", lacking)
-    assert main(["measure", "tiny", "--quiet"]) == 8
+    monkeypatch.setattr(measuring, "_converted", failing)
+    assert main(["measure", "tiny", "--quiet"]) == code
 
 
 def some(run: Opened) -> list[Any]:
