@@ -205,8 +205,9 @@ def _session(
 
 
 def _trials_here(study: optuna.Study) -> bool:
-    """Whether a trial runs on this host."""
+    """Whether a trial is worked on by this host; one that waits for another's end is not."""
     from optuna.trial import TrialState
 
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return any(works_here(t.user_attrs.get("worker", {})) for t in running)
+    at_work = [t.user_attrs for t in running if not t.user_attrs.get("waits")]
+    return any(works_here(told.get("worker", {})) for told in at_work)

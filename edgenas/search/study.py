@@ -274,13 +274,15 @@ def run_search(
                         if not because and not ledger.is_full(trials):
                             opened.study.sampler = make_sampler(problem, ledger.seed(seed))
                             trial = ledger.ask()
-                            waits = ledger.is_made_elsewhere(trial)
+                            if waits := ledger.is_made_elsewhere(trial):
+                                trial.set_user_attr("waits", True)
                     if trial is not None:
                         while waits:
                             sharing.tend()
                             time.sleep(WAIT_S)
                             with opened.turn():
-                                waits = ledger.is_made_elsewhere(trial)
+                                if not (waits := ledger.is_made_elsewhere(trial)):
+                                    trial.set_user_attr("waits", False)
                         ledger.evaluate(trial)
                         report(search.event(trials, minutes))
                     elif not because:  # others are at the last trials, or may be killed at them

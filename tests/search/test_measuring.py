@@ -31,6 +31,7 @@ from edgenas.search.measuring import (
 from edgenas.search.nsga2 import violating
 from edgenas.search.storage import open_study
 from edgenas.search.strategies import read_history
+from edgenas.search.workers import my_mark
 from edgenas.spaces import Architecture
 from edgenas.testing.postgres_server import POSTGRES, database
 from tests.search.test_workers import OBJECTIVES, SPACE, search, trials_in, worker
@@ -222,16 +223,28 @@ def test_no_trial_runs_here_while_a_quiet_instrument_measures(
     for child in also:
         child.join(30)
     sessions = [tuple(map(float, line.split()[1:3])) for line in log.read_text().splitlines()]
+    done = [t for t in trials_in(path) if t.state == TrialState.COMPLETE]
+    assert len(done) == 40
     trials = [
         (t.datetime_start.timestamp(), t.datetime_complete.timestamp())
-        for t in trials_in(path)
-        if t.state == TrialState.COMPLETE and t.datetime_start and t.datetime_complete
+        for t in done
+        if t.datetime_start and t.datetime_complete and "waits" not in t.user_attrs
     ]
-    assert len(trials) == 40
     last = max(end for _, end in trials)
     assert any(start < last for start, _ in sessions), "it measured at the end only"
     for start, end in sessions:
         assert not [t for t in trials if t[0] < end - 0.01 and start + 0.01 < t[1]]
+
+
+def test_a_trial_that_waits_for_the_same_of_another_worker_is_no_work() -> None:
+    study = optuna.create_study()
+    trial = study.ask()
+    trial.set_user_attr("worker", my_mark())
+    assert measuring._trials_here(study)
+    trial.set_user_attr("waits", True)
+    assert not measuring._trials_here(study)
+    trial.set_user_attr("waits", False)
+    assert measuring._trials_here(study)
 
 
 def test_a_failing_instrument_is_told_and_not_waited_for(
