@@ -41,7 +41,7 @@ def rescale(
     if bad := [ms for _, ms in measured if not 0 < ms < float("inf")]:
         raise SpecError(f"a measured latency must be positive: {bad[0]}")
     predictor = Predictor(table)
-    granularity: Granularity = "unit" if table.fit("unit") or not table.fits else "primitive"
+    granularity = _counted(table)
     fit = table.fit(granularity)
     call_ms = fit.call_ms if fit else 0.0
     rows = []
@@ -69,17 +69,13 @@ def rescale(
         fits=tuple(
             replace(
                 fit,
-                scale=fit.scale * scale,
-                per_part_ms=fit.per_part_ms * scale
-                + (per_part_ms if fit.granularity == granularity else 0.0),
-                per_network_ms=fit.per_network_ms * scale,
                 n_networks=len(rows),
                 error_mean=sum(errors) / len(errors),
                 error_max=max(errors),
                 interval=max(interval, fit.interval),
                 plain_sum_error_mean=sum(before) / len(before),
             )
-            for fit in fits
+            for fit in _slower(fits, scale, per_part_ms, granularity)
         ),
         conditions={
             **(conditions or {}),
@@ -95,6 +91,40 @@ def rescale(
             "unscaled_error_mean": round(sum(before) / len(before), 5),
         },
         path=None,
+    )
+
+
+def rescaled_like(table: LatencyTable, other: LatencyTable) -> LatencyTable:
+    """`table` as `rescale` brought `other` to the same machine, which ran in another precision."""
+    how = other.conditions
+    also = {"calibrated_from": table.name, "calibrated_like": other.name}
+    return replace(
+        table,
+        source=other.source,
+        fits=_slower(table.fits, how["scale"], how["per_part_ms"], _counted(table)),
+        conditions={**table.conditions, **also},
+        path=None,
+    )
+
+
+def _counted(table: LatencyTable) -> Granularity:
+    """What a constant for each part counts."""
+    return "unit" if table.fit("unit") or not table.fits else "primitive"
+
+
+def _slower(
+    fits: Sequence[Fit], scale: float, per_part_ms: float, granularity: Granularity
+) -> tuple[Fit, ...]:
+    """The fits of a machine that takes `scale` times as long, and a constant for each part."""
+    return tuple(
+        replace(
+            fit,
+            scale=fit.scale * scale,
+            per_part_ms=fit.per_part_ms * scale
+            + (per_part_ms if fit.granularity == granularity else 0.0),
+            per_network_ms=fit.per_network_ms * scale,
+        )
+        for fit in fits
     )
 
 

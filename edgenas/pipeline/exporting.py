@@ -78,15 +78,17 @@ def export(
         run = open_stages(config, folder, resume=True, may_train=False, report=report)
         arch = find_architecture(run, architecture)
         candidate = Candidate(arch, run.cheap.explain(arch))
+        judged = _judged(run)
         exported = export_candidates(
             run,
+            judged,
             [("asked for", candidate)],
             formats=wanted,
             fleet=fleet_in(folder),
             again=True,
             report=report,
         )
-        exported = measure_exports(run, _judged(run), exported, report=report)
+        exported = measure_exports(run, judged, exported, report=report)
         if (folder / "result.json").is_file():
             _retell(folder, exported, arch)
         if (folder / "manifest.json").is_file():
@@ -140,6 +142,7 @@ def _retell(folder: Path, exported: Exported, arch: Architecture) -> None:
 
 def export_candidates(
     run: Opened,
+    judged: Opened,
     chosen: Sequence[tuple[str, Candidate]],
     *,
     formats: Sequence[str] | None = None,
@@ -149,6 +152,7 @@ def export_candidates(
 ) -> Exported:
     """Exports and verifies the chosen networks; files that a certificate holds for are kept.
 
+    Mixtures are chosen by the tables of `judged`, the run as measured networks correct it.
     `fleet` has by device the network (digest) that it runs: it is not asked about another of them.
     Only formats that lack are written (`again`: all of `formats`, while files of further formats
     stay, and so does one that cannot be written again); of those that are kept, only mixtures rest
@@ -175,7 +179,7 @@ def export_candidates(
             told = f"{candidate.architecture.digest} ({why}): {', '.join(lacking)}"
             report(Event("export", message=told))
             requests.setdefault(lacking, []).append(
-                _request(run, candidate, folder, lacking, fleet, split, report)
+                _request(run, judged, candidate, folder, lacking, fleet, split, report)
             )
     order = list(dict.fromkeys((*run.config.export.formats, *known)))
 
@@ -301,6 +305,7 @@ def find_architecture(run: Opened, text: str) -> Architecture:
 
 def _request(
     run: Opened,
+    judged: Opened,
     candidate: Candidate,
     folder: Path,
     formats: Sequence[str],
@@ -320,7 +325,7 @@ def _request(
     mixing = None
     if not MIXED.keys().isdisjoint(formats):
         devices = asked_targets(run, fleet, arch.digest)
-        mixing = mixing_of(run, arch, devices=devices, report=report)
+        mixing = mixing_of(judged, arch, devices=devices, report=report)
     return ExportRequest(
         network=extract(run, arch),
         folder=folder,

@@ -103,7 +103,7 @@ def measure_exports(
                     model = replace(
                         model,
                         device=device.name,
-                        predicted_ms=_predicted(run, tables, device, lowering, model),
+                        predicted_ms=_predicted(tables, device, lowering, model),
                         measured_ms=measured,
                     )
                 models.append(model)
@@ -139,17 +139,14 @@ def _refusing(
 
 
 def _predicted(
-    run: Opened, tables: Opened, device: DeviceProfile, lowering: Lowering, model: ExportedModel
+    run: Opened, device: DeviceProfile, lowering: Lowering, model: ExportedModel
 ) -> Latency | None:
-    """The latency of a file of the network by `tables`, of a mixture by the run's own.
-
-    None where they do not tell.
-    """
+    """The predicted latency of a file of the network; None where tables do not tell."""
     from edgenas.export.certificate import Latency
 
     if model.precision == "mixed":
         return predicted_mixture(run, device, lowering, [unit.precision for unit in model.units])
-    predictor = tables.cheap.predictors[device.name]
+    predictor = run.cheap.predictors[device.name]
     found = predictor.predict(lowering)
     rough = predictor.table.rough
     return Latency(found.latency_ms, found.origin, found.low_ms, found.high_ms, rough=rough)

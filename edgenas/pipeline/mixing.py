@@ -131,8 +131,10 @@ def _predictors(run: Opened, device: DeviceProfile) -> Predictors:
     """What predicts a device in its own precision and, where there is such a table, in the other.
 
     Both must be of one word: a prediction from measured units and a calibrated one do not compare.
+    Where measured networks corrected the own one (`correcting`), the other is corrected likewise.
     """
     from edgenas.latency import Predictor, table_for
+    from edgenas.latency.calibrate import rescaled_like
 
     own = run.cheap.predictors[device.name]
     found: dict[str, Predictor] = {device.precision: own}
@@ -143,8 +145,10 @@ def _predictors(run: Opened, device: DeviceProfile) -> Predictors:
         table = run.tables.get(other.name) or table_for(other)
     except (SpecError, ArtifactError):
         return found
-    if table.source == own.table.source:
-        found[other.precision] = Predictor(table)
+    stated = run.tables[device.name]
+    if table.source == stated.source:
+        corrected = own.table.digest != stated.digest
+        found[other.precision] = Predictor(rescaled_like(table, own.table) if corrected else table)
     return found
 
 

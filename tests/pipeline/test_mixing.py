@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from edgenas.events import silent
 from edgenas.export.units import Precisions
 from edgenas.hardware import load_device
 from edgenas.latency import Entry, LatencyTable, Predictor, table_for
+from edgenas.latency.calibrate import rescale
 from edgenas.pipeline.config import DataConfig, RunConfig, SearchConfig
 from edgenas.pipeline.mixing import (
     _conversions,
@@ -24,6 +26,7 @@ from edgenas.pipeline.mixing import (
     tables_of_mixtures,
 )
 from edgenas.spaces import OpSpec
+from edgenas.spaces.mobile import default_space
 from edgenas.testing.fakes import invented_table, tiny_space
 
 SPACE = tiny_space()
@@ -157,3 +160,21 @@ def test_both_tables_of_a_mixture_are_its_parents() -> None:
     unsaid = replace(run.devices[0], name="my-board")
     run.cheap.predictors["my-board"] = run.cheap.predictors[AVX2]
     assert set(_predictors(run, unsaid)) == {"int8"}
+
+
+def test_what_corrects_one_precision_corrects_the_other() -> None:
+    run, space = run_of(AVX2), default_space(image_size=28, in_channels=1, n_classes=10)
+    before = _predictors(run, run.devices[0])
+    nets = [space.lower(space.sample(random.Random(i))) for i in range(4)]
+    own = rescale(
+        run.tables[AVX2],
+        [(net, 3 * before["int8"].predict(net).latency_ms) for net in nets],
+        device=run.tables[AVX2].device,
+        created="2026-01-01",
+    )
+    run.cheap.predictors[AVX2] = Predictor(own)
+    after = _predictors(run, run.devices[0])
+    for precision in ("int8", "fp32"):
+        was, now = (found[precision].predict(nets[0]) for found in (before, after))
+        assert (was.origin, now.origin) == ("predicted", "calibrated")
+        assert now.latency_ms == pytest.approx(3 * was.latency_ms)
