@@ -107,7 +107,8 @@ def measure_exports(
                         measured_ms=measured,
                     )
                 models.append(model)
-            its = {m.path: refused.get(f"{folder.name}/{m.path}", "") for m in models if runs(m)}
+            place = f"{folder.name}/"
+            its = {n.removeprefix(place): w for n, w in refused.items() if n.startswith(place)}
             targets = _refusing(certificate.targets, device, its)
             certificates[folder] = replace(certificate, models=tuple(models), targets=targets)
             write_certificate(folder, certificates[folder])
@@ -119,16 +120,11 @@ def measure_exports(
 def _refusing(
     targets: Sequence[TargetEvidence], device: DeviceProfile, refused: Mapping[str, str]
 ) -> tuple[TargetEvidence, ...]:
-    """The evidence with the word of the device itself on files (paths) that it does not run.
-
-    Where the word is empty, it runs the file, or was not asked.
-    """
+    """The evidence with the word of the device itself on files (paths) that it does not run."""
     from edgenas.export.certificate import TargetEvidence
 
     told = {(target.device, target.path): target for target in targets}
     for path, why in refused.items():
-        if not why:
-            continue
         unasked = TargetEvidence(device.name, device.runtime, "failed", "-", path)
         before = told.get((device.name, path), unasked)
         reasons = (f"the device itself does not run it: {why}", *before.reasons)
