@@ -214,7 +214,8 @@ def check_devices(target: Target) -> None:
     why = [f"{d.name} cannot be measured: {d.why_unmeasured}" for d in devices if d.why_unmeasured]
     if target.measure and len(why) == len(devices):
         raise SpecError(
-            f"measure = true: {'; '.join(why)}", hint="leave measure out: the table predicts"
+            f"measure = true: {'; '.join(why)}",
+            hint=f"measure = false in [target.{target.name}]: the table predicts",
         )
     if all(objective.metric != "energy_mj" for objective in target.objectives):
         return

@@ -102,6 +102,10 @@ class Gate:
     reason: str
 
 
+ON_DEVICE = "device"
+"""The gate that a device was itself: it refused the file, and is asked again when in reach."""
+
+
 def verify_model(
     path: Path,
     *,

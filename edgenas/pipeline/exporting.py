@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import edgenas
 from edgenas.artifacts import write_json
-from edgenas.errors import ArtifactError, ExportError, SpecError, UsageError, nearest
+from edgenas.errors import ArtifactError, DeviceError, ExportError, SpecError, UsageError, nearest
 from edgenas.events import Event, Report, silent
 from edgenas.pareto import Candidate, ParetoFront
 from edgenas.pipeline.config import RunConfig, known_formats
@@ -22,6 +22,7 @@ from edgenas.pipeline.exported import EXPORTS_SCHEMA, Exported, gathered
 from edgenas.pipeline.file_latency import measure_exports
 from edgenas.pipeline.mixing import devices_of, mixing_of, tables_of_mixtures
 from edgenas.pipeline.network_files import (
+    asked_targets,
     contract_of,
     extract,
     network_images,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from edgenas.export.certificate import Certificate, ExportedModel, Failure
     from edgenas.export.certified import ExportRequest
     from edgenas.export.onnx import Activations
-    from edgenas.hardware import DeviceProfile
     from edgenas.pipeline.opening import Opened
     from edgenas.spaces import Architecture
 
@@ -78,17 +78,17 @@ def export(
         run = open_stages(config, folder, resume=True, may_train=False, report=report)
         arch = find_architecture(run, architecture)
         candidate = Candidate(arch, run.cheap.explain(arch))
-        judged = _judged(run)
+        judged, fleet = _judged(run), fleet_in(folder)
         exported = export_candidates(
             run,
             judged,
             [("asked for", candidate)],
             formats=wanted,
-            fleet=fleet_in(folder),
+            fleet=fleet,
             again=True,
             report=report,
         )
-        exported = measure_exports(run, judged, exported, report=report)
+        exported = measure_exports(run, judged, exported, fleet=fleet, report=report)
         if (folder / "result.json").is_file():
             _retell(folder, exported, arch)
         if (folder / "manifest.json").is_file():
@@ -132,12 +132,19 @@ def _retell(folder: Path, exported: Exported, arch: Architecture) -> None:
         "exports": [*others, *exported.rows(folder)],
         "targets": [*targets, *exported.targets(folder)],
         "failures": [*still, *exported.failures],
-        "exit_code": exported.exit_code or (result["exit_code"] if still else 0),
+        "exit_code": exported.exit_code or _code_of(still, result["exit_code"]),
     }
     if "models" in result:
         result["models"] = {arch.digest: "asked for", **result["models"]}
     write_json(folder / "result.json", result)
     write_report(folder)
+
+
+def _code_of(still: Sequence[str], before: int) -> int:
+    """The exit code of a result with these failures of others; those of no model are devices'."""
+    if any(failure.startswith("models/") for failure in still):
+        return before
+    return DeviceError.exit_code if still else 0
 
 
 def export_candidates(
@@ -168,7 +175,7 @@ def export_candidates(
     requests: dict[tuple[str, ...], list[ExportRequest]] = {}
     for why, candidate in chosen:
         folder = folders[candidate.architecture]
-        kept = _kept(run, candidate.architecture, folder, wanted, again=again)
+        kept = _kept(run, judged, candidate.architecture, folder, wanted, again=again)
         if again:
             _refuse_orphans(folder, kept, wanted)
         written = set()
@@ -197,11 +204,12 @@ def export_candidates(
             report=report,
         )
     ordered = {folders[c.architecture]: done[folders[c.architecture]] for _, c in chosen}
-    return gathered(run.folder, _on_targets(run, ordered, fleet, report=report))
+    return gathered(run.folder, _on_targets(run, judged, ordered, fleet, report=report))
 
 
 def _on_targets(
     run: Opened,
+    judged: Opened,
     certificates: Mapping[Path, Certificate],
     fleet: Mapping[str, str],
     *,
@@ -232,7 +240,7 @@ def _on_targets(
             mixtures=devices_of(run, formats),
             report=report,
         )
-        parents = {**tables_of_mixtures(run, formats), **run.parents, **parents_of(run, arch)}
+        parents = {**tables_of_mixtures(judged, formats), **run.parents, **parents_of(run, arch)}
         found[folder] = replace(
             certificate,
             targets=told,
@@ -255,13 +263,6 @@ def _delete_others(folder: Path, certificate: Certificate) -> None:
         for path in (name, name + REJECTED):
             if path not in listed:
                 (folder / path).unlink(missing_ok=True)
-
-
-def asked_targets(run: Opened, fleet: Mapping[str, str], digest: str) -> tuple[DeviceProfile, ...]:
-    """The targets whose word on a network counts: of a fleet not those that run another one."""
-    if digest not in fleet.values():
-        return run.targets
-    return tuple(device for device in run.targets if fleet.get(device.name, digest) == digest)
 
 
 def fleet_in(folder: Path) -> dict[str, str]:
@@ -353,7 +354,13 @@ def _activations(run: Opened) -> Activations:
 
 
 def _kept(
-    run: Opened, arch: Architecture, folder: Path, wanted: Sequence[str], *, again: bool
+    run: Opened,
+    judged: Opened,
+    arch: Architecture,
+    folder: Path,
+    wanted: Sequence[str],
+    *,
+    again: bool,
 ) -> Certificate | None:
     """The certificate in `folder` of what still holds of the `wanted` formats; None: nothing.
 
@@ -372,7 +379,7 @@ def _kept(
     if not same or found.max_top1_drop != run.config.max_top1_drop:
         return None
     formats = [model.format for model in found.models]
-    now_tables = _tables({**tables_of_mixtures(run, formats), **run.parents})
+    now_tables = _tables({**tables_of_mixtures(judged, formats), **run.parents})
     mixtures = (  # as they would be chosen now
         _tables(found.parents) == now_tables
         and found.max_mixed_drop == run.config.export.max_mixed_drop

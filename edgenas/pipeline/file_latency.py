@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from edgenas.artifacts import write_json
@@ -13,10 +14,11 @@ from edgenas.events import Event, Report, silent
 from edgenas.pipeline.exported import Exported, gathered
 from edgenas.pipeline.measuring import can_be_measured
 from edgenas.pipeline.mixing import device_of, predicted_mixture
+from edgenas.pipeline.network_files import asked_targets
 from edgenas.pipeline.runs import SESSIONS
 
 if TYPE_CHECKING:
-    from edgenas.export.certificate import ExportedModel, Latency, TargetEvidence
+    from edgenas.export.certificate import Certificate, ExportedModel, Latency
     from edgenas.hardware import DeviceProfile
     from edgenas.pipeline.opening import Opened
     from edgenas.spaces import Architecture, Lowering
@@ -29,6 +31,7 @@ def measure_exports(
     judged: Opened,
     exported: Exported,
     *,
+    fleet: Mapping[str, str] = MappingProxyType({}),
     reach: bool = False,
     report: Report = silent,
 ) -> Exported:
@@ -36,7 +39,8 @@ def measure_exports(
 
     With `reach`, also where it is connected. All files of one device are timed in one interleaved
     session. A device that cannot be timed leaves them unmeasured, with a word in the progress; it
-    fails nothing. A file that it refuses to run fails it as a target.
+    fails nothing. A file that it refuses to run fails a gate until it runs it. `fleet` is as in
+    `export_candidates`.
 
     Files that were not measured are predicted by the tables of `judged`, the run as measured
     networks correct it, and so is `latency.json` beside them; a prediction beside a measurement is
@@ -52,24 +56,28 @@ def measure_exports(
     def reached(device: DeviceProfile) -> bool:
         return device.is_local or (reach and can_be_measured(device))
 
-    def told_of(model: ExportedModel) -> DeviceProfile | None:
+    def told_of(model: ExportedModel, certificate: Certificate) -> DeviceProfile | None:
         """The device whose latency the certificate tells: one that can be timed goes first."""
         if model.path.endswith(REJECTED):
             return None
+        asked = asked_targets(run, fleet, certificate.digest)
         mixed = device_of(run.devices, model.format)
-        its = [d for d in run.devices if model.format == d.format or mixed == d]
+        its = [d for d in run.devices if d in asked and (model.format == d.format or mixed == d)]
         return next(filter(reached, its), next(iter(its), None))
 
     for device in run.devices:
 
-        def runs(model: ExportedModel, device: DeviceProfile = device) -> bool:
-            return told_of(model) == device
+        def runs(
+            model: ExportedModel, certificate: Certificate, device: DeviceProfile = device
+        ) -> bool:
+            return told_of(model, certificate) == device
 
         files = {
             f"{folder.name}/{model.path}": folder / model.path
             for folder, certificate in certificates.items()
             for model in certificate.models
-            if runs(model) and not (model.measured_ms is not None and model.device == device.name)
+            if runs(model, certificate)
+            and not (model.measured_ms is not None and model.device == device.name)
         }
         timings: Mapping[str, Any] = {}
         refused: Mapping[str, str] = {}
@@ -82,6 +90,7 @@ def measure_exports(
                     workdir=run.folder / SESSIONS / f"{device.name}-exports",
                     settings=QUICK,
                     seed=run.config.seed,
+                    resume=False,  # what was refused or disturbed may run now
                     report=report,
                 )
                 timings, refused = found.timings, found.failed
@@ -94,11 +103,14 @@ def measure_exports(
             lowering = run.supernet.space.lower(arch)
             models = []
             for model in certificate.models:
-                if runs(model):
+                if runs(model, certificate):
                     measured = model.measured_ms if model.device == device.name else None
-                    if timing := timings.get(f"{folder.name}/{model.path}"):
+                    name = f"{folder.name}/{model.path}"
+                    if timing := timings.get(name):
                         m = timing.metric
                         measured = Latency(m.value, "measured", m.low, m.high, m.n)
+                    if name in timings or name in refused:
+                        model = _asked(model, device, refused.get(name))
                     tables = judged if measured is None else run
                     model = replace(
                         model,
@@ -107,31 +119,21 @@ def measure_exports(
                         measured_ms=measured,
                     )
                 models.append(model)
-            place = f"{folder.name}/"
-            its = {n.removeprefix(place): w for n, w in refused.items() if n.startswith(place)}
-            targets = _refusing(certificate.targets, device, its)
-            certificates[folder] = replace(certificate, models=tuple(models), targets=targets)
+            certificates[folder] = replace(certificate, models=tuple(models))
             write_certificate(folder, certificates[folder])
     for folder, certificate in certificates.items():
         _write_latency(judged, run.supernet.space.parse(certificate.architecture), folder)
     return gathered(run.folder, certificates)
 
 
-def _refusing(
-    targets: Sequence[TargetEvidence], device: DeviceProfile, refused: Mapping[str, str]
-) -> tuple[TargetEvidence, ...]:
-    """The evidence with the word of the device itself on files (paths) that it does not run."""
-    from edgenas.export.certificate import TargetEvidence
+def _asked(model: ExportedModel, device: DeviceProfile, why: str | None) -> ExportedModel:
+    """The file with the word of the device itself: `why` it does not run it, None if it does."""
+    from edgenas.export.verify import ON_DEVICE, Gate
 
-    told = {(target.device, target.path): target for target in targets}
-    for path, why in refused.items():
-        unasked = TargetEvidence(device.name, device.runtime, "failed", "-", path)
-        before = told.get((device.name, path), unasked)
-        reasons = (f"the device itself does not run it: {why}", *before.reasons)
-        told[device.name, path] = replace(
-            before, verdict="failed", checked_by="the device itself", reasons=reasons
-        )
-    return tuple(told.values())
+    gates = tuple(gate for gate in model.gates if gate.name != ON_DEVICE)
+    if why is not None:
+        gates += (Gate(ON_DEVICE, "failed", f"{device.name} does not run it: {why}"),)
+    return replace(model, gates=gates)
 
 
 def _predicted(

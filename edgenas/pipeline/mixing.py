@@ -107,12 +107,18 @@ def _limits(run: Opened, device: DeviceProfile) -> Limits:
 
 
 def tables_of_mixtures(run: Opened, formats: Iterable[str]) -> dict[str, str]:
-    """Digests of the tables that mixtures in these formats rest on, as parents of their files."""
+    """Digests of the tables that mixtures in these formats rest on, as parents of their files.
+
+    Where measured networks corrected them, that of the corrected one has a name of its own.
+    """
     found = {}
     for device in devices_of(run, formats).values():
         for precision, predictor in _predictors(run, device).items():
             its = device if precision == device.precision else in_other_precision(device)
-            found[f"table {its.name}"] = predictor.table.digest
+            table = predictor.table
+            ours = table.conditions.get("calibrated_from_digest") == run.tables[device.name].digest
+            corrected = ours or "calibrated_like" in table.conditions
+            found[f"table {its.name}{', corrected' if corrected else ''}"] = table.digest
     return found
 
 

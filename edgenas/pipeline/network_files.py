@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from edgenas.pipeline.evaluating import evaluator
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from edgenas.data import DataSet, Images
     from edgenas.export.certificate import DataStatement
     from edgenas.export.contract import InputContract
+    from edgenas.hardware import DeviceProfile
     from edgenas.networks import Network
     from edgenas.pipeline.opening import Opened
     from edgenas.spaces import Architecture
@@ -94,3 +96,10 @@ def outcome_of_training(run: Opened, arch: Architecture) -> str:
     if (found := final_weights(run, arch)) is None:
         return "inherited weights: it was not chosen for final training"
     return found.told
+
+
+def asked_targets(run: Opened, fleet: Mapping[str, str], digest: str) -> tuple[DeviceProfile, ...]:
+    """The targets whose word on a network counts: of a fleet not those that run another one."""
+    if digest not in fleet.values():
+        return run.targets
+    return tuple(device for device in run.targets if fleet.get(device.name, digest) == digest)

@@ -81,6 +81,8 @@ def profile(
     devices = devices_named(device)
     if results is not None:
         _one_device(device, devices, models=models)
+    if models is not None and not fresh:
+        _refuse_loss(devices, folder, report=report)
     space = space_of(None if run_file is None else str(run_file))
     written = []
     for profiled in devices:
@@ -91,16 +93,10 @@ def profile(
         run = measuring(profiled, space.digest, quick=quick, minutes=minutes, report=hear)
         run = replace(run, results=results, resume=not fresh)
         path = folder / f"{profiled.name}.json"
-        earlier = None if fresh else _earlier(profiled, path, report=hear)
         if models is not None:
-            if earlier is not None:
-                raise UsageError(
-                    f"{path} was {earlier.source}, unit by unit: --models would put less in its "
-                    "place",
-                    hint="--fresh does; without --models the table is extended",
-                )
             table = adapt_here(profiled, space, n_networks=models, run=run)
         else:
+            earlier = None if fresh else _earlier(profiled, path, report=hear)
             table = profile_here(profiled, space, earlier=earlier, run=run)
         write_measured(table, path)
         written.append(
@@ -197,6 +193,17 @@ def _earlier(device: DeviceProfile, path: Path, *, report: Report) -> LatencyTab
         report(Event(NOTICE, message=f"{error}: the table is made anew"))
         return None
     return timed_before(table)
+
+
+def _refuse_loss(devices: Sequence[DeviceProfile], folder: Path, *, report: Report) -> None:
+    """Refuses to put a few whole networks in the place of units that were timed one by one."""
+    for device in devices:
+        path = folder / f"{device.name}.json"
+        if earlier := _earlier(device, path, report=report):
+            raise UsageError(
+                f"{path} was {earlier.source}, unit by unit: --models would put less in its place",
+                hint="--fresh does; without --models the table is extended",
+            )
 
 
 def _one_device(

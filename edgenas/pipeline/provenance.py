@@ -73,11 +73,12 @@ def table_facts(name: str, table: LatencyTable) -> dict[str, Any]:
 
 def latency_note(name: str, table: LatencyTable) -> str:
     """What a reader must know of latencies read from this table; empty for a good measured one."""
-    if table.name != name and table.source == "measured":
-        return f"latency on {name} is by {table.name}: measured on another machine with this chip"
-    if table.source == "measured" and not table.rough:
+    elsewhere = table.name != name and table.source == "measured"
+    if table.source == "measured" and not table.rough and not elsewhere:
         return ""
     note = f"latency on {name} is {table.source}"
+    if elsewhere:
+        note += f" on another machine with this chip ({table.name})"
     if table.source == "estimated":
         note += " by the vendor's compiler; how far that is off the chip is not known"
     if "calibrated_from" in table.conditions:

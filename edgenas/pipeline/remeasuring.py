@@ -111,7 +111,8 @@ def _measured(
     again = f"edgenas measure {run.folder} goes on once it is mended"
     if len(failed) == len(measuring.metrics):
         first = next(iter(failed.values()))
-        raise type(first)(f"{first}; {again}", hint=first.hint) from first
+        kind = ExportError if isinstance(first, ExportError) else DeviceError
+        raise kind(f"{first}; {again}", hint=first.hint) from first
     failures = (f"{name}: not measured: {error}; {again}" for name, error in failed.items())
     return tuple(failures), tuple(notes)
 

@@ -160,7 +160,9 @@ def search(
         trained = finish(run, [c.architecture for c in networks], report=report)
         runs = {a.device: a.digest for a in fleet.fleet.assignments} if fleet else {}
         exported = export_candidates(run, judged, chosen, fleet=runs, report=report)
-        exported = measure_exports(run, judged, exported, reach=reach or measure, report=report)
+        exported = measure_exports(
+            run, judged, exported, fleet=runs, reach=reach or measure, report=report
+        )
         told, missed = measuring.judged(front, found.measurers) if measuring else ((), ())
         missed = (*missed, *unmeasured)
         failures = (*exported.failures, *missed)

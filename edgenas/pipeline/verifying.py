@@ -12,9 +12,15 @@ from edgenas.errors import ArtifactError, DataError, SpecError, UsageError, diff
 from edgenas.events import Report, silent
 from edgenas.hardware import also_in, load_device
 from edgenas.pipeline.exported import EXPORTS_SCHEMA, exported_row, target_row
-from edgenas.pipeline.exporting import asked_targets, fleet_in
+from edgenas.pipeline.exporting import fleet_in
 from edgenas.pipeline.mixing import devices_of
-from edgenas.pipeline.network_files import contract_of, extract, network_images, parents_of
+from edgenas.pipeline.network_files import (
+    asked_targets,
+    contract_of,
+    extract,
+    network_images,
+    parents_of,
+)
 from edgenas.pipeline.runs import Outcome, find_run, read_result
 
 if TYPE_CHECKING:
@@ -154,6 +160,7 @@ def _in_run(
             only=only,
             report=report,
         ):
+            gates = (*gates, *_of_device(model))
             again = replace(model, verification=evidence, gates=gates)
             found.rows.append(exported_row(again, f"{place}/{model.path}"))
             found.fail(f"{place}/{model.path}", gates)
@@ -268,7 +275,7 @@ def _over_images(
             limit = drop_limit(
                 model.precision, certificate.max_top1_drop, certificate.max_mixed_drop
             )
-            gates = _repeated(path, model, now, limit)
+            gates = (*_repeated(path, model, now, limit), *_of_device(model))
             again = replace(model, gates=gates)
             row |= {"verified": again.verified, "unsure": list(again.unsure)}
             row["top1_drop"] = now.top1_drop
@@ -312,6 +319,13 @@ def _targets_again(
             report=report,
         ):
             found.told(target, str(folder))
+
+
+def _of_device(model: ExportedModel) -> list[Gate]:
+    """What a device itself said of the file, which is not repeated."""
+    from edgenas.export.verify import ON_DEVICE
+
+    return [gate for gate in model.gates if gate.name == ON_DEVICE]
 
 
 def _repeated(

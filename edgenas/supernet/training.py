@@ -10,16 +10,16 @@ good when they begin.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import random
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 import filelock
@@ -335,6 +335,7 @@ class Training:
         self.wall_s = 0.0
         self.log: list[dict[str, float]] = []
         self.losses: list[float] = []
+        self.signals = _Signals()
 
     def __call__(
         self, *, resume: bool, stop_after_steps: int | None = None
@@ -347,7 +348,8 @@ class Training:
             with lock:
                 if resume:
                     self._resume()
-                return self._loop(stop_after_steps)
+                with self.signals:
+                    return self._loop(stop_after_steps)
         except filelock.Timeout:
             raise ResourceError(
                 f"another process trains in {self.folder}",
@@ -380,16 +382,18 @@ class Training:
                 if not math.isfinite(loss):
                     kept = f"; the last good checkpoint is kept in {self.folder}"
                     raise DivergedError(
-                        f"the loss became {loss} at step {self.step} of {self.n_steps}"
+                        f"the loss became {loss} at step {self.step + 1} of {self.n_steps}"
                         + kept * is_checkpoint(self.folder),
                         hint=f"lower {self.section}.peak_lr",
                     )
                 self.losses.append(loss)
+                self.step += 1
                 self.wall_s = wall_before + time.monotonic() - started
                 self.cpu_s = cpu_before + self.workers.sum(_cpu_s() - cpu_started)
-                self._tell(loss, first, time.monotonic() - started)
                 if self.step % self.steps_per_epoch == 0:
                     self._end_epoch()
+                self.signals.release()
+                self._tell(loss, first, time.monotonic() - started)
                 if self.step % self.recipe.checkpoint_every == 0 or self.step == last:
                     self._save()
         except KeyboardInterrupt:
@@ -460,9 +464,8 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate(step / self.n_steps)
         self.workers.average_gradients(self.learner.module)
-        with _uninterrupted():
-            self.optimizer.step()
-            self.step += 1
+        self.signals.hold()  # half a step would be done twice
+        self.optimizer.step()
         return self.workers.sum(total) / n_parts
 
     def _tell(self, loss: float, first: int, seconds: float) -> None:
@@ -531,21 +534,48 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait for the end of the block: half a step would be done twice."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number in numbers:
-        signal.signal(number, lambda got, _: came.append(got))
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+class _Signals:
+    """Ctrl-C and SIGTERM while the block lasts: between `hold` and `release` they wait.
+
+    Elsewhere than in the main thread nothing is changed: Python handles no signals there.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[int, Any] = {}
+        self._held = False
+        self._came: int | None = None
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.getsignal(number)
+                signal.signal(number, self._hear)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-    if came:
-        signal.raise_signal(came[0])
+
+    def hold(self) -> None:
+        """From here on they wait."""
+        self._held = True
+
+    def release(self) -> None:
+        """What waited does what it would have done."""
+        self._held, came, self._came = False, self._came, None
+        if came is not None:
+            self._pass_on(came, None)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self._held:
+            self._came = number
+        else:
+            self._pass_on(number, frame)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        handler = self._before[number]
+        if callable(handler):
+            handler(number, frame)
+        elif handler != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)

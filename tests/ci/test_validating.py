@@ -70,7 +70,7 @@ def test_a_target_to_be_measured_needs_a_device_that_can_be(
     assert main(["ci", command]) == 3
     said = capfd.readouterr().err
     assert f"target board: measure = true: {BOARD} cannot be measured: edgenas does not run" in said
-    assert "try: leave measure out: the table predicts" in said
+    assert "try: measure = false in [target.board]: the table predicts" in said
 
 
 def test_a_supernet_without_its_sidecar_is_told_with_what_to_do(

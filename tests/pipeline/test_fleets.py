@@ -15,10 +15,10 @@ from edgenas.latency import Predictor, table_for
 from edgenas.objectives import parse_objectives
 from edgenas.pareto import Candidate, Metric
 from edgenas.pipeline.config import DataConfig, RunConfig, SearchConfig, write_config
-from edgenas.pipeline.exporting import asked_targets
 from edgenas.pipeline.fleets import Chosen, accuracy_of
 from edgenas.pipeline.goals import loads_of, objectives_of
 from edgenas.pipeline.metrics import CheapMetrics
+from edgenas.pipeline.network_files import asked_targets
 from edgenas.pipeline.runs import fleet_of
 from edgenas.pipeline.searching import STUDY, search
 from edgenas.spaces import Architecture

@@ -198,11 +198,30 @@ def test_a_file_that_the_device_itself_refuses_fails(
             raise NothingTimedError(device, failed)
         return SimpleNamespace(timings={}, failed=failed)
 
+    with monkeypatch.context() as patch:
+        patch.setattr("edgenas.profiling.session.measure", refusing)
+        assert main(["export", "tiny", model.name, "--quiet"]) == 5
+    (file,) = read_certificate(model).models
+    gate = file.gates[-1]
+    assert (gate.name, gate.verdict) == ("device", "failed")
+    assert gate.reason == f"{HERE} does not run it: unknown operator version 9"
+    assert main(["verify", "runs/tiny", "--quiet"]) == 5, "it is not repeated, and stays told"
+    assert main(["search", "run.toml", "--resume", "--quiet"]) == 0, "it was asked again"
+    (file,) = read_certificate(model).models
+    assert file.measured_ms is not None
+    assert main(["verify", "runs/tiny", "--quiet"]) == 0
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_a_device_that_refuses_every_network_fails(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refusing(files: Mapping[str, Path], device: DeviceProfile, **options: object) -> None:
+        raise NothingTimedError(device, dict.fromkeys(files, "unknown operator version 9"))
+
     monkeypatch.setattr("edgenas.profiling.session.measure", refusing)
-    assert main(["export", "tiny", model.name, "--quiet"]) == 5
-    (target,) = read_certificate(model).targets
-    assert (target.device, target.path, target.verdict) == (HERE, "model.onnx", "failed")
-    assert target.reasons[0] == "the device itself does not run it: unknown operator version 9"
+    assert main(["measure", "tiny", "--quiet"]) == 4
+    assert "unknown operator version 9" in capfd.readouterr().err
 
 
 @pytest.mark.usefixtures("unmeasured")
