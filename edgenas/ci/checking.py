@@ -431,7 +431,7 @@ class _Check:
                     yield Finding("size", verdict, path, told, f"{what} {limit} bytes")
 
     def _arenas(self, models: Mapping[str, ExportedModel]) -> Iterator[Finding]:
-        from edgenas.models import micro_arena, read_model
+        from edgenas.models import micro_arena_of_file
 
         limit = self.target.gates.max_arena_bytes
         if limit is None:
@@ -442,7 +442,7 @@ class _Check:
             yield Finding("arena", "inconclusive", self.target.name, told, f"limit {limit} bytes")
         for path in planned:
             try:
-                bytes_ = micro_arena(read_model(self.folder / path, pads=True)).total
+                bytes_ = micro_arena_of_file(self.folder / path).total
             except EdgenasError as error:
                 yield Finding("arena", "failed", path, str(error), f"limit {limit} bytes")
                 continue

@@ -45,14 +45,19 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """Pillow's other readers are not let near a user's files: one of them starts a program."""
 MAX_BROKEN_SHARE = 0.01
 _GREY_MODES = frozenset(["1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"])
+_HIDDEN = (".", "__MACOSX")
+"""What names begin with that systems and editors put beside images."""
 _SPLIT_FOLDERS = {
     "train": "train",
+    "training": "train",
     "search": "search",
     "val": "search",
     "validation": "search",
     "valid": "search",
     "test": "test",
+    "testing": "test",
 }
+"""Whatever the case."""
 _EVERY = 200
 _LISTED = 10
 # What Pillow raises on damaged files, the decompression bomb among them.
@@ -151,13 +156,7 @@ def unlabelled_files(folder: Path) -> list[Path]:
         raise DataError(
             f"{folder}: there is no such folder", hint="check the path in [search] unlabelled"
         )
-    hidden = (".", "__MACOSX")
-    found = [
-        path
-        for path in _walk(folder, set())
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(hidden) for part in path.relative_to(folder).parts)
-    ]
+    found = [path for path in _walk(folder, set()) if path.suffix.lower() in SUFFIXES]
     if not found:
         raise DataError(f"{folder}: no images in it", hint=f"add images ({' '.join(SUFFIXES)})")
     return found
@@ -320,20 +319,20 @@ def _splits(folder: Path, report: Report) -> dict[str, Path]:
     ready = {
         entry.name: entry
         for entry in _folders(folder)
-        if entry.name in _SPLIT_FOLDERS and _folders(entry)
+        if entry.name.casefold() in _SPLIT_FOLDERS and _folders(entry)
     }
     if not ready:
         return {"all": folder}
-    if "train" not in ready:
+    if "train" not in {_SPLIT_FOLDERS[name.casefold()] for name in ready}:
         raise DataError(
             f"{folder}: holds {', '.join(ready)} with class folders, but no train",
             hint="name the splits train, test and (optionally) search",
         )
     splits: dict[str, Path] = {}
     for name, path in ready.items():
-        split = _SPLIT_FOLDERS[name]
+        split = _SPLIT_FOLDERS[name.casefold()]
         if split in splits:
-            raise DataError(f"{folder}: both {splits[split].name} and {name} hold search images")
+            raise DataError(f"{folder}: both {splits[split].name} and {name} hold {split} images")
         splits[split] = path
     splits = {split: splits[split] for split in SPLITS if split in splits}
     others = [entry.name for entry in _folders(folder) if entry.name not in ready]
@@ -345,11 +344,7 @@ def _splits(folder: Path, report: Report) -> dict[str, Path]:
 def _folders(folder: Path) -> list[Path]:
     with _readable(folder):
         entries = sorted(folder.iterdir())
-    return [
-        entry
-        for entry in entries
-        if entry.is_dir() and not entry.name.startswith((".", "__MACOSX"))
-    ]
+    return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(_HIDDEN)]
 
 
 def _classes(folder: Path, report: Report) -> dict[str, list[Path]]:
@@ -379,13 +374,14 @@ def _classes(folder: Path, report: Report) -> dict[str, list[Path]]:
             hint="put the images of each class into a sub-folder with the class's name",
         )
     stray = [p.name for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES]
-    if ignored := [name for name in ignored + stray if not Path(name).name.startswith(".")]:
+    ignored += [name for name in stray if not name.startswith(_HIDDEN)]
+    if ignored:
         report(Event("data", message=f"warning: {folder}: no images of a class: {_some(ignored)}"))
     return classes
 
 
 def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Files below `folder`, sorted; links are followed, but no folder is entered twice."""
+    """Files below `folder` that are not hidden, sorted; links are followed, no folder twice."""
     with _readable(folder):
         status = folder.stat()
         entries = sorted(folder.iterdir())
@@ -393,6 +389,8 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
         return
     seen.add(identity)
     for entry in entries:
+        if entry.name.startswith(_HIDDEN):
+            continue
         if entry.is_dir():
             yield from _walk(entry, seen)
         else:

@@ -249,24 +249,31 @@ class _Chooser:
         latencies: Mapping[Path, Latency] = {}
         if self.timing is not None:
             latencies = self.timing.points(self.lowering, files)
-        found: list[Point] = []
-        worst = [(0.0, 0.0) for _ in ways]
-        before = np.empty(0, np.bool_)
-        for path, precisions in files.items():
-            right = _right(open_model(path).run(self.mixing.images), labels)
-            before = right if path == self.source else before
-            lost, won = int((before & ~right).sum()), int((right & ~before).sum())
-            drop = (lost - won) / len(labels)
-            low, high = paired_interval(lost, won, len(labels))
-            judged = drop, (low + high) / 2 + _ONE_SIDED * (high - low) / 2
-            for i, way in enumerate(ways):
-                if precisions in way:  # noise grows along it: what comes back of top-1 is luck
-                    judged = worst[i] = max(worst[i][0], judged[0]), max(worst[i][1], judged[1])
-            size, latency = path.stat().st_size, latencies.get(path)
-            top1 = float(right.mean())
-            found.append(Point(path, precisions, size, top1, drop, (low, high), *judged, latency))
-            self.report(Event(self._stage, len(found), len(files), "mixtures tried"))
-        return found
+        answers: dict[Path, BoolArray] = {}
+        for path in files:
+            answers[path] = _right(open_model(path).run(self.mixing.images), labels)
+            self.report(Event(self._stage, len(answers), len(files), "mixtures tried"))
+        before = answers[self.source]
+        drops = {precisions: _drop(before, answers[path]) for path, precisions in files.items()}
+        judged = {p: (drop, _at_most(*interval)) for p, (drop, interval) in drops.items()}
+        for way in ways:  # noise grows along it: what comes back of top-1 is luck
+            worst = 0.0, 0.0
+            for p in (p for p in way if p in drops):
+                drop, interval = drops[p]
+                worst = max(worst[0], drop), max(worst[1], _at_most(*interval))
+                judged[p] = max(judged[p][0], worst[0]), max(judged[p][1], worst[1])
+        return [
+            Point(
+                path,
+                p,
+                path.stat().st_size,
+                float(answers[path].mean()),
+                *drops[p],
+                *judged[p],
+                latencies.get(path),
+            )
+            for path, p in files.items()
+        ]
 
     def _file(self, name: str) -> Path:
         return self.target.with_name(f"{name}{self.target.suffix}")
@@ -310,6 +317,17 @@ def _noise(changed: FloatArray, logits: FloatArray) -> float:
     power = float(np.mean(np.square(logits.astype(np.float64))))
     change = float(np.mean(np.square(changed.astype(np.float64) - logits)))
     return change / power if power else float(change > 0)
+
+
+def _drop(before: BoolArray, right: BoolArray) -> tuple[float, tuple[float, float]]:
+    """What is lost of top-1 against the answers `before`, and its paired 95 % interval."""
+    lost, won = int((before & ~right).sum()), int((right & ~before).sum())
+    return (lost - won) / len(right), paired_interval(lost, won, len(right))
+
+
+def _at_most(low: float, high: float) -> float:
+    """What 90 % lie below, of a two-sided 95 % interval."""
+    return (low + high) / 2 + _ONE_SIDED * (high - low) / 2
 
 
 _LEAST_NOISE = 1e-12

@@ -20,8 +20,7 @@ from edgenas.data.folder import FORMATS
 from edgenas.export.certificate import REJECTED, Certificate, ExportedModel, TargetEvidence
 from edgenas.export.contract import InputContract
 from edgenas.export.tflite import LABELS_FILE, labels_text
-from edgenas.models import micro_arena
-from edgenas.models.tflite import read_tflite
+from edgenas.models import micro_arena_of_file
 from edgenas.targets import MARGIN, operators_of_file
 from edgenas.targets.toolchains import MICRO_METHODS, SQUEEZE_EXCITE
 
@@ -119,7 +118,7 @@ def _arena(path: Path, certificate: Certificate) -> tuple[int, str]:
                 break
             where = f"measured in {target.checked_by}, a 64-bit build; a 32-bit one takes less"
             return -(-target.arena_bytes // 16) * 16, where
-    planned = micro_arena(read_tflite(path.read_bytes(), path, pads=True)).total
+    planned = micro_arena_of_file(path).total
     spared = math.ceil(planned / MARGIN)
     return -(-spared // 16) * 16, f"planned, not measured, with {1 / MARGIN - 1:.0%} to spare"
 

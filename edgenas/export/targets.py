@@ -24,8 +24,7 @@ from edgenas.export.verify import Verdict
 from edgenas.hardware import DeviceProfile, installed_version
 from edgenas.hardware.micro import measure_arena
 from edgenas.hardware.vela import accelerator, estimate
-from edgenas.models import micro_arena, read_model
-from edgenas.models.tflite import read_tflite
+from edgenas.models import micro_arena_of_file, read_model
 from edgenas.targets import (
     Toolchain,
     misfits,
@@ -197,7 +196,7 @@ def _by_micro(path: Path, device: DeviceProfile, images: FloatArray) -> _Told:
     except MeasurementError as error:
         return _Told(_version("tflm"), numbers, broken=(*broken, str(error)))
     except DeviceError as error:
-        planned = micro_arena(read_tflite(path.read_bytes(), path, pads=True)).total
+        planned = micro_arena_of_file(path).total
         return _Told(
             "edgenas' memory plan",
             numbers | {"arena_bytes": planned},

@@ -301,6 +301,10 @@ def fused(graph: ModelGraph) -> ModelGraph:
     return replace(graph, steps=tuple(step for step in steps if step is not None))
 
 
+_IN_GATES = ("activate", "function", "scale")
+"""What a hard sigmoid is written as."""
+
+
 def _excite(
     graph: ModelGraph,
     steps: list[Step | None],
@@ -312,7 +316,7 @@ def _excite(
     for gate, source in (product.inputs, product.inputs[::-1]) if len(product.inputs) == 2 else ():
         chain = list(_upwards(steps, producers, graph.source(gate), graph.source(source)))
         found = [step.op for k in chain if (step := steps[k]) is not None]
-        ops = [op for op in found if op is not None and op.kind not in ("activate", "function")]
+        ops = [op for op in found if op is not None and op.kind not in _IN_GATES]
         if [op.kind for op in ops] not in (["conv", "conv", "pool"], ["linear", "linear", "pool"]):
             continue
         expand, reduce, pool = ops

@@ -7,6 +7,7 @@ from pathlib import Path
 from edgenas.artifacts import io_errors
 from edgenas.errors import SpecError, UsageError
 from edgenas.models.graph import Format, ModelGraph, fused
+from edgenas.models.memory import Arena, micro_arena
 
 MAX_MODEL_BYTES = 512 * 2**20
 SUFFIXES = (".onnx", ".tflite")
@@ -58,3 +59,17 @@ def read_model(path: Path, *, pads: bool = False) -> ModelGraph:
                 hint="export it with a batch of 1",
             )
     return fused(graph)
+
+
+def micro_arena_of_file(path: Path) -> Arena:
+    """TFLite-Micro's arena for the int8 TFLite file at `path`, step by step as it is written.
+
+    Raises:
+        SpecError: it is no such file, or damaged.
+        ResourceError: it cannot be read.
+    """
+    from edgenas.models.tflite import read_tflite
+
+    with io_errors(path, "read"):
+        data = path.read_bytes()
+    return micro_arena(read_tflite(data, path, pads=True))

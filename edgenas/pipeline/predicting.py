@@ -197,14 +197,15 @@ def _measured(
 
 
 def _memory(path: Path) -> dict[str, int]:
-    """Bytes of the activations, planned as TFLite's arena is; for int8, TFLite-Micro's in all."""
-    from edgenas.models import micro_arena, planned_bytes, read_model
+    """Bytes of the activations, as in certificates; of int8 TFLite, TFLite-Micro's arena in all."""
+    from edgenas.models import micro_arena_of_file, read_model
+    from edgenas.targets import ram_bytes_of_file
 
-    graph = read_model(path, pads=True)
+    graph = read_model(path)
     if graph.format == "tflite" and graph.precision == "int8":
-        arena = micro_arena(graph)
+        arena = micro_arena_of_file(path)
         return {"peak_memory_bytes": arena.activations, "micro_arena_bytes": arena.total}
-    return {"peak_memory_bytes": planned_bytes(graph.lifetimes())}
+    return {"peak_memory_bytes": ram_bytes_of_file(path)}
 
 
 def _planned(predictor: Predictor, units: Sequence[OpSpec]) -> dict[str, float]:

@@ -377,11 +377,10 @@ def default_space(
     """
     if image_size < MEDIUM.resolutions[0]:
         space = SMALL
-    elif image_size <= 112:
-        fitting = tuple(r for r in MEDIUM.resolutions if r <= image_size)
-        space = replace(MEDIUM, resolutions=fitting)
     else:
-        space = LARGE
+        space = MEDIUM if image_size <= 112 else LARGE
+        fitting = tuple(r for r in space.resolutions if r <= image_size)
+        space = replace(space, resolutions=fitting or space.resolutions[:1])
     space = replace(space, in_channels=in_channels, n_classes=n_classes)
     if variant == "full":
         space = replace(space, activation="hswish", squeeze_excite=True)

@@ -115,7 +115,8 @@ def check_space(space: SearchSpace, device: DeviceProfile) -> None:
     Raises:
         SpecError: operators that its tool-chain does not take, by name, with the setting of the
             space that leaves them out.
-        InfeasibleError: even the space's smallest network exceeds its RAM or flash.
+        InfeasibleError: even the space's smallest network exceeds its flash. What RAM rules out is
+            told as of any bound.
     """
     chain = toolchain_of(device)
     precision = "fp32" if device.precision == "unstated" else device.precision  # as its format
@@ -162,19 +163,13 @@ def _check_operators(space: SearchSpace, device: DeviceProfile, chain: Toolchain
 
 
 def _check_memory(space: SearchSpace, device: DeviceProfile) -> None:
-    limits = (device.ram_bytes if plans_ram(device) else None, device.flash_bytes)
-    if limits == (None, None):
-        return
-    smallest = space.lower(space.smallest())
-    needs = (ram_bytes_of(smallest, device), size_bytes(smallest, device.format))
-    over = [
-        f"{need:,} bytes of {what}, it has {limit:,}"
-        for what, need, limit in zip(("RAM", "flash"), needs, limits, strict=True)
-        if limit is not None and need > MARGIN * limit
-    ]
-    if over:
+    """By flash alone: the network with the fewest parameters is not that with the least RAM."""
+    limit = device.flash_bytes
+    need = size_bytes(space.lower(space.smallest()), device.format)
+    if limit is not None and need > MARGIN * limit:
         raise InfeasibleError(
-            f"{device.name}: the smallest network of this space needs {' and '.join(over)}",
+            f"{device.name}: the smallest network of this space needs {need:,} bytes of flash, it "
+            f"has {limit:,}",
             hint="in [space]: smaller resolutions and widths; or more [memory], in bytes, in "
             f"{device.path or 'the file of the device'}",
         )

@@ -88,6 +88,23 @@ def test_ready_made_splits_are_kept(search: str | None, tmp_path: Path) -> None:
     assert data.test.labels.tolist() == [0] * 5 + [1] * 5
 
 
+@pytest.mark.parametrize(("train", "test"), [("Training", "Testing"), ("TRAIN", "Test")])
+def test_ready_made_splits_may_be_called_otherwise(train: str, test: str, tmp_path: Path) -> None:
+    for split, n in ((train, 12), (test, 5)):
+        for c in ("a", "b"):
+            pictures(tmp_path / split / c, n)
+    data, warned = load(tmp_path)
+    assert (data.classes, len(data.test), warned) == (("a", "b"), 10, [])
+
+
+def test_hidden_files_are_no_images(two: Path) -> None:
+    digest = load(two)[0].digest
+    (two / "cat" / "._000.png").write_bytes(b"resources of another system")
+    pictures(two / "dog" / ".ipynb_checkpoints", 3)
+    data, warned = load(two)
+    assert (data.digest, warned) == (digest, [])
+
+
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     for name in ("train", "test", "tram"):
         pictures(tmp_path / name, 4)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgenas.export.jobs import convert_networks
+from edgenas.models import micro_arena_of_file, read_model
 from edgenas.models.memory import micro_arena, planned_bytes, tflite_graph
 from edgenas.models.tflite import read_tflite
 from edgenas.profiling import plain_stacks, spread_architectures
@@ -92,3 +93,18 @@ def test_the_arena_of_thirty_networks_is_predicted(tmp_path: Path) -> None:
     assert statistics.median(map(abs, errors.values())) <= 0.01
     assert min(errors.values()) > -0.01, min(errors.items(), key=lambda item: item[1])
     assert max(errors.values()) < 0.05, max(errors.items(), key=lambda item: item[1])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("precision", ["tflite", "tflite-int8"])
+def test_squeeze_excite_is_known_again_in_files(precision: str, tmp_path: Path) -> None:
+    space = default_space(image_size=28, in_channels=1, n_classes=10, variant="full")
+    net = space.lower(space.smallest())
+    (path,) = convert_networks({"a": net}, format=precision, folder=tmp_path).values()
+    wanted = [op for op in net.primitive() if op.kind == "squeeze_excite"]
+    assert wanted
+    read = [step.op for step in read_model(path).steps if step.kind == "squeeze-excite"]
+    assert read == wanted
+    if precision == "tflite-int8":
+        error = micro_arena_of_file(path).total / allocations(path)["total"] - 1
+        assert -0.01 < error < 0.05
