@@ -13,13 +13,10 @@ from __future__ import annotations
 import math
 import os
 import random
-import signal
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import filelock
@@ -47,6 +44,7 @@ from edgenas.supernet.checkpoint import (
 )
 from edgenas.supernet.distributed import Workers
 from edgenas.supernet.elastic import Supernet
+from edgenas.supernet.signals import Signals
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +333,7 @@ class Training:
         self.wall_s = 0.0
         self.log: list[dict[str, float]] = []
         self.losses: list[float] = []
-        self.signals = _Signals()
+        self.signals = Signals()
 
     def __call__(
         self, *, resume: bool, stop_after_steps: int | None = None
@@ -532,50 +530,3 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         "can't allocate memory" in str(error) or "not enough memory" in str(error)
     )
-
-
-class _Signals:
-    """Ctrl-C and SIGTERM while the block lasts: between `hold` and `release` they wait.
-
-    Elsewhere than in the main thread nothing is changed: Python handles no signals there.
-    """
-
-    def __init__(self) -> None:
-        self._before: dict[int, Any] = {}
-        self._held = False
-        self._came: int | None = None
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.getsignal(number)
-                signal.signal(number, self._hear)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-    def hold(self) -> None:
-        """From here on they wait."""
-        self._held = True
-
-    def release(self) -> None:
-        """What waited does what it would have done."""
-        self._held, came, self._came = False, self._came, None
-        if came is not None:
-            self._pass_on(came, None)
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self._held:
-            self._came = number
-        else:
-            self._pass_on(number, frame)
-
-    def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        handler = self._before[number]
-        if callable(handler):
-            handler(number, frame)
-        elif handler != signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
