@@ -41,8 +41,6 @@ class SupernetEvaluator:
     data: DataSet
     n_recalibration: int = 2048
     """Train images, without augmentation, for the BatchNorm statistics."""
-    n_images: int | None = None
-    """Images of the search split; None: all of them."""
     batch: int = 256
     seed: int = 0
     """Of the choice of train images, and of the corruptions."""
@@ -53,10 +51,9 @@ class SupernetEvaluator:
     unlabelled: Unlabelled | None = None
     """Images for the agreement; None: those of the search split."""
     _chosen: Images = field(init=False, repr=False)
-    _scored: Images = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not len(self.data.search) or self.n_images == 0:
+        if not len(self.data.search):
             raise DataError(f"{self.data.name}: the search split is empty")
         if self.unlabelled is not None and not len(self.unlabelled):
             raise DataError(f"{self.data.name}: there are no unlabelled images")
@@ -64,10 +61,6 @@ class SupernetEvaluator:
         order = torch.randperm(len(self.data.train), generator=generator)
         chosen = self.data.train.take(order[: self.n_recalibration])
         object.__setattr__(self, "_chosen", chosen)
-        scored = self.data.search
-        if self.n_images is not None:
-            scored = scored.take(torch.arange(min(self.n_images, len(scored))))
-        object.__setattr__(self, "_scored", scored)
         keep_memory()
 
     def __call__(
@@ -88,9 +81,9 @@ class SupernetEvaluator:
         network = self.network(arch)
         float32 = fold(network)
         answers = functools.cache(lambda pixels: self._answers(float32, pixels, network))
-        contested = contested or Contested.everything(len(self._scored))
+        contested = contested or Contested.everything(len(self.data.search))
         index = torch.tensor(contested.index, dtype=torch.int64)
-        scored = self._scored.take(index)
+        scored = self.data.search.take(index)
 
         def share(logits: Tensor, classes: Tensor, others: int) -> float:
             return (int((logits.argmax(1) == classes).sum()) + others) / contested.n
@@ -124,10 +117,10 @@ class SupernetEvaluator:
         The largest must be among them: for `agreement` the other images count as named like it.
         """
         named = [
-            self._answers(fold(net), self._scored.pixels, net).argmax(1)
+            self._answers(fold(net), self.data.search.pixels, net).argmax(1)
             for net in map(self.network, archs)
         ]
-        return Contested.of(torch.stack(named).numpy(), self._scored.labels.numpy())
+        return Contested.of(torch.stack(named).numpy(), self.data.search.labels.numpy())
 
     def network(self, arch: Architecture) -> Network:
         """The extracted network with recalibrated BatchNorm, in evaluation mode."""
@@ -151,7 +144,7 @@ class SupernetEvaluator:
         return self._answers(self.quantised(network), images.pixels, network)
 
     def _robustness(self, network: Network) -> float:
-        images = self._scored if self.corrupted is None else self.corrupted
+        images = self.data.search if self.corrupted is None else self.corrupted
         seed = derive_seed(self.seed, "corruption")
         shares = [
             top1(
@@ -165,7 +158,7 @@ class SupernetEvaluator:
 
     @property
     def _compared(self) -> Tensor:
-        return self._scored.pixels if self.unlabelled is None else self.unlabelled.pixels
+        return self.data.search.pixels if self.unlabelled is None else self.unlabelled.pixels
 
     @functools.cached_property
     def _named_by_largest(self) -> Tensor:
