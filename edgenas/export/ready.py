@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import shutil
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -20,6 +21,7 @@ from edgenas.data.folder import FORMATS
 from edgenas.export.certificate import REJECTED, Certificate, ExportedModel, TargetEvidence
 from edgenas.export.contract import InputContract
 from edgenas.export.tflite import LABELS_FILE, labels_text
+from edgenas.hardware.micro import MICRO_BUILD
 from edgenas.models import micro_arena_of_file
 from edgenas.targets import MARGIN, operators_of_file
 from edgenas.targets.toolchains import MICRO_METHODS, SQUEEZE_EXCITE
@@ -84,7 +86,7 @@ def write_micro(
         "sha256": model.sha256,
         "size": str(len(data)),
         "arena": str(arena),
-        "arena_origin": origin,
+        "arena_origin": "\n *   ".join(textwrap.wrap(f"Arena: {origin}.", 95)),
         "scale": repr(model.input.scale),
         "zero_point": str(model.input.zero_point),
         "bytes": "\n".join(_lines(data)),
@@ -116,7 +118,7 @@ def _arena(path: Path, certificate: Certificate) -> tuple[int, str]:
         if target.toolchain == "tflm" and target.path == path.name and target.arena_bytes:
             if not target.checked_by.startswith("tflm"):
                 break
-            where = f"measured in {target.checked_by}, a 64-bit build; a 32-bit one takes less"
+            where = f"measured in {target.checked_by}, {MICRO_BUILD}"
             return -(-target.arena_bytes // 16) * 16, where
     planned = micro_arena_of_file(path).total
     spared = math.ceil(planned / MARGIN)

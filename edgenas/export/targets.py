@@ -22,7 +22,7 @@ from edgenas.export.certificate import REJECTED, Certificate, TargetEvidence
 from edgenas.export.runners import FloatArray, LiteRunner, MicroRunner, open_model
 from edgenas.export.verify import Verdict
 from edgenas.hardware import DeviceProfile, installed_version
-from edgenas.hardware.micro import measure_arena
+from edgenas.hardware.micro import MICRO_BUILD, measure_arena
 from edgenas.hardware.vela import accelerator, estimate
 from edgenas.models import micro_arena_of_file, read_model
 from edgenas.targets import (
@@ -215,7 +215,7 @@ def _by_micro(path: Path, device: DeviceProfile, images: FloatArray) -> _Told:
         _version("tflm"),
         numbers,
         broken=(*broken, *lost),
-        notes=(*told, "the arena is that of a 64-bit build: a 32-bit one takes less"),
+        notes=(*told, f"the arena is that of {MICRO_BUILD}"),
         ram_bytes=arena,
     )
 

@@ -1,8 +1,9 @@
 """TensorFlow Lite Micro, the interpreter of microcontrollers, run on this machine.
 
 It says how much memory a model needs beside itself. Its records are those of a 64-bit build: on a
-32-bit microcontroller they are smaller, so what fits here fits there. Needs the package
-`tflite-micro` (extra `micro`).
+32-bit microcontroller they are smaller, so what fits here fits there with the same, reference,
+kernels. Optimised ones, as CMSIS-NN's, ask for scratch memory in the arena on top. Needs the
+package `tflite-micro` (extra `micro`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ from edgenas.errors import DeviceError, MeasurementError
 from edgenas.processes import environment
 
 EXTRA_HINT = 'pip install "edgenas[micro]"'
+MICRO_BUILD = (
+    "a 64-bit build with reference kernels: a 32-bit one takes less, optimised kernels such as "
+    "CMSIS-NN's take scratch memory on top"
+)
+"""What the package is, for those who build for a microcontroller."""
 _MOST = 64 * 2**20
 _ALLOCATION = re.compile(r"Arena allocation (\w+) (\d+) bytes")
 

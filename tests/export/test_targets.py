@@ -390,6 +390,7 @@ def test_what_lies_ready_beside_a_model(certificate, images, tmp_path) -> None:
     assert f"#define MODEL_BYTES {certificate.models[0].size_bytes}\n" in header
     assert certificate.models[0].sha256 in header
     assert "measured in tflm" in header
+    assert "CMSIS-NN" in header.partition("*/")[0]
     assert "$" not in header + (micro / "model_runner.h").read_text("utf-8")
     path = tmp_path / certificate.models[0].path
     assert micro_methods(path) == (
