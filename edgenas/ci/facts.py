@@ -20,7 +20,13 @@ from edgenas.ci.stages import STAGES, Fact, Facts, revisions, stages_of
 from edgenas.ci.targets import Target
 from edgenas.errors import DataError, SpecError
 from edgenas.hardware import DeviceProfile, find, load_device
-from edgenas.pipeline.config import BUILT_IN_SETS, SHIPPED, RunConfig, SupernetConfig
+from edgenas.pipeline.config import (
+    BUILT_IN_SETS,
+    SHIPPED,
+    RunConfig,
+    SupernetConfig,
+    TrainConfig,
+)
 from edgenas.pipeline.evaluating import REVISIONS
 from edgenas.pipeline.goals import devices_of
 from edgenas.pipeline.metrics import costly_metrics
@@ -108,9 +114,17 @@ class Reader:
                 return Path(path)
 
     def training_folder(self, target: Target) -> Path:
-        """The run in which the supernet of all targets like this one is trained."""
-        config = target.config
-        train = {k: v for k, v in asdict(config.train).items() if k not in _NOT_RESULTS}
+        """The run in which the supernet of all targets like this one is trained.
+
+        Settings that are left at their defaults do not count, so that one which edgenas learns
+        moves no supernet; who changes a default raises the stage's revision.
+        """
+        config, default = target.config, asdict(TrainConfig())
+        train = {
+            name: value
+            for name, value in asdict(config.train).items()
+            if value != default[name] and name not in _NOT_RESULTS
+        }
         revision = STAGES["supernet"].revision
         key = digest([revision, _space_text(config), self._images(config), config.seed, train])
         return self._runs.absolute() / f"supernet.{key}"

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,6 +35,7 @@ from edgenas.errors import EdgenasError, MissingUnitsError, SpecError, UsageErro
 from edgenas.hardware import load_device
 from edgenas.objectives import Objective
 from edgenas.pareto import Metric
+from edgenas.pipeline.config import FinalConfig, TrainConfig
 
 if TYPE_CHECKING:
     from edgenas.latency import LatencyTable
@@ -455,12 +456,18 @@ def _change(
             return Change(fact, "evaluate", text)
         case "final" if "finish" not in stages:
             return Change(fact, "export", text)
+        case "train" | "final" if was is None and now == _DEFAULTS[word].get(name):
+            if any(known.startswith(f"{word} ") for known in entry.facts):
+                return None  # a setting that edgenas learned since, as it was without it
         case "revision" if now is None and name in STAGES:
             return None  # a stage that there is no more
     first = first_reader(fact, stages)
     if first is None:
         return Change(fact, stages[0], f"{text}: this edgenas knows no such fact")
     return Change(fact, first, text)
+
+
+_DEFAULTS = {"train": asdict(TrainConfig()), "final": asdict(FinalConfig())}
 
 
 def _went(setting: str, facts: Facts) -> bool:

@@ -163,8 +163,9 @@ def final_weights(run: Opened, arch: Architecture) -> FinalWeights | None:
     settings = settings_of(run, run.config.final)
     if run.config.final.teacher is not None and not Path(run.config.final.teacher).exists():
         settings["teacher"] = found.settings.get("teacher")  # needed to train, not to go on
+    then = {**asdict(FinalConfig()), "float": True, **found.settings}  # as before these were known
     asked = (str(arch), settings, run.rests_on)
-    return found if (found.architecture, found.settings, found.parents) == asked else None
+    return found if (found.architecture, then, found.parents) == asked else None
 
 
 def final_network(run: Opened, arch: Architecture) -> Network | None:
@@ -190,16 +191,16 @@ def folder_of(run: Opened, arch: Architecture) -> Path:
 
 def settings_of(run: Opened, settings: FinalConfig) -> dict[str, Any]:
     """What other weights would come of; the teacher by its digest, wherever its file lies."""
-    asked = asdict(settings)
-    path = asked.pop("teacher")
-    if path is not None and Path(path).exists():
-        asked["teacher"] = teaching(path, run.data)[1].digest
+    teacher = None
+    if settings.teacher is not None and Path(settings.teacher).exists():
+        teacher = teaching(settings.teacher, run.data)[1].digest
     return {
-        **asked,
+        **asdict(settings),
+        "teacher": teacher,
         "seed": run.config.seed,
         "recalibration_images": run.config.search.recalibration_images,
         "int8": writes_int8(run),
-        **({} if writes_float(run) else {"float": False}),
+        "float": writes_float(run),
     }
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from edgenas.artifacts import sha256_file
 from edgenas.ci import STAGES, plan, read_lock, stages
+from edgenas.ci.planning import changes_between
 from edgenas.cli.main import main
 from edgenas.errors import SpecError, UsageError
 from edgenas.hardware import load_device
@@ -344,6 +345,21 @@ def test_settings_that_change_no_result_stale_nothing(locked: Path) -> None:
     change("run.toml", "checkpoint_every = 5", "checkpoint_every = 7")
     change("targets.toml", "max_size_bytes = 100000", "max_size_bytes = 90000\nmin_top1 = 0.01")
     assert not plan().stale
+
+
+@pytest.mark.parametrize("setting", [("train largest_first", 0.0), ("final batch", 128)])
+def test_a_setting_that_edgenas_learns_stales_nothing_at_its_default(
+    locked: Path, setting: tuple[str, float]
+) -> None:
+    entry = read_lock(Path("edgenas.lock"))["board"]
+    known = {**entry.facts, "train epochs": 24, "final epochs": 8}
+    name, default = setting
+    before = replace(entry, facts=known)
+    assert changes_between(before, {**known, name: default}) == []
+    (change,) = changes_between(before, {**known, name: 2 * default + 1})
+    assert change.text.startswith(f"{name} added")
+    first = {name: value for name, value in known.items() if not name.startswith(name.split()[0])}
+    assert changes_between(replace(entry, facts=first), {**known, name: default})
 
 
 def test_new_and_gone_targets(locked: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -321,6 +321,19 @@ def test_weights_of_other_settings_are_not_taken(run: Opened) -> None:
     assert final_weights(other, arch) is None
 
 
+def test_weights_from_before_a_setting_was_known_hold_at_its_default(run: Opened) -> None:
+    run = with_final(run, epochs=1)
+    arch = run.supernet.space.smallest()
+    finish(run, [arch])
+    path = run.folder / "models" / arch.digest / "weights.json"
+    document = json.loads(path.read_text("utf-8"))
+    for name in ("float", "distil", "teacher"):
+        del document["settings"][name]
+    path.write_text(json.dumps(document), "utf-8")
+    assert final_weights(run, arch) is not None
+    assert final_weights(with_final(run, distil=0.1), arch) is None
+
+
 def test_another_supernet_may_teach(run: Opened, tmp_path: Path) -> None:
     wider = replace(tiny_space(), head_width=64)
     path, arch = tmp_path / "teacher.safetensors", run.supernet.space.smallest()
