@@ -53,7 +53,7 @@ def reading(metric: str) -> Reading:
     >>> reading("latency_ms@pixel4-litert-int8-t4").axis
     'latency on pixel4-litert-int8-t4 (ms)'
     >>> reading("size_bytes").text(812345)
-    '812 kB'
+    '793 KiB'
     """
     name, _, device = metric.partition("@")
     where = f" on {device}" if device else ""
@@ -115,9 +115,10 @@ def duration(seconds: float) -> str:
     """
     if seconds < 60:
         return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{int(seconds) // 60} min {int(seconds) % 60} s"
-    return f"{int(seconds) // 3600} h {int(seconds) % 3600 // 60} min"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def capital(text: str) -> str:
@@ -171,14 +172,13 @@ def log_ticks(low: float, high: float, n: int = 6) -> list[float]:
 _FRACTIONS = {
     "top1": "top-1 accuracy",
     "top1_int8": "top-1 accuracy in int8",
-    "top5": "top-5 accuracy",
     "top1_drop": "top-1 drop",
     "agreement": "agreement with the largest",
     "robustness": "robustness",
 }
 _SUFFIXES = (
     ("_ms", "ms", 1.0),
-    ("_bytes", "kB", 1e-3),
+    ("_bytes", "KiB", 1 / 1024),
     ("_mj", "mJ", 1.0),
     ("_s", "s", 1.0),
 )

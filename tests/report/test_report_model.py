@@ -73,7 +73,7 @@ def test_metrics_read_with_their_units() -> None:
     assert reading("unheard_of").text(0.5) == "0.500"
     assert reading("latency_ms@x").is_latency
     assert not reading("timeout_s").is_latency
-    assert reading("peak_memory_bytes") == Reading("peak memory", "kB", 1e-3)
+    assert reading("peak_memory_bytes") == Reading("peak memory", "KiB", 1 / 1024)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_classes_operators_and_licences_are_told(own: Path) -> None:
     assert classes.rows[0][:2] == ("<class 23>", "40")
     assert classes.rows[0][2] == "90.00 % (+2.30)"
     operators = tables[f"Operators: {digest}"]
-    assert operators.rows[0][2:] == ("20.5 kB", "FLOAT32: 1 Reshape; INT4: 1 Conv; INT8: 12 Conv")
+    assert operators.rows[0][2:] == ("20.0 KiB", "FLOAT32: 1 Reshape; INT4: 1 Conv; INT8: 12 Conv")
     assert "INT4 is of the weights" in operators.notes[-1]
     assert tables["Parents of files"].rows == ((digest, "weights", "abc123"),)
     section = dict(dict(view.provenance)["Images and licences"])

@@ -488,7 +488,7 @@ def test_the_comparison_is_drawn(tmp_path: Path) -> None:
     assert (page, picture) == (tmp_path / "drawn.html", tmp_path / "drawn.png")
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     text = page.read_text("utf-8")
-    for part in ("DS-CNN", "arena in TFLite-Micro, kB", "local-onnxruntime-fp32-t1", "A chip"):
+    for part in ("DS-CNN", "arena in TFLite-Micro, KiB", "local-onnxruntime-fp32-t1", "A chip"):
         assert part in text
 
 
@@ -508,7 +508,7 @@ def test_the_comparison_is_printed() -> None:
         *("litert-int8: top-1", "ms", "onnxruntime-fp32: top-1", "ms"),
     ]
     assert re.split("  +", ours)[3:] == ["not known", "0.9210", "1.0500", "0.9210", "1.0500"]
-    assert re.split("  +", theirs)[:4] == ["ds-cnn", "1.0 M", "100 kB", "50 kB"]
+    assert re.split("  +", theirs)[:4] == ["ds-cnn", "1.0 M", "98 KiB", "49 KiB"]
     assert re.split("  +", other)[-1] == "no file"
     speed, points = "2.00 (2.00 to 2.00)", "+1.00 (+0.00 to +2.00)"
     told = ["ds-cnn", "1.0 M", "0.9110", speed, points, points, "edgenas 1", "edgenas 1"]

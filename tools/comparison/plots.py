@@ -53,11 +53,11 @@ def _panels(document: Mapping[str, Any]) -> dict[str, dict[str, Points]]:
             add(f"measured latency, ms: {device}", network, found["latency_ms"], found["top1_test"])
             if device.split("-")[1:3] != ["litert", "int8"]:
                 continue
-            size = network["size_bytes"]["tflite-int8"] / 1e3
-            add("size of the int8 TFLite file, kB", network, size, found["top1_test"])
+            size = network["size_bytes"]["tflite-int8"] / 1024
+            add("size of the int8 TFLite file, KiB", network, size, found["top1_test"])
             if network["arena_bytes"] is not None:
-                kb = network["arena_bytes"] / 1e3
-                add("arena in TFLite-Micro, kB", network, kb, found["top1_test"])
+                kib = network["arena_bytes"] / 1024
+                add("arena in TFLite-Micro, KiB", network, kib, found["top1_test"])
     return panels
 
 

@@ -74,8 +74,8 @@ def _networks(document: Mapping[str, Any]) -> Table:
         row = [
             net["name"],
             f"{net['macs'] / 1e6:.1f} M",
-            f"{net['size_bytes']['tflite-int8'] / 1e3:.0f} kB",
-            "not known" if arena is None else f"{arena / 1e3:.0f} kB",
+            f"{net['size_bytes']['tflite-int8'] / 1024:.0f} KiB",
+            "not known" if arena is None else f"{arena / 1024:.0f} KiB",
         ]
         for device in devices:
             found = net["runtimes"].get(device)
