@@ -13,15 +13,15 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
 from edgenas.artifacts import to_json
-from edgenas.errors import Interrupted, nearest
+from edgenas.errors import Interrupted
 from edgenas.events import Event, Report, silent
 
 PLAIN_EVERY_S = 5.0
@@ -41,17 +41,6 @@ def positive(text: str) -> float:
     if not math.isfinite(value) or value <= 0:
         raise typer.BadParameter(f"{text!r} is not a finite number above 0")
     return value
-
-
-def one_of(*names: str) -> Callable[[str], str]:
-    """A parser that takes one of `names`, and otherwise names the nearest."""
-
-    def parse(text: str) -> str:
-        if text not in names:
-            raise typer.BadParameter(f"{text!r} is unknown; {nearest(text, names)}")
-        return text
-
-    return parse
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -77,7 +66,6 @@ class Output:
     json: bool
     report: Report
     _stdout: int
-    _written: list[str] = field(default_factory=list)
 
     def result(self, document: Mapping[str, Any], text: str) -> None:
         """Prints `document` as JSON where `--json` was given, `text` otherwise.

@@ -24,6 +24,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -331,7 +332,7 @@ def _at_most(low: float, high: float) -> float:
 
 
 _LEAST_NOISE = 1e-12
-_ONE_SIDED = 1.2816 / Z95
+_ONE_SIDED = NormalDist().inv_cdf(0.9) / Z95
 """The bound that 90 % lie below, in half widths of the two-sided 95 % interval."""
 
 

@@ -168,11 +168,6 @@ class LiteRunner:
         self._output = _single(self._interpreter.get_output_details(), path, "output")
         self.shape = tuple(int(n) for n in self._input["shape"])
 
-    @property
-    def output_scale(self) -> float:
-        """What one step of an integer output means; 0 for a float one."""
-        return float(_quantisation(self._output)[1] or 0)
-
     def run(self, images: FloatArray) -> FloatArray:
         """See `Runner.run`."""
         _check(images, self.shape)

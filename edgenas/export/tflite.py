@@ -77,7 +77,7 @@ def canonicalise(
                     port[0].name = name
     for name, value in (metadata or {}).items():
         _add_metadata(model, name, value)
-    write_atomic(path, _pack(model) + b"")
+    write_atomic(path, _pack(model))
     if labels:
         _append_labels(path, labels)
 
@@ -226,15 +226,6 @@ def read_metadata(path: Path) -> dict[str, str]:
 def labels_text(labels: Sequence[str]) -> str:
     """The content of `labels.txt`: a class on each line, in the order of the logits."""
     return "".join(f"{label}\n" for label in labels)
-
-
-def read_labels(path: Path) -> tuple[str, ...]:
-    """The lines of the appended `labels.txt`; none where there is no such archive."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return tuple(archive.read(LABELS_FILE).decode().splitlines())
-    except (zipfile.BadZipFile, KeyError):
-        return ()
 
 
 @_reader

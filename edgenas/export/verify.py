@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -40,7 +41,7 @@ moving averages of what calibration saw, though top-1 fell by 0.003 at most.
 ROUNDING = 0.01
 """Share of the images on which one file may answer otherwise on another machine."""
 
-Z95 = 1.959964
+Z95 = NormalDist().inv_cdf(0.975)
 """Two-sided 95 % point of the normal distribution."""
 
 Verdict = Literal["passed", "failed", "inconclusive"]

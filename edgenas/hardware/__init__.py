@@ -3,10 +3,7 @@
 from edgenas.hardware.adb import AdbTransport
 from edgenas.hardware.chip import Chip, chip_name, this_chip
 from edgenas.hardware.device import (
-    CLASSES,
     FORMATS,
-    PRECISIONS,
-    RUNTIMES,
     DeviceProfile,
     device_names,
     device_toml,
@@ -38,11 +35,8 @@ from edgenas.hardware.transports import (
 )
 
 __all__ = [
-    "CLASSES",
     "FORMATS",
     "LOCAL",
-    "PRECISIONS",
-    "RUNTIMES",
     "AdbTransport",
     "Chip",
     "Connection",

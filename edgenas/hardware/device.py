@@ -37,9 +37,6 @@ RuntimeName = Literal[
 Precision = Literal["fp32", "int8", "unstated"]
 ToolchainName = Literal["onnxruntime", "openvino", "litert", "nnapi", "edgetpu", "vela", "tflm"]
 
-CLASSES: tuple[str, ...] = get_args(DeviceClass)
-RUNTIMES: tuple[str, ...] = get_args(RuntimeName)
-PRECISIONS: tuple[str, ...] = get_args(Precision)
 FORMATS = MappingProxyType(
     {
         ("onnxruntime", "fp32"): "onnx",

@@ -58,7 +58,6 @@ class Estimate:
     clock_hz: float
     sram_bytes: int
     flash_bytes: int
-    dram_bytes: int
     npu_operators: int
     cpu_operators: int
 
@@ -123,7 +122,6 @@ def _read(report: Path, stdout: str, path: Path) -> Estimate:
             sram_bytes=_kib(row["sram_memory_used"]),
             flash_bytes=_kib(row["on_chip_flash_memory_used"])
             + _kib(row["off_chip_flash_memory_used"]),
-            dram_bytes=_kib(row["dram_memory_used"]),
             npu_operators=counts["NPU"],
             cpu_operators=counts["CPU"],
         )

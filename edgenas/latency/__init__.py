@@ -15,7 +15,6 @@ from edgenas.latency.known import (
 from edgenas.latency.predictor import LatencyPrediction, Memory, Origin, Predictor, UnitLatency
 from edgenas.latency.table import (
     ROUGH_ERROR,
-    SOURCES,
     Entry,
     LatencyTable,
     TableDevice,
@@ -27,7 +26,6 @@ from edgenas.latency.whole import Observed, WholeFit, fit_whole
 
 __all__ = [
     "ROUGH_ERROR",
-    "SOURCES",
     "CostModel",
     "Entry",
     "Fit",

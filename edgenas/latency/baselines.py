@@ -91,17 +91,10 @@ def summary(errors: Sequence[float]) -> dict[str, float]:
 def spearman(xs: Sequence[float] | Values, ys: Sequence[float] | Values) -> float:
     """Spearman's rank correlation, ties shared; 0 where one of the two orders nothing."""
     import numpy as np
+    from scipy.stats import rankdata
 
-    a, b = _ranks(np.asarray(xs)), _ranks(np.asarray(ys))
+    a, b = rankdata(xs), rankdata(ys)
     return float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else 0.0
-
-
-def _ranks(values: Values) -> Values:
-    import numpy as np
-
-    _, at, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: Values = (np.cumsum(counts) - (counts - 1) / 2)[at]
-    return ranks
 
 
 def _nearest(others: Mapping[str, Values], measured_ms: Values, kept: Mask) -> tuple[str, float]:

@@ -9,7 +9,7 @@ is made of; another part counts for what it took above the cheapest model that w
 what a call costs. Or all parts count for what they took above a call and above what a model of one
 part pays for its input and output, both by the cost model of the parts; whichever has the lower
 error on networks left out. What a network pays once (its own call, the conversion of its input) is
-a third number, kept only where it lowers that error.
+a third number, kept only where it lowers that error by a tenth.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from edgenas.spaces.ops import OpSpec
 
 Granularity = Literal["unit", "primitive"]
 MIN_NETWORKS = 8
+EARNS = 0.9
+"""A further number is kept where this share of the leave-one-out error, or less, is left."""
 SQUARED_UP_TO = 0.02
 LEAST_SHARE = 0.1
 """A network takes at least this share of its parts' sum, where constants outweigh tiny parts."""
@@ -128,7 +130,7 @@ def fit_networks(
         )
     errors = _left_out(samples, once=False)
     with_once = _left_out(samples, once=True)
-    once = sum(with_once) < 0.9 * sum(errors)  # a third number must earn its place
+    once = sum(with_once) < EARNS * sum(errors)
     errors = with_once if once else errors
     scale, per_part_ms, per_network_ms = _solve(samples, once=once)
     plain = [abs(x.sum_ms / x.measured_ms - 1) for x in samples]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from edgenas import artifacts
 from edgenas.errors import ArtifactError, SpecError
@@ -20,7 +20,6 @@ from edgenas.spaces.ops import KEY_VERSION, OpSpec
 
 SCHEMA = "edgenas.table/1"
 Source = Literal["measured", "estimated", "calibrated", "analytic"]
-SOURCES: tuple[str, ...] = get_args(Source)
 IMPLAUSIBLE = 100.0
 """A latency this many times off what the rest of the table says is an error of the file."""
 ROUGH_ERROR = 0.20

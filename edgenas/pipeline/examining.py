@@ -20,6 +20,7 @@ _PACKAGES = {
     "ai_edge_litert": ("ai-edge-litert", "pip install edgenas"),
     "litert_torch": ("litert-torch", "pip install 'edgenas[tflite]' (TFLite export)"),
     "ai_edge_quantizer": ("ai-edge-quantizer", "pip install 'edgenas[tflite]' (TFLite int8)"),
+    "torchao": ("torchao", "pip install 'edgenas[tflite]' (TFLite export)"),
     "tflite_micro": ("tflite-micro", "pip install 'edgenas[micro]' (microcontroller check)"),
     "ethosu": ("ethos-u-vela", "pip install 'edgenas[micro]' (Ethos-U estimates and check)"),
     "openvino": ("openvino", "pip install 'edgenas[openvino]' (its target)"),
@@ -27,6 +28,8 @@ _PACKAGES = {
         "optuna-dashboard",
         "pip install 'edgenas[dashboard]' (edgenas dashboard)",
     ),
+    "matplotlib": ("matplotlib", "pip install 'edgenas[plots]' (plots of bench commands)"),
+    "psycopg": ("psycopg", "pip install 'edgenas[postgres]' (searches on several machines)"),
     "sklearn": ("scikit-learn", "pip install 'edgenas[digits]' (the digits data set)"),
 }
 

@@ -24,8 +24,8 @@
                                   the bounds keep out, single changes of the exported networks
     models/<digest>/latency.json  optional, edgenas.model-latency/1: {"latencies": [{"device",
                                   "origin", "latency_ms", "low_ms", "high_ms", "units": [{"name",
-                                  "key", "ms", "origin", "inputs"}]}]}; or one such device at the
-                                  top; "inputs" may be left out of a plain chain
+                                  "key", "ms", "origin", "inputs"}]}]}; "inputs" may be left out
+                                  of a plain chain
     models/<digest>/export.json   edgenas.export/1, the certificate: goes before what result.json
                                   says of the same file
 

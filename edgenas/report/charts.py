@@ -450,7 +450,7 @@ def hover(view: RunView, candidate: Evaluated, *, full: bool) -> str:
     """What stands beside a point: digest, metrics with their origin, and the architecture."""
     lines = [f"<b>{escape(candidate.digest, quote=False)}</b>"]
     if candidate.number is not None:
-        lines[0] += f"  trial {candidate.number}"
+        lines[0] += f"  evaluation {candidate.number + 1}"
     for name, metric in candidate.metrics.items():
         lines.append(f"{escape(reading(name).label, quote=False)}: {told(view, name, metric)}")
     if not candidate.feasible:

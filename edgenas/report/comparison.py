@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Literal
 
 from edgenas.artifacts import derive_seed
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 1000
 """Times that the figures are drawn anew."""
-_QUANTILE_90, _QUANTILE_80 = 1.6449, 1.2816
+_QUANTILE_90, _QUANTILE_80 = (NormalDist().inv_cdf(p) for p in (0.95, 0.9))
 """Of the normal distribution: what half of an interval of 90 % and of 80 % is in deviations."""
 
 Passing = Literal["came", "went", "moved", "stayed"]

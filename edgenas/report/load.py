@@ -425,8 +425,6 @@ def _latencies(path: Path) -> tuple[tuple[Unit, ...], tuple[DeviceLatency, ...]]
     if not path.is_file():
         return (), ()
     table = read_json(path, schema=parts.LATENCY_SCHEMA)
-    if "latencies" not in table:
-        table = {"latencies": [{k: v for k, v in table.items() if k != "schema"}]}
     found = parts.valid(path, table, parts.Latencies).latencies
     networks = [_units(path, latency.units) for latency in found]
     if any(network != networks[0] for network in networks):

@@ -18,7 +18,7 @@ from edgenas.spaces import OpSpec
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """An architecture that was evaluated. `number` is its trial's, where it is known."""
+    """An architecture that was evaluated, as the `number`-th from 0 on where that is known."""
 
     architecture: str
     digest: str
@@ -325,10 +325,10 @@ class RunView:
 
     A latency without a device's name is that of the first table.
 
-    `hypervolume` holds (trial number, hypervolume so far), measured from `reference` where that was
-    kept. `provenance` is a list of sections, each a title and its rows. `parents` are the digests
-    that the front rests on, `rests_on` those of accuracies, `settings` the run file's by dotted
-    names.
+    `hypervolume` holds (number of the evaluation, hypervolume so far), measured from `reference`
+    where that was kept. `provenance` is a list of sections, each a title and its rows. `parents`
+    are the digests that the front rests on, `rests_on` those of accuracies, `settings` the run
+    file's by dotted names.
     """
 
     name: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from edgenas.search.problem import MetricFunction, Problem
 from edgenas.search.surrogate import FIRST, MOST, Reader
 from edgenas.spaces import Architecture, Choice, Choices
 
-SIGMAS = 1.645
+SIGMAS = NormalDist().inv_cdf(0.95)
 """Standard deviations to either side of a 90 % interval."""
 
 

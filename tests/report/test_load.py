@@ -176,18 +176,6 @@ def test_damage_is_named(own: Path, name: str, where: str, value: object) -> Non
         load_run(own)
 
 
-def test_one_device_may_stand_at_the_top_of_the_latency_file(own: Path) -> None:
-    path = sorted(own.glob("models/*/latency.json"))[0]
-
-    def flatten(table: dict[str, Any]) -> None:
-        table.update(table.pop("latencies")[0])
-
-    change(path, flatten)
-    model = next(m for m in load_run(own).models if m.digest == path.parent.name)
-    assert [latency.device for latency in model.latencies] == ["testchip-litert-int8-t1"]
-    assert model.units
-
-
 def test_an_interval_beside_its_value_is_left_out(own: Path) -> None:
     path = sorted(own.glob("models/*/export.json"))[0]
     told = {"value_ms": 1.0, "origin": "measured", "low_ms": 1.01, "high_ms": 1.2, "n": 5}
