@@ -124,6 +124,17 @@ _NAMED = 16
 """So many known names are worth reading in a message."""
 
 
+def worst_code(codes: Iterable[int]) -> int:
+    """The exit code of several results: a gate that was missed goes before all, then the largest.
+
+    >>> worst_code([0, 8, 4]), worst_code([8, 5]), worst_code([])
+    (8, 5, 0)
+    """
+    found = set(codes)
+    missed = VerificationError.exit_code
+    return missed if missed in found else max(found, default=0)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A phrase that names the known spelling closest to `name`, or some where none is close.
 

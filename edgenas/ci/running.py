@@ -34,7 +34,7 @@ from edgenas.ci.lock import LOCK, entry_of, read_lock, write_lock
 from edgenas.ci.planning import RUNS, Plan, TargetPlan, plan
 from edgenas.ci.stages import Facts
 from edgenas.ci.targets import TARGETS, Target
-from edgenas.errors import EdgenasError, Interrupted
+from edgenas.errors import EdgenasError, Interrupted, worst_code
 from edgenas.events import Event, Report, silent
 from edgenas.pipeline.config import RunConfig, write_config
 from edgenas.pipeline.runs import find_run, locked, read_result, seal
@@ -110,15 +110,14 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What `ci run` did. Its exit code is that of the first target that failed, 5 before others."""
+    """What `ci run` did."""
 
     targets: tuple[Made, ...]
 
     @property
     def exit_code(self) -> int:
         """0 where every target is as its facts want it."""
-        codes = [made.exit_code for made in self.targets if made.exit_code]
-        return 5 if 5 in codes else codes[0] if codes else 0
+        return worst_code(made.exit_code for made in self.targets)
 
     def document(self) -> dict[str, Any]:
         """As `ci run --json` prints it (schema `edgenas.ci-run/1`)."""

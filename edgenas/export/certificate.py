@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgenas.artifacts import digest, io_errors, read_json, sha256_file, write_json
-from edgenas.errors import ArtifactError
+from edgenas.errors import ArtifactError, VerificationError, worst_code
 from edgenas.export.contract import InputContract, contract_from, contract_table
 from edgenas.export.formats import Precision
 from edgenas.export.tflite import LABELS_FILE, labels_text
@@ -193,11 +193,10 @@ class Certificate:
 
     @property
     def exit_code(self) -> int:
-        """0; 5 if a file failed a gate, a target or a run; else that of the first not written."""
-        codes = [failure.exit_code for failure in self.failures]
-        if "failed" in [m.verdict for m in self.models] + [t.verdict for t in self.targets]:
-            return 5
-        return 5 if 5 in codes else next(iter(codes), 0)
+        """0; 5 if a file failed a gate, a target or a run; else of what was not written."""
+        verdicts = [m.verdict for m in self.models] + [t.verdict for t in self.targets]
+        missed = [VerificationError.exit_code] * ("failed" in verdicts)
+        return worst_code([*missed, *(failure.exit_code for failure in self.failures)])
 
 
 def drop_limit(precision: Precision, max_top1_drop: float, max_mixed_drop: float | None) -> float:

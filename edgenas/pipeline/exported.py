@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgenas.errors import worst_code
+
 if TYPE_CHECKING:
     from edgenas.export.certificate import Certificate, ExportedModel, TargetEvidence
 
@@ -45,8 +47,7 @@ def gathered(folder: Path, certificates: Mapping[Path, Certificate]) -> Exported
         for place, certificate in certificates.items()
         for problem in certificate.problems()
     )
-    codes = [certificate.exit_code for certificate in certificates.values()]
-    code = 5 if 5 in codes else max(codes, default=0)
+    code = worst_code(certificate.exit_code for certificate in certificates.values())
     return Exported(certificates, failures, code)
 
 

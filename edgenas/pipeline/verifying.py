@@ -8,7 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgenas.errors import ArtifactError, DataError, SpecError, UsageError, difference
+from edgenas.errors import (
+    ArtifactError,
+    DataError,
+    SpecError,
+    UsageError,
+    VerificationError,
+    difference,
+    worst_code,
+)
 from edgenas.events import Report, silent
 from edgenas.hardware import also_in, load_device
 from edgenas.pipeline.exported import EXPORTS_SCHEMA, exported_row, target_row
@@ -91,8 +99,8 @@ class _Found:
 
     @property
     def exit_code(self) -> int:
-        others = len(self.failures) > len(self.codes)
-        return 5 if others or 5 in self.codes else max(self.codes, default=0)
+        missed = [VerificationError.exit_code] * (len(self.failures) > len(self.codes))
+        return worst_code([*missed, *self.codes])
 
     def fail(self, path: str, gates: Sequence[Gate]) -> None:
         """Lists the gates that failed."""
