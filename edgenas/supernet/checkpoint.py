@@ -81,7 +81,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
             temporary.write_bytes(current.read_bytes())
     write_json(current, state)
     kept = {weights.name, _weights_of(folder / _PREVIOUS)}
-    for path in folder.glob("step-*.safetensors"):
+    for path in folder.glob("*step-*.safetensors"):  # with a dot: cut off by a kill
         if path.name not in kept:
             path.unlink()
 
