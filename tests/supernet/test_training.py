@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -120,20 +121,36 @@ def test_sandwich_has_largest_smallest_and_random(tiny_space: MobileSpace) -> No
     assert archs != sandwich(supernet, n_random=2, seed=4)
 
 
-_TWO_PROCESSES = """
+_CHILD = """
 import sys
+sys.path.insert(0, {root!r})
 from pathlib import Path
 import torch
 from edgenas.data import load_data
-from edgenas.spaces.mobile import MobileSpace, from_table
+from edgenas.spaces.mobile import from_table
 from edgenas.supernet import Recipe, Supernet, train
 
 torch.set_num_threads(1)
-table = {table!r}
-supernet = Supernet(from_table(table, in_channels=1, n_classes=10))
-recipe = Recipe(epochs=1, batch=64, n_random=1, mirror=False, accumulate={accumulate})
-train(supernet, load_data("digits", seed=0), recipe, folder=Path({folder!r}), stop_after_steps=4)
+supernet = Supernet(from_table({table!r}, in_channels=1, n_classes=10))
+train(
+    supernet, load_data("digits", seed=0), {recipe!r}, folder=Path({folder!r}), **{settings!r}
+)
 """
+
+
+def _script(folder: Path, space: MobileSpace, recipe: Recipe, **settings: object) -> str:
+    """A script beside `folder` that trains in it, in a process of its own."""
+    script = folder.with_suffix(".py")
+    script.write_text(
+        _CHILD.format(
+            root=str(Path(__file__).parents[2]),
+            table=space.to_table(),
+            recipe=recipe,
+            folder=str(folder),
+            settings=settings,
+        )
+    )
+    return str(script)
 
 
 def _run(script: str, *launcher: str) -> None:
@@ -158,20 +175,19 @@ def test_two_processes_train_like_one_that_accumulates(
         ("one", 2, ()),
         ("two", 1, ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")),
     ):
-        script = tmp_path / f"{name}.py"
-        text = _TWO_PROCESSES.format(
-            table=tiny_space.to_table(), accumulate=accumulate, folder=str(tmp_path / name)
-        )
-        script.write_text(
-            f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n" + text
-        )
-        _run(str(script), *launcher)
+        recipe = Recipe(epochs=1, batch=64, n_random=1, mirror=False, accumulate=accumulate)
+        _run(_script(tmp_path / name, tiny_space, recipe, stop_after_steps=4), *launcher)
         supernet = Supernet(tiny_space)
-        recipe = Recipe(epochs=1, batch=64, n_random=1, mirror=False)
         train(supernet, digits, recipe, folder=tmp_path / name, resume=True, stop_after_steps=0)
         weights.append(_weights(supernet))
     assert not weights[0].equal(_weights(Supernet(tiny_space)))
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-6)
+
+
+def _last_step(folder: Path) -> int:
+    """That of the last checkpoint; 0 before the first."""
+    path = folder / "checkpoint.json"
+    return int(json.loads(path.read_text())["step"]) if path.exists() else 0
 
 
 @pytest.mark.long
@@ -181,35 +197,25 @@ def test_killed_at_random_moments_and_resumed_is_undisturbed(
     whole = Supernet(tiny_space)
     recipe = Recipe(epochs=2, batch=64, n_random=1, mirror=False, checkpoint_every=3)
     train(whole, digits, recipe, folder=tmp_path / "whole")
-    script = tmp_path / "train.py"
-    script.write_text(
-        textwrap.dedent(f"""
-        import sys
-        sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-        from pathlib import Path
-        import torch
-        from edgenas.data import load_data
-        from edgenas.spaces.mobile import from_table
-        from edgenas.supernet import Recipe, Supernet, train
-        torch.set_num_threads(1)
-        space = from_table({tiny_space.to_table()!r}, in_channels=1, n_classes=10)
-        recipe = Recipe(epochs=2, batch=64, n_random=1, mirror=False, checkpoint_every=3)
-        print("ready", flush=True)
-        train(Supernet(space), load_data("digits", seed=0), recipe,
-              folder=Path({str(tmp_path / "killed")!r}), resume=True)
-        """)
-    )
-    for wait_s in (0.35, 0.6):
-        process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(wait_s)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    resumed = Supernet(tiny_space)
-    train(resumed, digits, recipe, folder=tmp_path / "killed", resume=True)
+    killed = tmp_path / "killed"
+    script = _script(killed, tiny_space, recipe, resume=True)
+    rng, step = random.Random(0), 0
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, script])
+        while process.poll() is None and _last_step(killed) <= step:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.1))
+        assert process.poll() is None, "nothing is left to be killed"
+        process.kill()
+        process.wait()
+        step = _last_step(killed)
+        assert (killed / f"step-{step:07d}.safetensors").is_file()
+    (killed / ".step-0000001-cut.safetensors").write_bytes(b"killed while it was written")
+    resumed, events = Supernet(tiny_space), list[Event]()
+    train(resumed, digits, recipe, folder=killed, resume=True, report=events.append)
+    assert events[0].done == step + 1
     assert _weights(resumed).equal(_weights(whole))
-    leftovers = [p.name for p in (tmp_path / "killed").glob("*.safetensors")]
+    leftovers = [p.name for p in killed.glob("*.safetensors")]
     assert len(leftovers) <= 2
 
 
