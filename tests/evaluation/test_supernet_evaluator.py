@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edgenas.artifacts import derive_seed
-from edgenas.data import DataSet, Images, Unlabelled, load_data
+from edgenas.data import DataSet, Images, Unlabelled, load_data, prepare
 from edgenas.errors import DataError, SpecError
 from edgenas.evaluation import CORRUPTIONS, SEVERITIES, SupernetEvaluator, corrupt, top1
 from edgenas.networks import build
@@ -45,11 +45,24 @@ def test_evaluation_is_deterministic_and_a_share_of_the_search_split(digits: Dat
 def test_only_the_search_split_is_scored_and_only_the_train_split_recalibrates(
     digits: DataSet,
 ) -> None:
-    blank = Images(torch.zeros_like(digits.test.pixels), digits.test.labels)
-    supernet = Supernet(SPACE)
-    arch = SPACE.smallest()
-    expected = SupernetEvaluator(supernet, digits)(arch)
-    assert SupernetEvaluator(supernet, replace(digits, test=blank))(arch) == expected
+    def blank(images: Images) -> Images:
+        return Images(torch.zeros_like(images.pixels), torch.zeros_like(images.labels))
+
+    supernet, arch = Supernet(SPACE), SPACE.smallest()
+    evaluator = SupernetEvaluator(supernet, digits)
+    network = evaluator.network(arch)
+    pixels = prepare(digits.search.pixels, resolution=8, mean=digits.mean, std=digits.std)
+    with torch.inference_mode():
+        right = network(pixels).argmax(1) == digits.search.labels
+    expected = {"top1": pytest.approx(float(right.double().mean()))}
+    assert evaluator(arch) == expected
+    unlabelled = Images(digits.train.pixels, torch.zeros_like(digits.train.labels))
+    others = replace(digits, train=unlabelled, test=blank(digits.test))
+    assert SupernetEvaluator(supernet, others)(arch) == expected
+    unsearched = replace(digits, search=blank(digits.search), test=blank(digits.test))
+    again = dict(SupernetEvaluator(supernet, unsearched).network(arch).named_buffers())
+    assert again
+    assert all(b.equal(again[name]) for name, b in network.named_buffers())
 
 
 def test_an_empty_search_split_is_refused(digits: DataSet) -> None:
