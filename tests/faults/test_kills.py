@@ -19,6 +19,7 @@ import pytest
 from edgenas.artifacts import check_manifest, sha256_file
 from edgenas.cli.main import main
 from edgenas.pipeline.finishing import FINAL
+from tests.pipeline.conftest import written
 
 RUN = Path("runs/tiny")
 WEIGHTS = RUN / "supernet" / "supernet.safetensors"
@@ -65,53 +66,61 @@ def trials_finished(n: int) -> Callable[[], bool]:
     return enough
 
 
-def longer(work: Path) -> None:
-    """More steps and more trials, so that there is a middle to be killed in."""
-    text = (work / "run.toml").read_text("utf-8")
-    text = text.replace("trials = 4", "trials = 12").replace("epochs = 1", "epochs = 3")
-    (work / "run.toml").write_text(text, "utf-8")
+def checkpoint_after(step: int) -> Callable[[], bool]:
+    def later() -> bool:
+        path = RUN / "supernet" / "checkpoint.json"
+        return path.exists() and json.loads(path.read_text("utf-8"))["step"] > step
+
+    return later
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    assert process.poll() is None, "nothing is left to be killed"
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
 
 
 @pytest.mark.long
 def test_a_killed_training_ends_with_the_same_weights(clean: Path) -> None:
-    longer(clean)
+    written("epochs = 1", "epochs = 8")  # so that there is a middle to be killed in
     shutil.rmtree(RUN)
     assert main(["train", "run.toml", "--quiet"]) == 0
     undisturbed = sha256_file(WEIGHTS)
     shutil.rmtree(RUN)
     rng = random.Random(0)
     process = start("train", "run.toml", "--quiet")
-    for _ in range(2):
-        wait_for((RUN / "supernet" / "checkpoint.json").exists, process)
-        time.sleep(rng.random() * 0.5)
-        process.kill()
-        process.communicate()
+    for step in (0, 40):
+        wait_for(checkpoint_after(step), process)
+        time.sleep(rng.random() * 0.1)
+        kill(process)
+        assert not WEIGHTS.exists()
         process = start("train", "run.toml", "--quiet", "--resume")
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert sha256_file(WEIGHTS) == undisturbed
-    assert not list(RUN.rglob("step-*")), "checkpoints of a finished training are left"
+    assert not list(RUN.rglob("*step-*")), "checkpoints of a finished training are left"
 
 
 @pytest.mark.long
 def test_a_killed_search_ends_with_the_same_front(clean: Path) -> None:
-    longer(clean)
-    text = (clean / "run.toml").read_text("utf-8").replace("epochs = 3", "epochs = 1")
-    (clean / "run.toml").write_text(text, "utf-8")
-    shutil.copytree(clean, clean.with_name("undisturbed"))
+    written("trials = 4", "trials = 24")
+    for path in Path("runs").glob("evaluations.db*"):  # what is known costs no time
+        path.unlink()
     undisturbed = clean.with_name("undisturbed")
+    shutil.copytree(clean, undisturbed)
     os.chdir(undisturbed)
     assert main(["search", "run.toml", "--quiet"]) == 0
     os.chdir(clean)
     process = start("search", "run.toml", "--quiet")
     for n in (2, 7):
         wait_for(trials_finished(n), process)
-        process.kill()
-        process.communicate()
+        kill(process)
+        assert not trials_finished(24)()
         process = start("search", "run.toml", "--quiet", "--resume", "--json")
     output, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert json.loads(output)["trials"] == 12
+    assert json.loads(output)["trials"] == 24
     assert (RUN / "front.json").read_bytes() == (undisturbed / RUN / "front.json").read_bytes()
     check_manifest(RUN)
 
@@ -124,8 +133,7 @@ def test_a_killed_search_ends_with_the_same_front(clean: Path) -> None:
 def test_a_signal_leaves_a_line_that_says_how_to_go_on(
     clean: Path, number: signal.Signals, code: int
 ) -> None:
-    text = (clean / "run.toml").read_text("utf-8").replace("trials = 4", "trials = 5000")
-    (clean / "run.toml").write_text(text, "utf-8")
+    written("trials = 4", "trials = 5000")
     process = start("search", "run.toml", "--quiet")
     wait_for(trials_finished(1), process)
     process.send_signal(number)
@@ -151,9 +159,7 @@ def test_a_killed_final_training_ends_with_the_same_files(clean: Path) -> None:
     for _ in range(3):
         wait_for(lambda: bool([*(RUN / FINAL).glob("*/*/checkpoint.json")]), process)
         time.sleep(rng.random())
-        assert process.poll() is None, "nothing is left to be killed"
-        process.kill()
-        process.communicate()
+        kill(process)
         process = start(*resumed)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
