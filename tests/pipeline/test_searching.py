@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
+from edgenas.artifacts import toml_value
 from edgenas.cli.main import main
 from edgenas.errors import DataError
 from edgenas.pareto import Metric, ParetoFront, hypervolume
+from edgenas.pipeline.config import SearchConfig, read_config
 from edgenas.pipeline.correcting import MEASURED, write_told
 from edgenas.pipeline.evaluating import Evaluator
+from edgenas.pipeline.opening import open_stages
 from edgenas.pipeline.runs import read_result
+from edgenas.pipeline.searching import gradients_of
 from edgenas.testing.fakes import tiny_space
 from tests.pipeline.conftest import written
 
@@ -96,3 +101,36 @@ def test_a_training_that_was_killed_before_its_last_file_goes_on(model: Path) ->
     (RUN / "supernet" / "supernet.json").unlink()
     assert main(["train", "run.toml", "--resume", "--quiet"]) == 0
     assert weights.read_bytes() == before
+
+
+def test_patience_ends_a_search_that_finds_no_more(model: Path) -> None:
+    written("trials = 3", "trials = 60\npatience = 4")
+    assert main([*SEARCH, "--resume"]) == 0
+    result = read_result(RUN)
+    assert 8 <= result["trials"] < 60
+    assert result["stopped_because"].startswith("4 trials added 0.0")
+
+
+def test_settings_of_gradients_reach_them_and_another_is_another_search(
+    model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    changed = {
+        "gradient_steps": 3,
+        "gradient_partial_channels": 0.5,
+        "gradient_progressive_depth": True,
+    }
+    assert [*changed] == [f.name for f in fields(SearchConfig) if f.name.startswith("gradient_")]
+    written("trials = 3", 'trials = 2\nstrategy = "gradient"')
+    assert main([*SEARCH, "--fresh"]) == 0
+    text = Path("run.toml").read_text("utf-8")
+    assert "[train]" in text
+    for key, value in changed.items():
+        line = f"{key} = {toml_value(value)}\n\n[train]"
+        Path("run.toml").write_text(text.replace("[train]", line), "utf-8")
+        capfd.readouterr()
+        assert main([*SEARCH, "--resume"]) == 3
+        assert "belongs to another search: gradient is " in capfd.readouterr().err
+    config = read_config(Path("run.toml"))
+    config = replace(config, search=replace(config.search, **changed))
+    found = gradients_of(open_stages(config, RUN, resume=True, may_train=False))
+    assert [found.steps, found.of.partial_channels, found.progressive_depth] == [*changed.values()]

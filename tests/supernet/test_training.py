@@ -20,6 +20,7 @@ from edgenas.events import Event
 from edgenas.spaces.mobile import MobileSpace
 from edgenas.supernet import Recipe, Supernet, load_supernet, sandwich, save_supernet, train
 from edgenas.supernet.checkpoint import load_checkpoint
+from edgenas.supernet.training import HardLoss, Sandwich, Training
 
 RECIPE = Recipe(epochs=1, batch=64, n_random=1, mirror=False, checkpoint_every=5, peak_lr=0.05)
 
@@ -388,6 +389,45 @@ def test_learning_rates() -> None:
     assert one.learning_rate(0.625) == pytest.approx(0.1)
     assert one.learning_rate(1) == pytest.approx(0, abs=1e-9)
     assert Recipe(peak_lr=0.2, schedule="cosine").learning_rate(0) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("smoothing", "balance"), [(0.0, False), (0.2, False), (0.0, True), (0.2, True)]
+)
+def test_labels_are_smoothed_and_rare_classes_weigh_more(
+    smoothing: float, *, balance: bool, digits: DataSet
+) -> None:
+    rare = (digits.train.labels == 3).nonzero().flatten()[20:]
+    kept = torch.ones(len(digits.train), dtype=torch.bool).index_fill(0, rare, value=False)
+    data = replace(digits, train=digits.train.take(kept.nonzero().flatten()))
+    counts = data.train.labels.bincount()
+    assert counts[3] == 20
+    weights = len(data.train) / (10 * counts) if balance else torch.ones(10)
+    logits = torch.randn(5, 10, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([3, 0, 1, 3, 9])
+    wanted = torch.full((5, 10), smoothing / 10)
+    wanted[range(5), labels] += 1 - smoothing
+    expected = -(weights * wanted * logits.log_softmax(1)).sum() / weights[labels].sum()
+    recipe = replace(RECIPE, label_smoothing=smoothing, balance=balance)
+    found = HardLoss(torch.nn.Linear(1, 1), data, recipe)(logits, labels)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_convolutions_and_the_classifier_decay_but_no_norm_and_no_bias(
+    tiny_space: MobileSpace, digits: DataSet, tmp_path: Path
+) -> None:
+    supernet, recipe = Supernet(tiny_space), replace(RECIPE, weight_decay=0.01)
+    learner = Sandwich(supernet, digits, recipe, seed=0, only=None)
+    training = Training(learner, digits, recipe, folder=tmp_path, seed=0)
+    decay = {
+        parameter: group["weight_decay"]
+        for group in training.optimizer.param_groups
+        for parameter in group["params"]
+    }
+    for name, parameter in supernet.named_parameters():
+        decays = name.endswith(("conv.weight", "linear.weight"))
+        assert decay.pop(parameter) == (0.01 if decays else 0), name
+    assert not decay
 
 
 def test_supernets_round_trip_and_damage_is_found(tiny_space: MobileSpace, tmp_path: Path) -> None:
