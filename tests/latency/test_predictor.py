@@ -154,13 +154,16 @@ def test_a_unit_smaller_than_the_constant_still_costs_something(table: LatencyTa
 
 
 def test_what_a_network_pays_once_is_added_once(table: LatencyTable) -> None:
-    once = replace(table, fits=(replace(table.fits[0], per_network_ms=0.05),))
+    wide = replace(table, fits=(replace(table.fits[0], interval=0.1),))
+    once = replace(table, fits=(replace(wide.fits[0], per_network_ms=0.05),))
     for seed in range(5):
         net = random_network(seed)
-        before, found = Predictor(table).predict(net), Predictor(once).predict(net)
+        before, found = Predictor(wide).predict(net), Predictor(once).predict(net)
         assert found.latency_ms == pytest.approx(before.latency_ms + 0.05)
         assert sum(u.latency_ms for u in found.per_unit) == pytest.approx(found.latency_ms)
-        assert found.low_ms < found.latency_ms < found.high_ms or table.fits[0].interval < 1e-9
+        for told in (before, found):
+            assert told.low_ms == pytest.approx(0.9 * told.latency_ms)
+            assert told.high_ms == pytest.approx(1.1 * told.latency_ms)
 
 
 def test_without_a_fit_the_interval_is_wide(table: LatencyTable) -> None:
