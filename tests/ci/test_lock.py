@@ -124,12 +124,16 @@ def test_a_damaged_lock_to_compare_with_is_written_again(tmp_path: Path) -> None
 
 
 def test_cut_off_anywhere_it_is_refused_or_holds_whole_tables(tmp_path: Path) -> None:
-    text = lock_text({"phone": ENTRY})
+    text = lock_text({"board": ENTRY, "phone": ENTRY})
     path = tmp_path / "edgenas.lock"
-    for end in range(1, len(text), 7):
+    ends = [i for i, character in enumerate(text) if character == "\n"]
+    seen = set()
+    for end in sorted({*range(0, len(text), 11), *ends, *(i + 1 for i in ends)}):
         path.write_text(text[:end], "utf-8")
         try:
             found = read_lock(path)
         except ArtifactError:
             continue
-        assert all(set(e.front) <= set(ENTRY.front) for e in found.values())
+        assert found == dict.fromkeys(found, ENTRY)
+        seen.add(tuple(found))
+    assert seen == {(), ("board",), ("board", "phone")}

@@ -85,6 +85,7 @@ def test_a_search_reads_three_tables_at_once(
     document = searched(trained, tmp_path, names, capfd)
     front = document["front"]
     assert isinstance(front, list)
+    assert front
     for row in front:
         assert {f"latency_ms@{name}" for name in names} <= set(row["metrics"])
         assert f"energy_mj@{names[2]}" in row["metrics"]

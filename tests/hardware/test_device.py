@@ -191,7 +191,9 @@ def test_a_device_of_the_working_folder_is_found(
 
 
 def test_every_shipped_device_loads(root: Path) -> None:
-    for path in sorted((root / "devices").glob("*.toml")):
+    paths = sorted((root / "devices").glob("*.toml"))
+    assert paths
+    for path in paths:
         device = load_device_file(path)
         assert not device.is_local
 

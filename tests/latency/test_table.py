@@ -115,15 +115,15 @@ FAULTS: dict[str, tuple[Callable[[str], str], str]] = {
     "a bool": (corrupt("latency_ms", "true"), "True"),
     "null": (corrupt("latency_ms", "null"), "None"),
     "a list": (corrupt("latency_ms", "[0.1]"), "latency_ms"),
-    "no samples": (corrupt("n", "0"), "n"),
-    "n as float": (corrupt("n", "1.5"), "n"),
+    "no samples": (corrupt("n", "0"), ": n: Input should be greater than or equal to 1"),
+    "n as float": (corrupt("n", "1.5"), ": n: Input should be a valid integer"),
     "quantiles out of order": (corrupt("p90_ms", "1e-9"), "quantiles"),
     "1000 x too slow": (scaled(1000), "implausible"),
     "1000 x too fast": (scaled(1 / 1000), "implausible"),
     "unknown field": (renamed('"created"', '"made": 1, "created"'), "made"),
     "unknown field of an entry": (renamed('"n": 100', '"n": 100, "mean_ms": 1.0'), "mean_ms"),
     "missing field": (edited(lambda d: d.pop("source")), "source"),
-    "entry without n": (renamed('"n": 100, ', ""), "n"),
+    "entry without n": (renamed('"n": 100, ', ""), ": n: Field required"),
     "no unit": (edited(lambda d: d["entries"].clear()), "no unit"),
     "newer schema": (renamed("edgenas.table/1", "edgenas.table/2"), "newer"),
     "another schema": (renamed("edgenas.table/1", "edgenas.front/1"), "edgenas.front/1"),
@@ -340,7 +340,9 @@ def test_the_nearest_table_has_the_same_runtime_and_precision(
 
 
 def test_every_shipped_table_loads_and_has_a_device(root: Path) -> None:
-    for path in sorted((root / "latency_tables").glob("*.json")):
+    paths = sorted((root / "latency_tables").glob("*.json"))
+    assert paths
+    for path in paths:
         table = read_table(path)
         assert table.name == path.stem
         assert not table.name.startswith("local-")

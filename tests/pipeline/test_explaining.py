@@ -136,9 +136,11 @@ def test_a_costly_bound_draws_nothing(cheap: CheapMetrics) -> None:
 
 def test_few_trials_say_that_they_are_few(cheap: CheapMetrics) -> None:
     told, chosen = explained(cheap, 12)
+    assert told["importances"]
     assert all("too few" in found["problem"] for found in told["importances"])
     assert "too few" in told["estimates"][0]["problem"]
     rows = told["changes"][chosen[0].architecture.digest]
+    assert rows
     assert all(r["differences"].get("top1", {"origin": "supernet"})["origin"] == "supernet"
                for r in rows)  # fmt: skip
     assert all("latency_ms" in r["differences"] for r in rows)
