@@ -205,7 +205,7 @@ def test_killed_at_random_moments_and_resumed_is_undisturbed(
         process = subprocess.Popen([sys.executable, script])
         while process.poll() is None and _last_step(killed) <= step:
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.1))
+        time.sleep(rng.uniform(0, 0.03))
         assert process.poll() is None, "nothing is left to be killed"
         process.kill()
         process.wait()
