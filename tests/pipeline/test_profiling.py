@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,17 +12,20 @@ from typing import Any
 
 import pytest
 
-from edgenas.artifacts import digest
+from edgenas.artifacts import digest, read_json
 from edgenas.cli.main import main
 from edgenas.errors import SpecError
-from edgenas.hardware import DeviceProfile
-from edgenas.latency import LatencyTable, read_table, write_table
-from edgenas.pipeline import profile, profile_kit
+from edgenas.hardware import DeviceProfile, Transport, load_device
+from edgenas.latency import LatencyTable, Predictor, read_table, table_for, write_table
+from edgenas.pipeline import bench_latency, profile, profile_kit
+from edgenas.pipeline.profiling import space_of
 from edgenas.profiling import Converter, agent
 from edgenas.spaces import Lowering, OpSpec
-from edgenas.testing.fakes import INVENTED_DEVICE, write_tiny_run
+from edgenas.testing.fakes import INVENTED_DEVICE, invented_table, write_tiny_run
+from tests.profiling.conftest import OracleDevice
 
 TABLE = Path("latency_tables") / f"{INVENTED_DEVICE}.json"
+HERE = ("local-onnxruntime-fp32-t1", "local-litert-int8-t1")
 Import = Callable[..., dict[str, Any]]
 
 
@@ -165,6 +169,98 @@ def test_another_machine_is_not_timed_here(
 ) -> None:
     assert main([*argv, INVENTED_DEVICE]) == 4
     assert f"{INVENTED_DEVICE} is not this machine" in capfd.readouterr().err
+
+
+@pytest.fixture
+def timed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Two devices of this machine, with tables; by device, what a prediction is of the truth.
+
+    Everything takes 1.5 times as long as in the tables: the machine drifted.
+    """
+    ratios = dict.fromkeys(HERE, 1.0)
+    (folder / "models").mkdir()
+    for name in HERE:
+        table = invented_table(load_device(name), space_of(None))
+        write_table(table, folder / "latency_tables" / f"{name}.json")
+
+    def converter(device: DeviceProfile, **_: object) -> Converter:
+        table = table_for(device)
+        predictor = Predictor(table)
+
+        def put(name: str, ms: float) -> Path:
+            path = folder / "models" / digest([device.name, name])
+            path.write_text(repr(ms), "utf-8")
+            return path
+
+        def units(ops: Sequence[OpSpec]) -> Mapping[str, Path]:
+            return {op.key: put(op.key, table.entries[op].latency_ms) for op in ops}
+
+        def networks(nets: Mapping[str, Lowering]) -> Mapping[str, Path]:
+            ratio = ratios[device.name]
+            return {n: put(n, predictor.predict(nets[n]).latency_ms / ratio) for n in nets}
+
+        return Converter(units, networks)
+
+    def transport(_: object) -> Transport:
+        return OracleDevice(slow=(1.5,))
+
+    def others(name: str) -> list[LatencyTable]:  # of all that ship, reading takes seconds
+        return [table_for(load_device(other)) for other in HERE if other != name]
+
+    monkeypatch.setattr("edgenas.pipeline.profiling.converter_for", converter)
+    monkeypatch.setattr("edgenas.profiling.session.transport_for", transport)
+    monkeypatch.setattr("edgenas.latency.other_tables", others)
+    return ratios
+
+
+@pytest.mark.parametrize(("error", "code"), [(0.05, 0), (0.2, 5)])
+def test_a_table_that_is_far_off_ends_with_5(
+    timed: dict[str, float], error: float, code: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    timed[HERE[0]] = 1 + error
+    assert main(["table", "validate", HERE[0], "--networks", "8", "--json", "--quiet"]) == code
+    told = json.loads(capfd.readouterr().out)
+    assert told["schema"] == "edgenas.table-validate/1"
+    assert (told["device"], told["passed"]) == (HERE[0], code == 0)
+    assert (told["n"], len(told["networks"])) == (8, 8)
+    assert told["error_median"] == told["error_max"] == pytest.approx(error, abs=1e-3)
+    assert told["error_within_10"] == (code == 0)
+    assert told["drift"] == pytest.approx(1.5, abs=0.01)
+    assert told["baselines"]["nearest_device"]["device"] == HERE[1]
+
+
+def test_the_benchmark_of_predictions_tells_each_device(
+    timed: dict[str, float], capfd: pytest.CaptureFixture[str]
+) -> None:
+    timed[HERE[1]] = 1.2
+    argv = ["bench", "latency", "--device", HERE[0], "--device", HERE[1], "--networks", "8"]
+    argv += ["--seed", "3", "--quick"]
+    assert main([*argv, "--json", "--quiet"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told["schema"] == "edgenas.bench-latency/1"
+    assert [row["device"] for row in told["devices"]] == list(HERE)
+    errors = [row["error_median"] for row in told["devices"]]
+    assert errors == pytest.approx([0, 0.2], abs=1e-3)
+    assert told["command"] == shlex.join(["edgenas", *argv])
+    again = bench_latency(HERE, networks=8, seed=3, quick=True, save=Path("bench.json"))
+    assert read_json(Path("bench.json"), schema="edgenas.bench-latency/1")
+    assert again == {k: v for k, v in told.items() if k != "schema"}
+
+
+@pytest.mark.slow
+def test_a_table_of_this_machine_is_held_against_its_clock(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """All real but the table, which is a formula: how far it is off is not judged."""
+    table = invented_table(load_device(HERE[0]), space_of(None))
+    write_table(table, folder / "latency_tables" / f"{HERE[0]}.json")
+    argv = ["bench", "latency", "--device", HERE[0], "--networks", "8", "--quick", "--quiet"]
+    assert main([*argv, "--json"]) == 0
+    (told,) = json.loads(capfd.readouterr().out)["devices"]
+    assert told["n"] == 8
+    assert told["spearman"] > 0.7
+    for network in told["networks"]:
+        assert min(network["measured_ms"], network["again_ms"]) > 0
 
 
 def test_results_that_are_none_are_told_before_anything_is_converted(
