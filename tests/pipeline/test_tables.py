@@ -8,11 +8,17 @@ from pathlib import Path
 import pytest
 
 from edgenas.errors import DeviceError, MissingUnitsError, SpecError
-from edgenas.hardware import load_device
-from edgenas.latency import read_table, table_for, write_table
+from edgenas.hardware import DeviceProfile, load_device, user_folder
+from edgenas.latency import LatencyTable, read_table, table_for, write_table
 from edgenas.pipeline import tables
-from edgenas.pipeline.tables import activations_on, shipped_networks, tables_for
-from edgenas.spaces.mobile import Stage, default_space
+from edgenas.pipeline.tables import (
+    activations_on,
+    profile_seconds,
+    shipped_networks,
+    tables_for,
+)
+from edgenas.profiling import Run
+from edgenas.spaces.mobile import MobileSpace, Stage, default_space
 from edgenas.testing.fakes import (
     INVENTED_DEVICE,
     invented_table,
@@ -97,6 +103,42 @@ def test_a_table_of_the_machine_with_few_of_the_units_gives_way_to_one_that_has_
 
     assert base(0.9) == LOCAL
     assert base(0.1) != LOCAL
+
+
+def test_units_that_no_table_knows_are_timed_where_the_time_is_enough(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And are the user's from then on; a second search times those alone that are still missing."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder / "data"))
+    calls: list[LatencyTable | None] = []
+
+    def timed(
+        device: DeviceProfile, space: MobileSpace, *, earlier: LatencyTable | None, run: Run
+    ) -> LatencyTable:
+        calls.append(earlier)
+        return invented_table(device, space)
+
+    monkeypatch.setattr(tables, "profile_here", timed)
+    monkeypatch.setattr(tables, "calibrate_here", lambda device, table, space, *, run: table)
+    device, space = load_device(LOCAL), tiny_space()
+    enough = profile_seconds(list(space.units()), device) / 60
+    mine = user_folder("latency_tables") / f"{LOCAL}.json"
+
+    def search(run: str, space: MobileSpace, minutes: float) -> LatencyTable:
+        return tables_for([device], space, folder / run, profile_minutes=minutes)[LOCAL]
+
+    assert search("short", space, enough - 0.01).name != LOCAL, "another's, calibrated"
+    assert calls == []
+    assert not mine.exists()
+    found = search("first", space, enough + 0.01)
+    assert calls == [None]
+    assert mine.is_relative_to(folder)
+    assert read_table(mine).digest == found.digest
+    assert search("second", space, enough + 0.01).digest == found.digest
+    assert calls == [None], "nothing is timed twice"
+    wider = replace(space, head_width=40)
+    assert set(search("wider", wider, enough - 0.01).entries) == set(wider.units())
+    assert [t.digest for t in calls[1:] if t is not None] == [found.digest]
 
 
 def test_this_machine_without_anything_alike(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
