@@ -45,6 +45,24 @@ def volume(folder: Path) -> float:
     return hypervolume(front.points, front.directions, [0.0, 0.05])
 
 
+def test_another_lock_is_read_and_written_in_place_of_the_one_beside_the_targets(
+    locked: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    beside, other = locked / "edgenas.lock", locked / "other.lock"
+    beside.rename(other)
+    beside.write_text("damaged", "utf-8")
+    option = ("--lock", "other.lock")
+    assert {t["state"] for t in told(capfd, "plan", *option)["targets"]} == {"fresh"}
+    assert told(capfd, "check", *option)["passed"]
+    assert told(capfd, "validate", *option)["locked"] == ["board", "both"]
+    assert told(capfd, "comment", *option)["gates_exit_code"] == 0
+    change("targets.toml", "latency_ms <= 0.028", "latency_ms <= 0.02799")
+    before = read_lock(other)["board"]
+    told(capfd, "run", "--quiet", "--target", "board", *option)
+    assert read_lock(other)["board"].facts != before.facts
+    assert beside.read_text("utf-8") == "damaged"
+
+
 @pytest.mark.long
 def test_what_is_locked_is_deterministic_and_names_no_machine(locked: Path) -> None:
     lock = (locked / "edgenas.lock").read_bytes()

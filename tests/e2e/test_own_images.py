@@ -47,7 +47,11 @@ def test_a_folder_in_three_commands(photos: Path, capfd: pytest.CaptureFixture[s
     assert config.name == "photos"
     text = Path("run.toml").read_text("utf-8")
     assert text.count("#") > 10, "it is commented"
+    Path("run.toml").write_text("mine", "utf-8")
     assert main(["init", "photos"]) == 2, "a file that is there is not replaced"
+    assert Path("run.toml").read_text("utf-8") == "mine"
+    assert main(["init", "photos", "--force"]) == 0
+    assert Path("run.toml").read_text("utf-8") == text
     twice = ["--device", HERE, "--device", HERE, "--out", "twice.toml"]
     assert main(["init", "photos", *twice]) == 0
     assert read_config(Path("twice.toml")).search.devices == (HERE,)

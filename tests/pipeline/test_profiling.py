@@ -15,12 +15,14 @@ import pytest
 from edgenas.artifacts import digest, read_json
 from edgenas.cli.main import main
 from edgenas.errors import SpecError
-from edgenas.hardware import DeviceProfile, Transport, load_device
+from edgenas.hardware import FORMATS, DeviceProfile, Transport, load_device
 from edgenas.latency import LatencyTable, Predictor, read_table, table_for, write_table
 from edgenas.pipeline import bench_latency, profile, profile_kit
 from edgenas.pipeline.profiling import space_of
-from edgenas.profiling import Converter, agent
+from edgenas.profiling import Converter, Run, agent
+from edgenas.profiling.settings import STANDARD
 from edgenas.spaces import Lowering, OpSpec
+from edgenas.spaces.mobile import MobileSpace
 from edgenas.testing.fakes import INVENTED_DEVICE, invented_table, write_tiny_run
 from tests.profiling.conftest import OracleDevice
 
@@ -261,6 +263,29 @@ def test_a_table_of_this_machine_is_held_against_its_clock(
     assert told["spearman"] > 0.7
     for network in told["networks"]:
         assert min(network["measured_ms"], network["again_ms"]) > 0
+
+
+def test_profile_local_is_all_four_of_this_machine(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def here(
+        device: DeviceProfile, space: MobileSpace, *, earlier: object, run: Run
+    ) -> LatencyTable:
+        assert earlier is None
+        assert run.settings == STANDARD
+        return invented_table(device, space)
+
+    monkeypatch.setattr("edgenas.pipeline.profiling.profile_here", here)
+    assert main(["profile", "local", "--json", "--quiet"]) == 0
+    rows = json.loads(capfd.readouterr().out)["tables"]
+    names = [f"local-{r}-{p}-t1" for r, p in FORMATS]
+    assert [row["device"] for row in rows] == names
+    assert len(names) == 4
+    space = space_of(None)
+    for name in names:
+        table = read_table(Path("latency_tables") / f"{name}.json")
+        assert table.name == name
+        assert set(table.entries) == set(space.units())
 
 
 def test_results_that_are_none_are_told_before_anything_is_converted(

@@ -149,6 +149,25 @@ def unmeasured(searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("unmeasured")
+def test_the_first_networks_alone_are_those_that_would_be_exported_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timed: list[str] = []
+
+    def noted(files: Mapping[Architecture, Path], *_: object, **options: object) -> Outcomes:
+        timed.extend(arch.digest for arch in files)
+        return timed_by_macs(files)
+
+    monkeypatch.setattr(measuring, "_timed", noted)
+    front = front_of(RUN)
+    best = max(front, key=lambda c: c["metrics"]["top1"]["value"])
+    assert len(front) > 1
+    assert main(["measure", "tiny", "--top", "1", "--quiet"]) == 0
+    assert timed == [best["digest"]]
+    assert [arch.digest for _, arch in read_told(RUN / MEASURED, tiny_space())] == timed
+
+
+@pytest.mark.usefixtures("unmeasured")
 def test_networks_that_could_not_be_measured_are_told_and_tried_again(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
