@@ -119,7 +119,13 @@ def test_strategies_compared_on_a_table(folder: Path, capfd: pytest.CaptureFixtu
     Path("nets.csv").write_text("\n".join(rows) + "\n", "utf-8")
     columns = ["--architecture", "a,b", "--accuracy", "top1", "--latency", "ms"]
     budget = ["--budget", "10,20", "--seeds", "2", "--quiet", "--plots", "plots"]
+    budget += ["--work", "kept"]
     facts = document(capfd, "bench", "search", "--table", "nets.csv", *columns, *budget)
+    kept = {path: path.stat().st_mtime_ns for path in Path("kept").iterdir()}
+    assert len(kept) == 3 * 2
+    again = document(capfd, "bench", "search", "--table", "nets.csv", *columns, *budget)
+    assert again["summary"] == facts["summary"]
+    assert {path: path.stat().st_mtime_ns for path in Path("kept").iterdir()} == kept
     assert {row["strategy"] for row in facts["summary"]} == {"surrogate", "nsga2", "random"}
     assert {row["budget"] for row in facts["summary"]} == {10, 20}
     assert all(0 < row["mean"] <= 1 for row in facts["summary"])
@@ -149,6 +155,10 @@ def test_a_new_device_from_few_networks(folder: Path, capfd: pytest.CaptureFixtu
     assert main([*argv, "--draws", "1", "--target", "z_ms"]) == 0
     assert "few-shot, chosen" in capfd.readouterr().out
     assert main([*argv, "--devices", "x_1_ms,yy"]) == 2
+    assert facts["chips"] == 3
+    apart = document(capfd, *argv, "--draws", "1", "--target", "z_ms", "--group", "$^")
+    assert apart["chips"] == 4
+    assert "--group '$^'" in apart["command"]
     assert main([*argv, "--samples", "ten"]) == 2
     Path("nets.csv").write_text("\n".join([*rows, "9,9,0,1,1,1"]), "utf-8")
     assert main(argv) == 3

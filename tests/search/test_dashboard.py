@@ -246,6 +246,35 @@ def test_the_command_prints_its_address_and_ends_at_a_signal(number: int, code: 
     assert errors == "the dashboard is closed\n"
 
 
+@pytest.mark.long
+@pytest.mark.usefixtures("installed", "run")
+def test_the_command_takes_a_port_and_opens_a_browser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = tmp_path / "seen"
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {seen}.part && mv {seen}.part {seen}\n')
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER", f"{browser} %s")
+    monkeypatch.setenv("DISPLAY", ":9")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgenas", "dashboard", "tiny", "--port", str(port), "--browser"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert url.startswith(f"http://127.0.0.1:{port}/")
+        assert len(get(api(url))["trials"]) == 30
+        assert seen.read_text().strip() == url
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
 def test_a_run_without_a_study(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("optuna_dashboard")
     (run / "study.db").unlink()
