@@ -194,12 +194,17 @@ def test_one_crash_does_not_stop_the_others(fake_process, tmp_path):
 def test_nobody_waits_for_what_is_not_wanted_any_longer(fake_process, tmp_path):
     halt, done = jobs.Halt(), []
     todo = [fake_process(name) for name in ("a", "slow", "b")]
-    thread = threading.Thread(target=lambda: done.append(run_tflite(todo, halt=halt)))
+    thread = threading.Thread(target=lambda: done.append(run_tflite(todo, halt=halt)), daemon=True)
     thread.start()
-    while not (tmp_path / "a.tflite").is_file():
-        time.sleep(0.01)
-    halt()
-    thread.join(30)
+    try:
+        until = time.monotonic() + 30
+        while not (tmp_path / "a.tflite").is_file():
+            if time.monotonic() > until or not thread.is_alive():
+                pytest.fail("a.tflite was not written")
+            time.sleep(0.01)
+    finally:
+        halt()
+        thread.join(30)
     assert done == [{}]
     assert not (tmp_path / "b.tflite").is_file()
     assert (tmp_path / "together").read_text().split() == ["True"], "it is not tried again"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -170,8 +171,10 @@ def test_what_a_phone_needs(options: dict[str, str], error: type[Exception]) -> 
 
 @pytest.mark.skipif(REAL_ADB is None, reason="adb is not installed (apt-get install adb)")
 def test_the_real_adb_without_a_phone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a server of its own on another port, ended afterwards."""
-    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", "15037")
+    """With a server of its own on a free port, ended afterwards."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
     monkeypatch.setenv("HOME", str(tmp_path))
     try:
         with pytest.raises(DeviceError, match="there is no phone R5CT1; no phone is present"):
