@@ -7,6 +7,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -520,11 +522,23 @@ def test_a_folder_that_cannot_be_written(
 
 
 def test_two_processes_in_one_folder(clean: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    from edgenas.pipeline.runs import locked
-
-    with locked(Path("runs/tiny")):
+    code = """
+import pathlib, sys
+from edgenas.pipeline.runs import locked
+with locked(pathlib.Path("runs/tiny")):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
         assert main(SEARCH) == 6
-    assert f"process {os.getpid()} on " in capfd.readouterr().err
+        assert f"process {holder.pid} on " in capfd.readouterr().err
+        holder.communicate(timeout=30)
+    assert holder.returncode == 0
+    assert not Path("runs/tiny/.owner.json").exists()
 
 
 def test_a_stale_lock_is_taken_over(clean: Path) -> None:
