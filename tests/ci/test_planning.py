@@ -221,6 +221,30 @@ def test_another_revision_of_a_stage(
     ]
 
 
+@pytest.mark.parametrize(
+    ("stage", "stale"),
+    [
+        ("supernet", ("supernet", "evaluate", "search", "select", "finish", "export", "verify")),
+        ("finish", ("finish", "export", "verify")),
+    ],
+)
+def test_another_revision_of_a_training(
+    locked: Path, monkeypatch: pytest.MonkeyPatch, stage: str, stale: tuple[str, ...]
+) -> None:
+    """Of a target that trains its supernet and the networks that it exports."""
+    entry = read_lock(Path("edgenas.lock"))["board"]
+    known = {**entry.facts, "train epochs": 24, "final epochs": 8}
+    known |= stages.revisions(stages.stages_of(known))
+    now = STAGES[stage].revision
+    later = replace(STAGES[stage], revision=now + 1)
+    monkeypatch.setattr(stages, "STAGES", MappingProxyType({**STAGES, stage: later}))
+    raised = {**known, **stages.revisions(stages.stages_of(known))}
+    found = changes_between(replace(entry, facts=known), raised)
+    assert [change.text for change in found] == [f"revision of {stage}: {now} became {now + 1}"]
+    first = [change.stage for change in found]
+    assert stages.following(first, stages.stages_of(raised)) == stale
+
+
 def test_another_revision_of_how_a_metric_is_evaluated(
     locked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
