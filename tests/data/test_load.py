@@ -22,12 +22,6 @@ def images(n: int, *, size: int = 12) -> Images:
     return Images(pixels, torch.arange(n) % 3)
 
 
-def test_exported_names_exist_and_none_is_a_module() -> None:
-    for name in data.__all__:
-        assert not isinstance(getattr(data, name), ModuleType)
-    assert len(data.__all__) == len(set(data.__all__))
-
-
 def test_missing_splits_are_cut_without_overlap() -> None:
     whole = images(300)
     found = assemble("x", Parts(("a", "b", "c"), train=whole), seed=5)

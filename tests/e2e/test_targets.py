@@ -279,13 +279,17 @@ namespace tflite { const Model* GetModel(const void*); }
 """Declarations of what the snippets call, as TensorFlow's headers have them, which are not here."""
 
 
+def write_stand_ins(folder: Path) -> None:
+    for header, text in STAND_INS.items():
+        path = folder / header
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
 @pytest.mark.parametrize("name", ["classify.cc", "micro/model_runner.h"])
 def test_the_cpp_snippets_compile(model: Path, tmp_path: Path, name: str) -> None:
-    for header, text in STAND_INS.items():
-        path = tmp_path / header
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    write_stand_ins(tmp_path)
     flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I", str(tmp_path)]
     subprocess.run(["c++", *flags, "-x", "c++", str(model / name)], check=True)
 
@@ -310,10 +314,7 @@ int main() {
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
 def test_the_runner_takes_pixels_as_the_file_wants_them(model: Path, tmp_path: Path) -> None:
-    for header, text in STAND_INS.items():
-        path = tmp_path / header
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    write_stand_ins(tmp_path)
     shutil.copytree(model / "micro", tmp_path / "micro")
     header_file = tmp_path / "micro" / "model_data.h"
     wide = re.sub(r"(INPUT_SCALE) .*", r"\1 0.007f", header_file.read_text("utf-8"))

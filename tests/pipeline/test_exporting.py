@@ -100,10 +100,6 @@ def test_what_cannot_be_written_again_stays_as_it_was(
     model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = read_certificate(model)
-
-    def broken(*args: object, **kwargs: object) -> None:
-        raise ExportError("the quantiser is broken")
-
     argv = ["export", "tiny", model.name, "--quiet", "--format"]
     with monkeypatch.context() as patch:
         patch.setattr(certified, "write_onnx_int8", broken)

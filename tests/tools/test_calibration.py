@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,14 +15,6 @@ from edgenas.spaces import OpSpec
 from edgenas.spaces.mobile import LARGE, default_space
 from tools.calibration import architectures as nets
 from tools.calibration.sources import PLANS, mobile_network, mobile_precision, note10_block, rows
-
-
-@pytest.fixture
-def data() -> Path:
-    folder = os.environ.get("EDGENAS_MEASUREMENTS")
-    if not folder:
-        pytest.skip("EDGENAS_MEASUREMENTS does not name the folder of public measurements")
-    return Path(folder)
 
 
 def counted(ops: tuple[OpSpec, ...]) -> tuple[float, float]:
@@ -92,17 +83,17 @@ def test_a_note10_block_is_read() -> None:
     assert note10_block("Logits-input:1x1x1536-output:1000")[0].macs == 1536 * 1000
 
 
-def test_once_for_all_networks_have_the_macs_of_the_data(data: Path) -> None:
-    for row in rows(data, "ofa_mobilenetv3_measured_accuracy")[:20]:
+def test_once_for_all_networks_have_the_macs_of_the_data(measurements: Path) -> None:
+    for row in rows(measurements, "ofa_mobilenetv3_measured_accuracy")[:20]:
         ks, e, d = (tuple(map(int, row[name].split(","))) for name in ("ks", "e", "d"))
         macs, params = counted(nets.once_for_all(ks, e, d, int(row["r"])))
         assert macs == pytest.approx(int(row["macs"]) / 1e6, rel=1e-3)
         assert params == pytest.approx(int(row["params"]) / 1e6, rel=4e-3)
 
 
-def test_accel_nasbench_networks_have_the_parameters_of_the_data(data: Path) -> None:
+def test_accel_nasbench_networks_have_the_parameters_of_the_data(measurements: Path) -> None:
     """Its MACs count normalisation and activation too: 4 to 14 % more than ours."""
-    for row in rows(data, "accel_nasbench")[:20]:
+    for row in rows(measurements, "accel_nasbench")[:20]:
         blocks = tuple(
             (
                 int(row[f"block{i}_e"]),
@@ -117,11 +108,11 @@ def test_accel_nasbench_networks_have_the_parameters_of_the_data(data: Path) -> 
         assert 0.85 < macs / float(row["macs_M"]) < 1
 
 
-def test_the_command_rebuilds_a_table(root: Path, data: Path, tmp_path: Path) -> None:
+def test_the_command_rebuilds_a_table(root: Path, measurements: Path, tmp_path: Path) -> None:
     name = "pixel3-tflite-fp32-t4"
     subprocess.run(
-        [sys.executable, "tools/calibrate", name, "--data", str(data), "--date", "2026-11-24",
-         "--out", str(tmp_path / "latency_tables")],
+        [sys.executable, "tools/calibrate", name, "--data", str(measurements),
+         "--date", "2026-11-24", "--out", str(tmp_path / "latency_tables")],
         cwd=root,
         check=True,
         capture_output=True,
