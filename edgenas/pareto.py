@@ -53,12 +53,17 @@ class Metric:
             raise SpecError(f"metric {self.value} [{self.low}, {self.high}] is not finite")
         if not self.origin:
             raise SpecError(f"metric {self.value} does not say where it came from")
-        low = self.value if self.low is None else self.low
-        high = self.value if self.high is None else self.high
+        low, high = self.bounds
         if not low <= self.value <= high:
             raise SpecError(f"metric {self.value} lies outside its interval [{low}, {high}]")
         if self.n is not None and self.n < 1:
             raise SpecError(f"metric {self.value} rests on {self.n} samples")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The ends of the interval; the value itself where one is not known."""
+        low = self.value if self.low is None else self.low
+        return low, self.value if self.high is None else self.high
 
     def to_table(self) -> dict[str, float | int | str]:
         """As it stands in JSON files; what is not known is left out."""

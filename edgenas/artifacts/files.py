@@ -21,9 +21,12 @@ import tomllib
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgenas.errors import ArtifactError, EdgenasError, ResourceError, SpecError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = "edgenas.manifest/1"
@@ -187,6 +190,13 @@ def check_schema(found: str, expected: str, *, origin: str) -> None:
             hint="upgrade: pip install --upgrade edgenas",
         )
     raise ArtifactError(f"{origin}: schema {found!r}; {expected!r} is expected")
+
+
+def problems_of(error: ValidationError, *, most: int = 5) -> str:
+    """What pydantic found wrong, each with its place: the first few, and how many more."""
+    told = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+    more = f"; and {len(told) - most} more" if len(told) > most else ""
+    return "; ".join(told[:most]) + more
 
 
 def parse_json(data: bytes, *, origin: str) -> Any:

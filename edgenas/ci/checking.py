@@ -480,8 +480,7 @@ def _against(objective: Objective, metric: Metric, digest: str) -> Finding:
         low, high = wilson(metric.value * metric.n, metric.n)
         n, told = metric.n, f"{metric.value:.4f} [{low:.4f}, {high:.4f}], n = {metric.n}"
     else:
-        low = metric.value if metric.low is None else metric.low
-        high = metric.value if metric.high is None else metric.high
+        low, high = metric.bounds
         n, told = MIN_IMAGES, f"{metric.value:.6g} [{low:.6g}, {high:.6g}], {metric.origin}"
     name = objective.name
     met = objective.feasible({name: metric.value})
@@ -490,8 +489,7 @@ def _against(objective: Objective, metric: Metric, digest: str) -> Finding:
 
 
 def _at_most(gate: str, metric: Metric, limit: float, subject: str, text: str) -> Finding:
-    low = metric.value if metric.low is None else metric.low
-    high = metric.value if metric.high is None else metric.high
+    low, high = metric.bounds
     verdict = judged(met=metric.value <= limit, excluded=low > limit, n=MIN_IMAGES)
     told = f"{metric.value:.4g} ms [{low:.4g}, {high:.4g}], {metric.origin}"
     return Finding(gate, verdict, subject, told, text)

@@ -340,8 +340,7 @@ def _faster(before: LatencyTable, now: LatencyTable, space: SearchSpace) -> list
 
 def _holds(metric: Metric, value: float) -> bool:
     """Whether `value` lies in the metric's interval."""
-    low = metric.value if metric.low is None else metric.low
-    high = metric.value if metric.high is None else metric.high
+    low, high = metric.bounds
     return low <= value <= high
 
 

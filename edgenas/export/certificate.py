@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgenas.artifacts import digest, io_errors, read_json, sha256_file, write_json
+from edgenas.artifacts import digest, io_errors, problems_of, read_json, sha256_file, write_json
 from edgenas.errors import ArtifactError, VerificationError, worst_code
 from edgenas.export.contract import InputContract, contract_from, contract_table
 from edgenas.export.formats import Precision
@@ -242,8 +242,7 @@ def read_certificate(folder: Path) -> Certificate:
     try:
         file = _File.model_validate(table)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ArtifactError(f"{path}: {problems}", hint=AGAIN) from error
+        raise ArtifactError(f"{path}: {problems_of(error)}", hint=AGAIN) from error
     if sealed(table) != table:
         raise ArtifactError(
             f"{path} was changed since it was written: its content has another digest than the "

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgenas.artifacts import check_schema, parse_json, to_json
+from edgenas.artifacts import check_schema, parse_json, problems_of, to_json
 from edgenas.errors import ArtifactError, SpecError, difference
 
 SCHEMA = "edgenas.model/1"
@@ -163,6 +163,4 @@ def _close(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def _problems(error: ValidationError | SpecError) -> str:
-    if isinstance(error, SpecError):
-        return str(error)
-    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    return str(error) if isinstance(error, SpecError) else problems_of(error)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgenas.artifacts import read_json, write_json
+from edgenas.artifacts import problems_of, read_json, write_json
 from edgenas.errors import ArtifactError, SpecError
 from edgenas.pareto import Candidate, Metric
 from edgenas.pipeline.metrics import at_device
@@ -253,7 +253,6 @@ def read_told(path: Path, space: SearchSpace) -> Told:
             for row in file.told
         }
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ArtifactError(f"{path}: {problems}") from error
+        raise ArtifactError(f"{path}: {problems_of(error)}") from error
     except SpecError as error:
         raise ArtifactError(f"{path}: {error}") from error

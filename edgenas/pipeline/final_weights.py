@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgenas.artifacts import read_json
+from edgenas.artifacts import problems_of, read_json
 from edgenas.errors import ArtifactError
 from edgenas.pipeline.config import FinalConfig
 from edgenas.pipeline.teaching import teaching
@@ -148,8 +148,7 @@ def final_weights(run: Opened, arch: Architecture) -> FinalWeights | None:
     try:
         file = _File.model_validate(read_json(path, schema=SCHEMA))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ArtifactError(f"{path}: {problems}") from error
+        raise ArtifactError(f"{path}: {problems_of(error)}") from error
     found = FinalWeights(**file.model_dump(exclude={"schema_"}))
     kept = found.verdict == "kept inherited"
     trained = found.top1.keys() - {"inherited"}

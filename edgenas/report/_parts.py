@@ -39,7 +39,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from edgenas.artifacts import read_json
+from edgenas.artifacts import problems_of, read_json
 from edgenas.errors import ArtifactError
 
 RESULT_SCHEMA = "edgenas.search-result/1"
@@ -371,7 +371,4 @@ def valid(path: Path, value: object, kind: type[_T]) -> _T:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5]
-        )
-        raise ArtifactError(f"{path}: {problems}") from error
+        raise ArtifactError(f"{path}: {problems_of(error)}") from error

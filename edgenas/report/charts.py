@@ -370,10 +370,7 @@ def changes_figure(model: ExportedModel, x: Objective, y: Objective, *, most: in
             "hovertext": [_change_hover(c) for c in shown],
         }
         if any(m.low is not None and m.high is not None for m in metrics):
-            ends = [
-                (m.value if m.low is None else m.low, m.value if m.high is None else m.high)
-                for m in metrics
-            ]
+            ends = [m.bounds for m in metrics]
             trace["error_x"] = {
                 "type": "data",
                 "symmetric": False,
