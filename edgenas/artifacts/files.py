@@ -77,9 +77,14 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; what the caller writes there replaces `path` on leaving.
 
-    The suffixes are those of `path`, since exporters read them. On an error nothing is left.
+    The suffixes are those of `path`, since exporters read them. On an error nothing is left. A link
+    stays one: what it points to is replaced. A folder or a device is refused.
     """
     with io_errors(path, "write"):
+        path = path.resolve() if path.is_symlink() else path
+        if path.exists() and not path.is_file():
+            what = "a folder" if path.is_dir() else "no regular file"
+            raise SpecError(f"cannot write {path}: it is {what}", hint="name another file")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
             prefix=f".{path.name.split('.')[0]}-", suffix="".join(path.suffixes), dir=path.parent

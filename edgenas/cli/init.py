@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,8 @@ def init(
         facts = pipeline.write_run_file(
             out, source=source, devices=tuple(device or ()), replace=force, report=console.report
         )
+        file = shlex.quote(str(out))
         console.result(
             {"schema": "edgenas.init/1", **facts},
-            f"wrote {out}: {facts['data']}\nnext: edgenas train {out}, then edgenas search {out}",
+            f"wrote {out}: {facts['data']}\nnext: edgenas train {file}, then edgenas search {file}",
         )

@@ -41,6 +41,8 @@ def predict(
     """
     from edgenas import pipeline
 
+    if html is not None and html.resolve() == Path(model).resolve():
+        raise typer.BadParameter(f"{html} is the model itself", param_hint="--html")
     with output(json=json) as out:
         facts = pipeline.predict(
             device, model, run=run, runs=runs, page=html, measure=measure, report=out.report

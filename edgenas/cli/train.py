@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from edgenas.cli.console import Fresh, Json, Quiet, Resume, again, output
@@ -35,5 +36,5 @@ def train(
         out.result(
             {"schema": "edgenas.train/1", **facts},
             f"supernet: {facts['checkpoint']} (top-1 on the search split: {accuracy})\n"
-            f"next: edgenas search {run_file}",
+            f"next: edgenas search {shlex.quote(str(run_file))}",
         )

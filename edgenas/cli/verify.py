@@ -15,11 +15,11 @@ def verify(
         Path, typer.Argument(help="A run's folder, a model's folder, or one exported file.")
     ],
     data: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Images to verify over, where there is no run: a known set, a folder, .npz.",
         ),
-    ] = "",
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -37,8 +37,10 @@ def verify(
     from edgenas import pipeline
     from edgenas.cli.results import exports_text
 
+    if data is not None and not data.strip():
+        raise typer.BadParameter("it is empty: name images, or leave it out", param_hint="--data")
     with output(json=json, quiet=quiet) as out:
-        result = pipeline.verify(path, data=data, report=out.report)
+        result = pipeline.verify(path, data=data or "", report=out.report)
         out.result(result.document, "\n\n".join([*result.notes, exports_text(result)]))
     if result.exit_code:
         raise typer.Exit(result.exit_code)

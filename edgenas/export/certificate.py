@@ -311,7 +311,7 @@ def recheck(folder: Path, only: str | None = None) -> Certificate:
     labels = folder / LABELS_FILE
     if labels.is_file() and certificate.models:
         with io_errors(labels, "read"):
-            found = labels.read_bytes()
+            found = labels.read_bytes().replace(b"\r\n", b"\n")  # as git writes it on Windows
         if found != labels_text(certificate.models[0].input.classes).encode():
             raise ArtifactError(
                 f"{labels} was changed: it has other classes than {FILE_NAME}", hint=AGAIN

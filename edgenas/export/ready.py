@@ -134,6 +134,7 @@ def _facts(contract: InputContract, digest: str, image_size: int) -> dict[str, s
         "height": str(height),
         "width": str(width),
         "channels": str(channels),
+        "order": "grey" if channels == 1 else "red, green, blue",
         "mean": repr(list(contract.mean)),
         "std": repr(list(contract.std)),
         "mean_c": _floats(contract.mean),

@@ -17,6 +17,9 @@ from edgenas.artifacts import io_errors
 from edgenas.errors import ArtifactError, ExportError, SpecError
 from edgenas.processes import environment
 
+_MOST_TOLD = 600
+"""Characters of what a runtime says."""
+
 FloatArray = npt.NDArray[np.float32]
 
 MAX_MODEL_BYTES = 512 * 2**20
@@ -89,7 +92,9 @@ def probe(path: Path, *, timeout_s: float = 60.0) -> None:
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
         told = lines[-1].removeprefix(f"{SpecError.__module__}.{SpecError.__name__}: ")
-        raise ArtifactError(f"{path} cannot be run (exit status {done.returncode}): {told[-300:]}")
+        if len(told) > _MOST_TOLD:
+            told = f"{told[: _MOST_TOLD // 2]} ... {told[-_MOST_TOLD // 2 :]}"
+        raise ArtifactError(f"{path} cannot be run (exit status {done.returncode}): {told}")
 
 
 class OnnxRunner:

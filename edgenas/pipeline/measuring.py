@@ -94,7 +94,7 @@ def _check(device: DeviceProfile) -> None:
     if device.why_unmeasured:
         raise DeviceError(
             f"{device.name} cannot be measured: {device.why_unmeasured}",
-            hint="the table predicts: search without --measure",
+            hint="do without a measurement: its table predicts, edgenas predict tells",
         )
     check_here(device)
 

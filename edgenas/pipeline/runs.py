@@ -130,7 +130,8 @@ def locked(folder: Path) -> Iterator[None]:
                 facts = json.loads(owner.read_text("utf-8"))
                 who = f"process {facts['pid']} on {facts['host']}"
             raise ResourceError(
-                f"{who} is working in {folder}", hint="wait for it, or choose another --name"
+                f"{who} is working in {folder}",
+                hint="wait for it; a search or a training may take another --name",
             ) from None
     try:
         write_json(owner, {"pid": os.getpid(), "host": socket.gethostname()})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
-from edgenas.errors import SpecError
+from edgenas.errors import InfeasibleError, SpecError
 from edgenas.hardware import DeviceProfile
 from edgenas.objectives import Objective
-from edgenas.pipeline.metrics import at_device
+from edgenas.pipeline.metrics import CheapMetrics, at_device
 from edgenas.spaces import SearchSpace
 from edgenas.targets import MARGIN, check_space, plans_ram
 
@@ -66,7 +67,25 @@ def check_runnable(space: SearchSpace, targets: Iterable[DeviceProfile]) -> None
 
     Raises:
         SpecError: with the operators and the settings that leave them out.
-        InfeasibleError: even the smallest network is too large.
+        InfeasibleError: no network fits into its memory.
     """
     for target in targets:
         check_space(space, target)
+        _check_memory(space, target)
+
+
+def _check_memory(space: SearchSpace, target: DeviceProfile) -> None:
+    from edgenas.search import Problem, check_reachable
+
+    bounds = memory_bounds((), (), (target,))
+    if not bounds:
+        return
+    cheap = CheapMetrics(space, (), {}, frozenset(o.name for o in bounds), (target,))
+    try:
+        check_reachable(Problem(space, bounds, cheap), random.Random(0))
+    except InfeasibleError as error:
+        raise InfeasibleError(
+            f"{target.name}: {error}",
+            hint="in [space]: smaller resolutions and widths; or more [memory], in bytes, in "
+            f"{target.path or 'the file of the device'}",
+        ) from error

@@ -207,6 +207,27 @@ def test_a_folder_where_the_file_should_be(tmp_path: Path) -> None:
     assert listing(tmp_path) == ["x.json"]
 
 
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(SpecError, match="no regular file"):
+        artifacts.write_atomic(pipe, NEW)
+    assert pipe.is_fifo()
+    assert listing(tmp_path) == ["pipe"]
+
+
+def test_a_link_stays_and_what_it_points_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for name in ("known", "new"):
+        (tmp_path / name).symlink_to(tmp_path / "there" / name)
+    (tmp_path / "there" / "known").write_text("old")
+    for name in ("known", "new"):
+        artifacts.write_atomic(tmp_path / name, NEW)
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / "there" / name).read_bytes() == NEW
+    assert listing(tmp_path / "there") == ["known", "new"]
+
+
 WRITER = """
 import sys
 from pathlib import Path

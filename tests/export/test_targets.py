@@ -157,7 +157,7 @@ def test_too_few_operators_on_the_npu_fail(
     from edgenas.hardware.vela import Estimate
 
     def estimated(npu: int, cpu: int):
-        return lambda path, settings: Estimate(1.0, 500_000, 5e8, 9000, 9000, 0, npu, cpu)
+        return lambda path, settings: Estimate(1.0, 500_000, 5e8, 9000, 9000, npu, cpu)
 
     ethos = device("ethos-u55-128-vela-int8")
     for npu, cpu, verdict in ((19, 1, "passed"), (18, 1, "failed")):

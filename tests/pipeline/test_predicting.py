@@ -141,6 +141,9 @@ def test_a_file_may_have_any_name(
     path = os.fsdecode(name)
     (folder / path).write_bytes(source.read_bytes())
     assert main(["predict", INVENTED_DEVICE, path, "--html", "out.html", "--json"]) == 0
+    before = Path(path).read_bytes()
+    assert main(["predict", INVENTED_DEVICE, path, "--html", f"./{path}"]) == 2
+    assert Path(path).read_bytes() == before
     facts = json.loads(capfd.readouterr().out)
     assert facts["file"] == name.decode(errors="replace")
     assert facts["latency_ms"] > 0

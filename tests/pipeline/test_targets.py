@@ -142,6 +142,14 @@ def test_a_space_too_large_for_a_target_is_infeasible(
     with_targets(write_tiny_run(folder, formats='"tflite-int8"'), MCU)
     assert main(["train", "run.toml", "--quiet"]) == 7
     assert "bytes of flash, it has 5,000" in capfd.readouterr().err
+    text = shipped.read_text("utf-8").replace("262144", "1000")
+    (folder / "devices" / f"{MCU}.toml").write_text(text, "utf-8")
+    for command in ("train", "search"):
+        assert main([command, "run.toml", "--quiet"]) == 7
+        told = capfd.readouterr().err
+        assert f"peak_memory_bytes@{MCU} <= 980: the nearest reached is" in told
+        assert f"more [memory], in bytes, in {folder / 'devices' / MCU}.toml" in told
+    assert not list((folder / "runs").rglob("supernet*"))
 
 
 def test_bounds_out_of_reach_are_refused_before_training(

@@ -165,8 +165,12 @@ def test_labels_are_those_of_the_certificate(
     for argv in ([str(model / "model.onnx")], [str(model)], [str(away), "--data", "digits"]):
         code, _, said = verify(*argv, capfd=capfd)
         assert (code, "labels.txt was changed" in said) == (3, True), said
+    crlf = "\r\n".join([first, second, *others, ""])
+    (away / "labels.txt").write_bytes(crlf.encode())
+    assert verify(str(away), "--data", "digits", capfd=capfd)[0] == 0, "as git does on Windows"
     (away / "labels.txt").unlink()
     assert verify(str(away), "--data", "digits", capfd=capfd)[0] == 0, "they need not be there"
+    assert verify(str(away), "--data", "", capfd=capfd)[0] == 2, "a variable that is not set"
 
 
 def test_classes_are_compared_one_by_one(

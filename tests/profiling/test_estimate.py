@@ -114,7 +114,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Converter:
 
     def estimate(path: Path, settings: vela.Accelerator) -> vela.Estimate:
         ms, sram, flash = json.loads(path.read_text())
-        return vela.Estimate(ms, round(ms * 5e5), 5e8, round(sram), round(flash), 0, 5, 0)
+        return vela.Estimate(ms, round(ms * 5e5), 5e8, round(sram), round(flash), 5, 0)
 
     monkeypatch.setattr(vela, "estimate", estimate)
     monkeypatch.setattr("edgenas.profiling.estimate.installed_version", lambda _: "5.2.0")
