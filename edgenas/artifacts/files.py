@@ -19,7 +19,7 @@ import reprlib
 import tempfile
 import tomllib
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -312,10 +312,13 @@ def write_manifest(folder: Path) -> None:
     write_json(folder / MANIFEST, {"schema": MANIFEST_SCHEMA, "files": files})
 
 
-def check_manifest(folder: Path, *, below: Collection[str] | None = None) -> Mapping[str, str]:
+def check_manifest(
+    folder: Path, *, below: Collection[str] | None = None, but: Collection[str] = ()
+) -> Mapping[str, str]:
     """The manifest's files and digests, after comparing each with the file.
 
-    `below` names files and folders in `folder`: only these are compared then.
+    `below` names files and folders in `folder`: only these are compared then; `but` names those
+    that are not.
 
     Raises:
         ArtifactError: a file is missing or differs.
@@ -324,7 +327,7 @@ def check_manifest(folder: Path, *, below: Collection[str] | None = None) -> Map
     if not isinstance(files, dict):
         raise ArtifactError(f"{folder / MANIFEST}: files must be a table of names and digests")
     for name, expected in files.items():
-        if below is not None and not any(f"{name}/".startswith(f"{one}/") for one in below):
+        if is_within(name, but) or not (below is None or is_within(name, below)):
             continue
         path = folder / name
         if "\0" in name or not path.resolve().is_relative_to(folder.resolve()):
@@ -334,6 +337,11 @@ def check_manifest(folder: Path, *, below: Collection[str] | None = None) -> Map
         if sha256_file(path) != expected:
             raise ArtifactError(f"{path} was changed: its SHA-256 differs from {MANIFEST}")
     return dict(files)
+
+
+def is_within(name: str, places: Iterable[str]) -> bool:
+    """Whether `name` is one of these files, or lies in one of these folders."""
+    return any(f"{name}/".startswith(f"{place}/") for place in places)
 
 
 def _read(path: Path, max_bytes: int) -> bytes:

@@ -30,7 +30,7 @@ from edgenas.pipeline.network_files import (
     parents_of,
     statement_of,
 )
-from edgenas.pipeline.runs import Outcome, fleet_of, locked, read_result, seal
+from edgenas.pipeline.runs import Outcome, fleet_of, locked, read_result, resealing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,6 +68,7 @@ def export(
         SpecError: the line is no architecture of the space.
     """
     from edgenas.pipeline.opening import open_stages
+    from edgenas.report.write import FILES
 
     wanted = tuple(dict.fromkeys(formats or config.export.formats))
     known = known_formats()
@@ -79,20 +80,20 @@ def export(
         arch = find_architecture(run, architecture)
         candidate = Candidate(arch, run.cheap.explain(arch))
         judged, fleet = _judged(run), fleet_in(folder)
-        exported = export_candidates(
-            run,
-            judged,
-            [("asked for", candidate)],
-            formats=wanted,
-            fleet=fleet,
-            again=True,
-            report=report,
-        )
-        exported = measure_exports(run, judged, exported, fleet=fleet, report=report)
-        if (folder / "result.json").is_file():
-            _retell(folder, exported, arch)
-        if (folder / "manifest.json").is_file():
-            seal(folder)
+        its = (f"models/{arch.digest}", "run.toml")  # whose settings may be edited in between
+        with resealing(folder, *its, *FILES, changed=("result.json",)):
+            exported = export_candidates(
+                run,
+                judged,
+                [("asked for", candidate)],
+                formats=wanted,
+                fleet=fleet,
+                again=True,
+                report=report,
+            )
+            exported = measure_exports(run, judged, exported, fleet=fleet, report=report)
+            if (folder / "result.json").is_file():
+                _retell(folder, exported, arch)
     document = {
         "schema": EXPORTS_SCHEMA,
         "run": str(folder),

@@ -7,14 +7,14 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgenas.artifacts import io_errors, read_json, write_json, write_manifest
-from edgenas.artifacts.files import MANIFEST
-from edgenas.errors import ResourceError, SpecError, UsageError, nearest
+from edgenas.artifacts import check_manifest, io_errors, read_json, write_json, write_manifest
+from edgenas.artifacts.files import MANIFEST, MANIFEST_SCHEMA, is_within
+from edgenas.errors import ArtifactError, ResourceError, SpecError, UsageError, nearest
 from edgenas.pipeline.config import RunConfig, read_config, run_name
 from edgenas.pipeline.goals import check_formats, written_objectives
 
@@ -175,6 +175,44 @@ def seal(folder: Path) -> None:
     write_manifest(folder)
 
 
+def check_sealed(
+    folder: Path, *, below: Collection[str] | None = None, but: Collection[str] = ()
+) -> Mapping[str, str]:
+    """The files of the run's manifest with their digests; `below` and `but` as in `check_manifest`.
+
+    Raises:
+        ArtifactError: a file is missing or was changed; how to mend it is told.
+    """
+    try:
+        return check_manifest(folder, below=below, but=but)
+    except ArtifactError as error:
+        hint = "put the file back as the run wrote it, or search again from run.toml"
+        if f"{folder / 'models'}/" in str(error):
+            hint = f"edgenas export {folder} NETWORK writes and verifies a network's files again"
+        raise ArtifactError(str(error), hint=hint) from error
+
+
+@contextlib.contextmanager
+def resealing(folder: Path, *written: str, changed: Collection[str] = ()) -> Iterator[None]:
+    """Lets work in a sealed run write the files and folders `written`, and edit those `changed`.
+
+    All others, and `changed` before it begins, must be as they were sealed. Until the work is done
+    the manifest does not name what it writes: one that fails or is killed leaves the rest to be
+    verified. A folder without a manifest is not sealed, and stays so.
+
+    Raises:
+        ArtifactError: another file is missing or was changed.
+    """
+    if not (folder / MANIFEST).is_file():
+        yield
+        return
+    files = check_sealed(folder, but=written)
+    kept = {name: it for name, it in files.items() if not is_within(name, (*written, *changed))}
+    write_json(folder / MANIFEST, {"schema": MANIFEST_SCHEMA, "files": kept})
+    yield
+    seal(folder)
+
+
 def read_result(folder: Path) -> dict[str, Any]:
     """The `result.json` of a finished run.
 
@@ -204,14 +242,12 @@ def report(folder: Path) -> tuple[Path, ...]:
 
     Raises:
         SpecError: the search has not finished.
+        ArtifactError: one of these files is missing or was changed.
     """
-    from edgenas.report import write_report
+    from edgenas.report.write import FILES, write_report
 
-    with locked(folder):
-        files = write_report(folder)
-        if (folder / MANIFEST).is_file():
-            seal(folder)
-    return files
+    with locked(folder), resealing(folder, *FILES):
+        return write_report(folder)
 
 
 def compare_runs(folder: Path, other: Path, *, out: Path | None = None) -> Outcome:
@@ -234,9 +270,8 @@ def compare_runs(folder: Path, other: Path, *, out: Path | None = None) -> Outco
     if page.parent.resolve() != folder.resolve():
         files = write_comparison(found, page)
     else:
-        with locked(folder):
+        names = [page.name, page.with_suffix(".md").name]
+        with locked(folder), resealing(folder, *names):
             files = write_comparison(found, page)
-            if (folder / MANIFEST).is_file():
-                seal(folder)
     document = comparison_document(found) | {"files": [str(file) for file in files]}
     return Outcome(folder, document)

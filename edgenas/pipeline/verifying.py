@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgenas.artifacts.files import MANIFEST
 from edgenas.errors import (
     ArtifactError,
     DataError,
@@ -29,7 +30,7 @@ from edgenas.pipeline.network_files import (
     network_images,
     parents_of,
 )
-from edgenas.pipeline.runs import Outcome, find_run, read_result
+from edgenas.pipeline.runs import Outcome, check_sealed, find_run, read_result
 
 if TYPE_CHECKING:
     from edgenas.data import DataSet
@@ -128,7 +129,6 @@ def _in_run(
     report: Report,
 ) -> None:
     """Files against the run's network in torch, its images, its targets."""
-    from edgenas.artifacts import check_manifest
     from edgenas.export.certificate import REJECTED, recheck
     from edgenas.export.certified import verify_again
     from edgenas.export.models import torch_logits
@@ -143,14 +143,13 @@ def _in_run(
     config = find_run(str(root)).config
     for folder in folders:  # cheap, and before any data is read
         recheck(folder, only)
-    if (root / "manifest.json").is_file():
-        try:
-            check_manifest(root, below=_sealed_of(root, path, folders, only))
-        except ArtifactError as error:
-            hint = "put the file back as the run wrote it, or search again from run.toml"
-            if f"{root / 'models'}/" in str(error):
-                hint = f"edgenas export {root} NETWORK writes and verifies a network's files again"
-            raise ArtifactError(str(error), hint=hint) from error
+    if (root / MANIFEST).is_file():
+        check_sealed(root, below=_sealed_of(root, path, folders, only))
+    elif (root / "result.json").is_file() and path.resolve() == root:
+        raise ArtifactError(
+            f"{root / MANIFEST} is missing: nothing tells what the run wrote",
+            hint=f"put it back, or edgenas search {root / 'run.toml'} --resume",
+        )
     run = open_stages(config, root, resume=True, may_train=False, report=report)
     fleet = fleet_in(root)
     for folder in folders:

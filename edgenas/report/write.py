@@ -10,6 +10,9 @@ from edgenas.report.page import html
 from edgenas.report.picture import front_svg
 from edgenas.report.summary import document, markdown
 
+FILES = ("front.svg", "report.html", "report.json", "report.md")
+"""What a report consists of."""
+
 
 def write_report(run: Path) -> tuple[Path, ...]:
     """Writes `report.html`, `report.md`, `report.json` and `front.svg` from the run's other files.
@@ -23,12 +26,7 @@ def write_report(run: Path) -> tuple[Path, ...]:
         ResourceError: the folder cannot be written.
     """
     view = load_run(run)
-    texts = {
-        "front.svg": front_svg(view),
-        "report.html": html(view),
-        "report.json": to_json(document(view)),
-        "report.md": markdown(view),
-    }
-    for name, text in texts.items():
+    texts = (front_svg(view), html(view), to_json(document(view)), markdown(view))
+    for name, text in zip(FILES, texts, strict=True):
         write_atomic(run / name, text)
-    return tuple(run / name for name in texts)
+    return tuple(run / name for name in FILES)

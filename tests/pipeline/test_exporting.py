@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from edgenas.artifacts import check_manifest
 from edgenas.cli.main import main
-from edgenas.errors import ExportError, Interrupted
+from edgenas.errors import ExportError, Interrupted, ResourceError
 from edgenas.export import certified, onnx
 from edgenas.export import targets as export_targets
 from edgenas.export.certificate import read_certificate
@@ -238,3 +240,48 @@ def test_integers_are_made_anew_for_a_board_that_wants_others(model: Path) -> No
     assert after.models[0].sha256 == before.models[0].sha256
     assert after.models[1].sha256 != before.models[1].sha256
     assert [onnx.activations_of(model / m.path) for m in after.models] == [None, "s8"]
+
+
+@pytest.mark.parametrize("name", ["front.json", "run.toml", "models/{}/infer.py", "models/{}"])
+def test_a_run_that_was_changed_is_not_sealed_again(
+    model: Path, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = RUN / name.format(model.name)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.write_text(path.read_text("utf-8") + "\n", "utf-8")
+    others = ["export", "tiny", str(tiny_space().smallest()), "--format", "onnx", "--quiet"]
+    for argv in (["report", "tiny"], *([others] if name != "run.toml" else [])):
+        capfd.readouterr()
+        assert main(argv) == 3
+        assert str(path) in capfd.readouterr().err
+    assert verify("runs/tiny", capfd=capfd)[0] == (2 if name == "models/{}" else 3)
+    if "models" in name:
+        assert main(["export", "tiny", model.name, "--quiet"]) == 0
+        assert verify("runs/tiny", capfd=capfd)[0] == 0
+
+
+def test_an_export_that_no_report_could_follow_leaves_a_run_that_holds(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(folder: Path) -> None:
+        raise ResourceError(f"cannot write {folder / 'report.html'}: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edgenas.report.write_report", full)
+        assert main(["export", "tiny", model.name, "--format", "onnx", "--quiet"]) == 6
+    assert verify("runs/tiny", capfd=capfd)[0] == 0
+    assert "report.html" not in check_manifest(RUN)
+    assert main(["report", "tiny"]) == 0
+    assert {"report.html", f"models/{model.name}/model.onnx"} <= check_manifest(RUN).keys()
+
+
+def test_a_run_without_its_manifest_is_not_verified_as_a_whole(
+    model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (RUN / "manifest.json").unlink()
+    code, _, said = verify("runs/tiny", capfd=capfd)
+    assert (code, "manifest.json is missing" in said) == (3, True)
+    assert main(["search", "run.toml", "--resume", "--quiet"]) == 0
+    assert verify("runs/tiny", capfd=capfd)[0] == 0

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from edgenas.artifacts import sha256_file, write_json
+from edgenas.artifacts import sha256_file, write_json, write_manifest
 from edgenas.cli.main import main
 from edgenas.data import DataSet, Images
 from edgenas.errors import ArtifactError, DataError, Interrupted, SpecError
@@ -441,7 +441,7 @@ def test_from_the_run_file_to_certificate_and_report(
     shutil.copytree(run, tmp_path / "runs" / "other")
     other = tmp_path / "runs" / "other" / "models" / folder.name
     (other / "weights.json").unlink()
-    (other.parents[1] / "manifest.json").unlink()
+    write_manifest(other.parents[1])
     capfd.readouterr()
     assert main(["verify", "runs/other", "--quiet"]) == 3
     assert "exported with the weights" in capfd.readouterr().err
