@@ -36,15 +36,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgenas.artifacts import check_manifest
-from edgenas.artifacts.files import MANIFEST
 from edgenas.ci.facts import Reader
 from edgenas.ci.lock import (
     LOCK,
     Entry,
     File,
     certificate_digest,
-    file_of,
     read_lock,
     stored_metrics,
 )
@@ -52,7 +49,7 @@ from edgenas.ci.planning import RUNS, TargetPlan, plan, table_metrics
 from edgenas.ci.targets import TARGETS, Target
 from edgenas.errors import EdgenasError, UsageError, nearest
 from edgenas.export.certificate import Certificate, ExportedModel, read_certificate
-from edgenas.export.verify import MIN_IMAGES, ROUNDING, Z95, Verdict, drop_gate, judged, wilson
+from edgenas.export.verify import MIN_IMAGES, Z95, Verdict, drop_gate, judged, wilson
 from edgenas.hardware import load_device
 from edgenas.objectives import Objective
 from edgenas.pareto import Metric
@@ -243,7 +240,6 @@ class _Check:
         if not self.plan.missing:
             n = len(self.entry.files) + 1
             yield Finding("files", "passed", self.entry.run, f"{n} files", "as the lock says")
-            yield from self._manifest()
         certificates: dict[str, Certificate] = {}
         for digest in self.entry.exported:
             try:
@@ -274,38 +270,10 @@ class _Check:
             return Finding("certificate", "failed", digest, told, f"locked {locked}")
         if problems:
             return Finding("certificate", "failed", digest, "; ".join(problems), "every gate")
-        if other := list(self._other_figures(certificate)):
-            limit = "as the lock and the file say"
-            return Finding("certificate", "failed", digest, "; ".join(other), limit)
         told = f"{len(certificate.models)} files verified"
         if unsure := [f"{m.path}: {why}" for m in certificate.models for why in m.unsure]:
             return Finding("certificate", "inconclusive", digest, "; ".join(unsure), "every gate")
         return Finding("certificate", "passed", digest, told, f"locked {locked}")
-
-    def _manifest(self) -> Iterator[Finding]:
-        """Whether the run's files are those that were sealed when it was made."""
-        try:
-            check_manifest(self.folder)
-        except EdgenasError as error:
-            limit = f"as sealed; without {self.folder} edgenas ci run makes it again"
-            yield Finding("files", "failed", MANIFEST, str(error), limit)
-
-    def _other_figures(self, certificate: Certificate) -> Iterator[str]:
-        """Each figure of a certificate that is not the lock's, or not the file's own."""
-        for model in certificate.models:
-            path = f"models/{certificate.digest}/{model.path}"
-            file = self.folder / path
-            stated, locked = file_of(model), self.entry.files.get(path)
-            if locked is None:
-                yield f"{path}: it is not in the lock"
-                continue
-            for name in ("format", "size_bytes", "n_images", "top1", "top1_drop"):
-                said, kept = getattr(stated, name), getattr(locked, name)
-                rounded = isinstance(said, float) and abs(said - kept) <= ROUNDING + 1e-9
-                if said != kept and not rounded:
-                    yield f"{path}: {name} {said} by its certificate, locked {kept}"
-            if file.is_file() and (size := file.stat().st_size) != model.size_bytes:
-                yield f"{path}: it has {size} bytes, {model.size_bytes} by its certificate"
 
     def _metrics(self) -> tuple[Metrics, list[Finding]]:
         """What is known now of each exported network, by the tables of today; what failed."""

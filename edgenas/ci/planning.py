@@ -21,17 +21,27 @@ are known to the next, which makes a tenth of the trials.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgenas.artifacts import sha256_file
+from edgenas.artifacts import check_manifest, sha256_file
 from edgenas.ci.facts import HERE, Reader
-from edgenas.ci.lock import FRONT, LOCK, Entry, read_lock, stored_metrics
+from edgenas.ci.lock import (
+    FRONT,
+    LOCK,
+    Entry,
+    certificate_digest,
+    file_of,
+    read_lock,
+    stored_metrics,
+)
 from edgenas.ci.stages import STAGES, Fact, Facts, first_reader, following, stages_of
 from edgenas.ci.targets import TARGETS, Target, check_devices, read_targets
 from edgenas.errors import EdgenasError, MissingUnitsError, SpecError, UsageError, nearest
+from edgenas.export.certificate import read_certificate
+from edgenas.export.verify import ROUNDING
 from edgenas.hardware import load_device
 from edgenas.objectives import Objective
 from edgenas.pareto import Metric
@@ -218,7 +228,7 @@ def _target_plan(target: Target, entry: Entry | None, reader: Reader, runs: Path
             stages = tuple(stage for stage in stages if stage != "supernet")
         return TargetPlan(target.name, "new", stages, facts=facts, target=target)
     changes = changes_between(entry, facts, _noise(target, entry, reader, runs / entry.run))
-    missing = (*missing_results(entry, runs), *_edited(target, entry, runs / entry.run))
+    missing = _damage(target, entry, runs)
     changes += [Change("results", "export", problem) for problem in missing]
     stale = following({c.stage for c in changes if c.stage}, stages)
     return TargetPlan(
@@ -244,6 +254,44 @@ def missing_results(entry: Entry, runs: Path) -> tuple[str, ...]:
         elif (found := sha256_file(path)) != sha256:
             problems.append(f"{path} was changed: SHA-256 {found[:12]}, locked {str(sha256)[:12]}")
     return tuple(problems)
+
+
+def _damage(target: Target, entry: Entry, runs: Path) -> tuple[str, ...]:
+    """What of the locked run is missing, was changed, or is not what the lock says of it."""
+    folder = runs / entry.run
+    if found := (*missing_results(entry, runs), *_edited(target, entry, folder)):
+        return found
+    try:
+        check_manifest(folder)
+    except EdgenasError as error:
+        found = (str(error),)
+    return (*found, *_other_figures(entry, folder))
+
+
+def _other_figures(entry: Entry, folder: Path) -> Iterator[str]:
+    """Each figure of a certificate that is not the lock's, or not the file's own."""
+    for digest in entry.exported:
+        place = f"models/{digest}"
+        try:
+            certificate = read_certificate(folder / place)
+        except EdgenasError as error:
+            yield str(error)
+            continue
+        if certificate_digest(certificate) != entry.certificates.get(digest):
+            yield f"{place}: its certificate is of other files, parents or limits than locked"
+        for model in certificate.models:
+            path = f"{place}/{model.path}"
+            file, stated, locked = folder / path, file_of(model), entry.files.get(path)
+            if locked is None:
+                yield f"{path}: it is not in the lock"
+                continue
+            for name in ("format", "size_bytes", "n_images", "top1", "top1_drop"):
+                said, kept = getattr(stated, name), getattr(locked, name)
+                rounded = isinstance(said, float) and abs(said - kept) <= ROUNDING + 1e-9
+                if said != kept and not rounded:
+                    yield f"{path}: {name} {said} by its certificate, locked {kept}"
+            if file.is_file() and (size := file.stat().st_size) != model.size_bytes:
+                yield f"{path}: it has {size} bytes, {model.size_bytes} by its certificate"
 
 
 def _edited(target: Target, entry: Entry, folder: Path) -> tuple[str, ...]:

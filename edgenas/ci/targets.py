@@ -43,7 +43,7 @@ from edgenas.pipeline.config import KNOWN_FORMATS, Format, RunConfig, parse_conf
 from edgenas.pipeline.config import SCHEMA as RUN_SCHEMA
 from edgenas.pipeline.fleets import accuracy_of
 from edgenas.pipeline.goals import devices_of
-from edgenas.pipeline.metrics import COSTLY, OF_DEVICE, OF_NETWORK, check_energy
+from edgenas.pipeline.metrics import COSTLY, OF_DEVICE, OF_NETWORK, check_energy, check_meaning
 
 TARGETS = Path("targets.toml")
 SCHEMA = "edgenas.targets/1"
@@ -188,6 +188,7 @@ def _target(
         _read(config.search.objectives, devices, "objectives"),
         _read(wanted.bounds, devices, "bounds"),
     )
+    check_meaning(objectives)
     if fleet is not None:
         _check_fleet(objectives, devices)
     gates = _gates(wanted.gates, file.gates)

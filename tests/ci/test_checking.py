@@ -208,19 +208,19 @@ def cut_off(name: str) -> None:
 
 
 FORGED: dict[str, tuple[Callable[[], None], str, str]] = {
-    "top-1": (lambda: stated(top1=0.932), "certificate", "top1 0.932 by its certificate, locked"),
-    "images": (lambda: stated(n=50000), "certificate", "n_images 50000 by its certificate, locked"),
-    "size": (lambda: stated(size_bytes=5), "certificate", "size_bytes 5 by its certificate, locke"),
+    "top-1": (lambda: stated(top1=0.932), "files", "top1 0.932 by its certificate, locked"),
+    "images": (lambda: stated(n=50000), "files", "n_images 50000 by its certificate, locked"),
+    "size": (lambda: stated(size_bytes=5), "files", "size_bytes 5 by its certificate, locke"),
     "less than the lock shows": (
         lambda: stated(top1=round(verification()["top1"] + 0.001, 4)), "files", "was changed",
     ),
     "size in the lock": (
-        lambda: in_lock("size_bytes", "5"), "certificate", "by its certificate, locked 5",
+        lambda: in_lock("size_bytes", "5"), "files", "by its certificate, locked 5",
     ),
     "top-1 in the lock": (
-        lambda: in_lock("top1", "0.932"), "certificate", "by its certificate, locked 0.932",
+        lambda: in_lock("top1", "0.932"), "files", "by its certificate, locked 0.932",
     ),
-    "size in both": (small_everywhere, "certificate", "bytes, 5 by its certificate"),
+    "size in both": (small_everywhere, "files", "bytes, 5 by its certificate"),
     "manifest": (lambda: cut_off("manifest.json"), "files", "manifest.json: not valid JSON"),
     "trials": (lambda: cut_off("trials.json"), "files", "trials.json was changed"),
 }  # fmt: skip

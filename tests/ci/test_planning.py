@@ -409,6 +409,24 @@ def test_a_result_that_is_missing_or_changed_is_made_again(locked: Path) -> None
     assert planned("both").state == "fresh"
 
 
+def test_a_file_beside_the_models_and_a_forged_lock_are_noticed(locked: Path) -> None:
+    script = next(Path("runs/board/models").glob("*/infer.py"))
+    before = script.read_bytes()
+    script.write_bytes(before + b"x")
+    found = planned()
+    assert found.stale == ("export", "verify")
+    assert "infer.py was changed" in found.changes[0].text
+    script.write_bytes(before)
+    assert planned().state == "fresh"
+    text = Path("edgenas.lock").read_text("utf-8")
+    head, rows = text.split("[target.board.files", 1)
+    rows = re.sub(r"(?m)^size_bytes = .*$", "size_bytes = 5", rows, count=1)
+    Path("edgenas.lock").write_text(f"{head}[target.board.files{rows}", "utf-8")
+    found = planned()
+    assert found.stale == ("export", "verify")
+    assert "by its certificate, locked 5" in found.changes[0].text
+
+
 def test_the_plan_loads_no_torch(locked: Path) -> None:
     remeasure(1.5)
     code = (

@@ -353,6 +353,20 @@ def test_a_failure_beside_others_is_told_as_it_is_alone(
     assert "the nearest reached is" in board["failures"][0]
 
 
+@pytest.mark.long
+def test_what_a_check_fails_is_mended_by_a_run(
+    locked: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script = next(Path("runs/board/models").glob("*/infer.py"))
+    before = script.read_text("utf-8")
+    script.write_text(before + "x", "utf-8")
+    assert main(["ci", "check"]) == 5
+    made = told(capfd, "run", "--quiet")["targets"][0]
+    assert made["state"] == "made"
+    assert next(Path("runs/board/models").glob("*/infer.py")).read_text("utf-8") == before
+    assert main(["ci", "check"]) == 0
+
+
 def test_a_target_that_is_gone_goes_from_the_lock(
     locked: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
