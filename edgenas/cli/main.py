@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 import warnings
@@ -100,6 +101,7 @@ app.add_typer(bench.app, name="bench")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
+    _open_streams()
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     with _signals() as received, _logging(debug=debug):
@@ -123,10 +125,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError as error:
             if error.errno not in _RESOURCE_ERRNOS:
                 return _unexpected(error, debug=debug)
-            return _fail(str(error), "", 6, debug=debug)
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            hint = f"free some disk space; temporary files lie in {tempfile.gettempdir()}" * full
+            return _fail(str(error), hint, 6, debug=debug)
         except Exception as error:  # noqa: BLE001  the last one: nobody else would catch it
             return _unexpected(error, debug=debug)
         return 0
+
+
+def _open_streams() -> None:
+    """Gives stdout and stderr that a shell closed (`>&-`) somewhere to go."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, "w"))
 
 
 def _fail(message: str, hint: str, code: int, debug: bool) -> int:

@@ -163,6 +163,14 @@ def test_devices_as_json(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_streams_that_a_shell_closed(closed: str) -> None:
+    argv = [sys.executable, "-m", "edgenas", "devices"]
+    done = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *argv], check=False, text=True,
+                          capture_output=True)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_closed_pipe_is_quiet() -> None:
     command = f"{sys.executable} -m edgenas devices list | true"
     done = subprocess.run(
