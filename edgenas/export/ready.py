@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import shutil
+import tempfile
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
 
-from edgenas.artifacts import write_atomic
+from edgenas.artifacts import io_errors, write_atomic
 from edgenas.data.folder import FORMATS
-from edgenas.export.certificate import REJECTED, Certificate, ExportedModel, TargetEvidence
+from edgenas.errors import ArtifactError
+from edgenas.export.certificate import AGAIN, REJECTED, Certificate, ExportedModel, TargetEvidence
 from edgenas.export.contract import InputContract
 from edgenas.export.tflite import LABELS_FILE, labels_text
 from edgenas.hardware.micro import MICRO_BUILD
@@ -27,6 +30,8 @@ from edgenas.targets import MARGIN, operators_of_file
 from edgenas.targets.toolchains import MICRO_METHODS, SQUEEZE_EXCITE
 
 _BYTES_A_LINE = 16
+_DEFINED = re.compile(r"^#define (MODEL_\w+) (.+)$", re.MULTILINE)
+_ARRAY = re.compile(r"\b(model_\w+)\[MODEL_\w+\] = \{(.*?)\};", re.DOTALL)
 _FOR_TFLITE = ("classify.cc", "Classifier.kt")
 _MICRO = "micro"
 
@@ -95,6 +100,30 @@ def write_micro(
     }
     for name in ("model_data.h", "model_data.c", "model_runner.h"):
         write_atomic(target / name, _filled(name, values))
+
+
+def check_micro(folder: Path, certificate: Certificate) -> None:
+    """Compares the constants and arrays in `micro/` with the int8 file, where both are there.
+
+    Raises:
+        ArtifactError: one of them is of another model.
+    """
+    int8 = next((m for m in certificate.models if m.format == "tflite-int8"), None)
+    if int8 is None or int8.path.endswith(REJECTED) or not (folder / int8.path).is_file():
+        return
+    with tempfile.TemporaryDirectory(prefix="edgenas-") as name:
+        again, facts = Path(name), _facts(int8.input, certificate.digest, 0)
+        write_micro(again, folder / int8.path, int8, certificate, facts=facts)
+        for file, pattern in (("model_data.h", _DEFINED), ("model_data.c", _ARRAY)):
+            path = folder / _MICRO / file
+            if not path.is_file():
+                continue
+            with io_errors(path, "read"):
+                found = dict(pattern.findall(path.read_text("utf-8", errors="replace")))
+            for key, value in pattern.findall((again / file).read_text("utf-8")):
+                if found.get(key, value) != value:
+                    told = f"{path} was changed: {key} is not that of {int8.path}"
+                    raise ArtifactError(told, hint=AGAIN)
 
 
 def micro_methods(path: Path) -> tuple[str, ...]:

@@ -142,7 +142,7 @@ def _in_run(
         )
     config = find_run(str(root)).config
     for folder in folders:  # cheap, and before any data is read
-        recheck(folder, only)
+        _rechecked(folder, only)
     if (root / MANIFEST).is_file():
         check_sealed(root, below=_sealed_of(root, path, folders, only))
     elif (root / "result.json").is_file() and path.resolve() == root:
@@ -207,6 +207,17 @@ def _sealed_of(
     return [f"{place}/{name}" for place in places for name in (only, FILE_NAME)]
 
 
+def _rechecked(folder: Path, only: str | None) -> Certificate:
+    """The certificate, its files and what a microcontroller is built of compared with it."""
+    from edgenas.export.certificate import recheck
+    from edgenas.export.ready import check_micro
+
+    certificate = recheck(folder, only)
+    if only is None:
+        check_micro(folder, certificate)
+    return certificate
+
+
 def _alone(certificate: Certificate, path: str) -> Certificate:
     return replace(certificate, models=tuple(m for m in certificate.models if m.path == path))
 
@@ -243,7 +254,7 @@ def _over_images(
     folder: Path, only: str | None, source: str, found: _Found, load: Load, *, report: Report
 ) -> None:
     """Files of a folder over the test split of `source`, wherever they lie."""
-    from edgenas.export.certificate import FILE_NAME, REJECTED, drop_limit, recheck
+    from edgenas.export.certificate import FILE_NAME, REJECTED, drop_limit
     from edgenas.export.certified import check_stated
     from edgenas.export.contract import read_document
     from edgenas.export.runners import probe
@@ -258,7 +269,7 @@ def _over_images(
         right, _, _ = _answers(path, contract, unstated, report=report)
         found.rows.append(_row_of(path, None, right))
         return
-    certificate = recheck(folder, only)
+    certificate = _rechecked(folder, only)
     data: DataSet | None = None
     for model in certificate.models:
         path = folder / model.path

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from edgenas.artifacts import sha256_file
+from edgenas.errors import ArtifactError
 from edgenas.export import targets, tflite
 from edgenas.export.certificate import (
     REJECTED,
@@ -21,7 +22,7 @@ from edgenas.export.certificate import (
     write_certificate,
 )
 from edgenas.export.contract import InputContract
-from edgenas.export.ready import c_string, micro_methods, write_ready
+from edgenas.export.ready import c_string, check_micro, micro_methods, write_ready
 from edgenas.export.targets import check_targets
 from edgenas.export.verify import Gate, Verification
 from edgenas.hardware import DeviceProfile, load_device_file
@@ -396,6 +397,32 @@ def test_what_lies_ready_beside_a_model(certificate, images, tmp_path) -> None:
     assert micro_methods(path) == (
         *("AddAdd", "AddConv2D", "AddDepthwiseConv2D", "AddFullyConnected", "AddMean", "AddPad"),
     )
+
+
+@needs_micro
+@pytest.mark.parametrize(
+    ("file", "old", "new", "named"),
+    [
+        ("model_data.c", "0x54", "0x55", "model_data"),
+        ("model_data.c", '"class 3"', '"class 4"', "model_labels"),
+        ("model_data.h", "MODEL_INPUT_ZERO_POINT ", "MODEL_INPUT_ZERO_POINT 9", "ZERO_POINT"),
+    ],
+)
+def test_what_is_flashed_is_held_against_the_file_that_was_verified(
+    certificate, images, tmp_path, file: str, old: str, new: str, named: str
+) -> None:
+    told = check_targets(tmp_path, certificate, [device("cortex-m-tflm-int8")], images=images)
+    taken = replace(certificate, targets=told)
+    check_micro(tmp_path, taken)
+    write_ready(tmp_path, taken, image_size=28)
+    path = tmp_path / "micro" / file
+    text = path.read_text("utf-8")
+    path.write_bytes(text.replace("\n", "\r\n").encode())
+    check_micro(tmp_path, taken)
+    assert old in text
+    path.write_text(text.replace(old, new, 1), "utf-8")
+    with pytest.raises(ArtifactError, match=f"{file} was changed: .*{named}"):
+        check_micro(tmp_path, taken)
 
 
 @needs_micro
