@@ -30,6 +30,8 @@ def export(
 ) -> None:
     """Writes and verifies one network of a run again, into runs/NAME/models/DIGEST.
 
+    Ends with 5 where a file of the network misses a gate, one of another format that stays too.
+
     Example: edgenas export quickstart 3f2a51c09b7e --format tflite-int8
     """
     from edgenas import pipeline

@@ -30,7 +30,8 @@ def verify(
     held to what their certificate (export.json beside them) states.
 
     A changed or truncated file, or one of other images, ends with 3, one that misses its gate with
-    5. Writes nothing.
+    5. Too few images to judge by, or no certificate to compare with, is told and ends with 0.
+    Writes nothing.
 
     Example: edgenas verify runs/quickstart; edgenas verify model.int8.tflite --data photos
     """

@@ -451,12 +451,24 @@ def _certified_folders(path: Path, found: _Found, *, needed: bool) -> tuple[list
     folders = sorted(p.parent for p in path.glob("models/*/export.json"))
     if (path / "result.json").is_file():
         chosen = read_result(path).get("models", [folder.name for folder in folders])
+        for name in chosen:
+            if not (path / "models" / name / "export.json").is_file():
+                raise ArtifactError(
+                    f"{path / 'models' / name}: the run exported this network, and its "
+                    "certificate, export.json, is missing",
+                    hint=f"edgenas export {path} {name}",
+                )
         found.notes += [
             f"{folder} is not among the networks that the run has now: edgenas verify {folder}"
             for folder in folders
             if folder.name not in chosen
         ]
         folders = [folder for folder in folders if folder.name in chosen]
+    found.notes += [  # of an export that was stopped
+        f"{folder} has no certificate: edgenas export {path} {folder.name}"
+        for folder in sorted(path.glob("models/*/"))
+        if any(folder.glob("model*")) and not (folder / "export.json").is_file()
+    ]
     if not folders:
         raise UsageError(
             f"{path}: no export.json here or in models/*: nothing exported to verify",

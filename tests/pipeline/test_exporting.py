@@ -256,7 +256,7 @@ def test_a_run_that_was_changed_is_not_sealed_again(
         capfd.readouterr()
         assert main(argv) == 3
         assert str(path) in capfd.readouterr().err
-    assert verify("runs/tiny", capfd=capfd)[0] == (2 if name == "models/{}" else 3)
+    assert verify("runs/tiny", capfd=capfd)[0] == 3
     if "models" in name:
         assert main(["export", "tiny", model.name, "--quiet"]) == 0
         assert verify("runs/tiny", capfd=capfd)[0] == 0
@@ -275,6 +275,16 @@ def test_an_export_that_no_report_could_follow_leaves_a_run_that_holds(
     assert "report.html" not in check_manifest(RUN)
     assert main(["report", "tiny"]) == 0
     assert {"report.html", f"models/{model.name}/model.onnx"} <= check_manifest(RUN).keys()
+
+
+def test_a_network_of_which_no_certificate_tells_is_told(
+    model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stopped = RUN / "models" / "0123456789ab"
+    stopped.mkdir()
+    (stopped / "model.onnx").write_bytes(b"of an export that was stopped")
+    assert main(["verify", "runs/tiny", "--quiet"]) == 0
+    assert f"{stopped} has no certificate" in capfd.readouterr().out
 
 
 def test_a_run_without_its_manifest_is_not_verified_as_a_whole(
