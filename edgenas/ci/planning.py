@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgenas.artifacts import check_manifest, sha256_file
+from edgenas.artifacts import check_manifest, parse_json, sha256_file
 from edgenas.ci.facts import HERE, Reader
 from edgenas.ci.lock import (
     FRONT,
@@ -39,9 +39,14 @@ from edgenas.ci.lock import (
 )
 from edgenas.ci.stages import STAGES, Fact, Facts, first_reader, following, stages_of
 from edgenas.ci.targets import TARGETS, Target, check_devices, read_targets
-from edgenas.errors import EdgenasError, MissingUnitsError, SpecError, UsageError, nearest
-from edgenas.export.certificate import read_certificate
-from edgenas.export.verify import ROUNDING
+from edgenas.errors import (
+    ArtifactError,
+    EdgenasError,
+    MissingUnitsError,
+    SpecError,
+    UsageError,
+    nearest,
+)
 from edgenas.hardware import load_device
 from edgenas.objectives import Objective
 from edgenas.pareto import Metric
@@ -265,11 +270,33 @@ def _damage(target: Target, entry: Entry, runs: Path) -> tuple[str, ...]:
         check_manifest(folder)
     except EdgenasError as error:
         found = (str(error),)
-    return (*found, *_other_figures(entry, folder))
+    return found if _as_locked(entry, folder) else (*found, *_other_figures(entry, folder))
+
+
+def _as_locked(entry: Entry, folder: Path) -> bool:
+    """Whether certificates and files have the very figures of the lock: read in a moment."""
+    found = {}
+    try:
+        for place in (f"models/{digest}" for digest in entry.exported):
+            path = folder / place / "export.json"
+            for row in parse_json(path.read_bytes(), origin=str(path))["models"]:
+                file, evidence = f"{place}/{row['path']}", row["verification"]
+                size = (folder / file).stat().st_size
+                found[file] = (row["format"], row["size_bytes"], size, evidence["n"],
+                               evidence["top1"], evidence["top1_drop"])  # fmt: skip
+    except (OSError, ArtifactError, KeyError, TypeError):
+        return False
+    return found == {
+        path: (f.format, f.size_bytes, f.size_bytes, f.n_images, f.top1, f.top1_drop)
+        for path, f in entry.files.items()
+    }
 
 
 def _other_figures(entry: Entry, folder: Path) -> Iterator[str]:
     """Each figure of a certificate that is not the lock's, or not the file's own."""
+    from edgenas.export.certificate import read_certificate
+    from edgenas.export.verify import ROUNDING
+
     for digest in entry.exported:
         place = f"models/{digest}"
         try:
