@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgenas.errors import InfeasibleError, SpecError
+from edgenas.errors import SpecError
 from edgenas.hardware import DeviceProfile
 from edgenas.models import least_bytes, micro_arena, planned_bytes, read_model, tflite_graph
 from edgenas.spaces import Lowering, SearchSpace
-from edgenas.spaces.size import size_bytes
 from edgenas.targets.operators import Operator, first_operators, operators_of_primitive
 from edgenas.targets.toolchains import SQUEEZE_EXCITE, Rule, Toolchain, toolchain_of
 
@@ -110,13 +109,11 @@ def ram_bytes_of_file(path: Path) -> int:
 
 
 def check_space(space: SearchSpace, device: DeviceProfile) -> None:
-    """Refuses a space that the device cannot run, or that is too large for it throughout.
+    """Refuses a space whose operators or precision the device cannot run.
 
     Raises:
         SpecError: operators that its tool-chain does not take, by name, with the setting of the
             space that leaves them out.
-        InfeasibleError: even the space's smallest network exceeds its flash. What RAM rules out is
-            told as of any bound.
     """
     chain = toolchain_of(device)
     precision = "fp32" if device.precision == "unstated" else device.precision  # as its format
@@ -128,7 +125,6 @@ def check_space(space: SearchSpace, device: DeviceProfile) -> None:
         )
     if device.operators or (chain is not None and device.format.startswith("tflite")):
         _check_operators(space, device, chain)
-    _check_memory(space, device)
 
 
 def _check_operators(space: SearchSpace, device: DeviceProfile, chain: Toolchain | None) -> None:
@@ -160,19 +156,6 @@ def _check_operators(space: SearchSpace, device: DeviceProfile, chain: Toolchain
     raise SpecError(
         f"{device.name} cannot run this space: {title} does not take {told} [{source}]", hint=hint
     )
-
-
-def _check_memory(space: SearchSpace, device: DeviceProfile) -> None:
-    """By flash alone: the network with the fewest parameters is not that with the least RAM."""
-    limit = device.flash_bytes
-    need = size_bytes(space.lower(space.smallest()), device.format)
-    if limit is not None and need > MARGIN * limit:
-        raise InfeasibleError(
-            f"{device.name}: the smallest network of this space needs {need:,} bytes of flash, it "
-            f"has {limit:,}",
-            hint="in [space]: smaller resolutions and widths; or more [memory], in bytes, in "
-            f"{device.path or 'the file of the device'}",
-        )
 
 
 def _as_in_files(operator: Operator) -> Operator:

@@ -15,8 +15,9 @@ from edgenas.pipeline import read_config, show_device
 from edgenas.pipeline.goals import objectives_of, targets_of
 from edgenas.pipeline.metrics import CheapMetrics, metric_names
 from edgenas.pipeline.opening import open_stages
-from edgenas.pipeline.targets import memory_bounds
-from edgenas.spaces.mobile import MobileSpace
+from edgenas.pipeline.targets import check_runnable, memory_bounds
+from edgenas.spaces.mobile import MobileSpace, default_space
+from edgenas.targets import MARGIN, ram_bytes_of
 from edgenas.testing.fakes import INVENTED_DEVICE, tiny_space, write_tiny_run
 
 MCU = "cortex-m-tflm-int8"
@@ -141,7 +142,9 @@ def test_a_space_too_large_for_a_target_is_infeasible(
     (folder / "devices" / f"{MCU}.toml").write_text(text, "utf-8")
     with_targets(write_tiny_run(folder, formats='"tflite-int8"'), MCU)
     assert main(["train", "run.toml", "--quiet"]) == 7
-    assert "bytes of flash, it has 5,000" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert f"size_bytes@{MCU} <= 4900: the nearest reached is" in told
+    assert f"more [memory], in bytes, in {folder / 'devices' / MCU}.toml" in told
     text = shipped.read_text("utf-8").replace("262144", "1000")
     (folder / "devices" / f"{MCU}.toml").write_text(text, "utf-8")
     for command in ("train", "search"):
@@ -150,6 +153,18 @@ def test_a_space_too_large_for_a_target_is_infeasible(
         assert f"peak_memory_bytes@{MCU} <= 980: the nearest reached is" in told
         assert f"more [memory], in bytes, in {folder / 'devices' / MCU}.toml" in told
     assert not list((folder / "runs").rglob("supernet*"))
+
+
+def test_ram_is_not_judged_by_the_network_with_the_fewest_parameters() -> None:
+    space = default_space(image_size=28, in_channels=1, n_classes=10)
+    board = replace(load_device(MCU), ram_bytes=48 * 2**10)
+    smallest = str(space.smallest())
+    fused = smallest.replace("inverted", "fused")
+    least, most = (
+        ram_bytes_of(space.lower(space.parse(line)), board) for line in (fused, smallest)
+    )
+    assert least < MARGIN * 48 * 2**10 < most
+    check_runnable(space, [board])
 
 
 def test_bounds_out_of_reach_are_refused_before_training(

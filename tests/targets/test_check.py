@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from edgenas.errors import InfeasibleError, SpecError
+from edgenas.errors import SpecError
 from edgenas.export import tflite
 from edgenas.export.jobs import convert_networks
 from edgenas.hardware import DeviceProfile, load_device_file
 from edgenas.models import micro_arena
 from edgenas.models.tflite import read_tflite
 from edgenas.spaces import Lowering
-from edgenas.spaces.mobile import LARGE, SMALL, MobileSpace, Stage, default_space
+from edgenas.spaces.mobile import SMALL, MobileSpace, Stage, default_space
 from edgenas.targets import (
     Operator,
     check_space,
@@ -137,27 +137,6 @@ def test_a_precision_that_the_tool_chain_lacks_is_refused(precision: str) -> Non
     with pytest.raises(SpecError, match=f"takes int8, not {precision}") as caught:
         check_space(SMALL, replace(device("edgetpu"), precision=precision))
     assert caught.value.hint == 'in its file: precision = "int8"'
-
-
-def test_a_space_that_is_too_large_throughout_is_infeasible() -> None:
-    small = replace(device("litert"), flash_bytes=20_000)
-    with pytest.raises(InfeasibleError, match="bytes of flash, it has 20,000") as caught:
-        check_space(SMALL, small)
-    assert caught.value.exit_code == 7
-    assert str(small.path) in caught.value.hint
-    with pytest.raises(InfeasibleError, match="flash"):
-        check_space(LARGE, device("tflm"))
-
-
-def test_ram_is_not_judged_by_the_network_with_the_fewest_parameters() -> None:
-    board = replace(device("tflm"), ram_bytes=48 * 2**10)
-    smallest = str(SMALL.smallest())
-    fused = smallest.replace("inverted", "fused")
-    least, most = (
-        ram_bytes_of(SMALL.lower(SMALL.parse(line)), board) for line in (fused, smallest)
-    )
-    assert least < 48 * 2**10 < most
-    check_space(SMALL, board)
 
 
 @pytest.mark.parametrize(
