@@ -361,29 +361,9 @@ def _fit(
 def non_negative(gram: Matrix, aim: Matrix) -> Matrix:
     """The x >= 0 that minimises x'Gx/2 - a'x, G positive definite (Lawson and Hanson 1974)."""
     import numpy as np
+    from scipy.linalg import solve_triangular
+    from scipy.optimize import nnls
 
-    x = np.zeros(len(aim))
-    free: list[int] = []
-    for _ in range(10 * len(aim)):
-        slope = aim - gram @ x
-        slope[free] = -np.inf
-        best = int(slope.argmax())
-        if slope[best] <= 1e-9:
-            break
-        free.append(best)
-        while True:
-            trial = np.linalg.solve(gram[np.ix_(free, free)], aim[free])
-            if trial.min() > 0:
-                x[:] = 0.0
-                x[free] = trial
-                break
-            now = x[free]
-            down = trial <= 0
-            step = float((now[down] / np.maximum(now[down] - trial[down], 1e-300)).min())
-            x[free] = now + step * (trial - now)
-            stay = [i for i in free if x[i] > 1e-12]
-            x[[i for i in free if i not in stay]] = 0.0
-            free = stay
-            if not free:
-                break
-    return x
+    low = np.linalg.cholesky(gram)  # least squares of low' x against low^-1 a
+    found: Matrix = nnls(low.T, solve_triangular(low, aim, lower=True))[0]
+    return found
