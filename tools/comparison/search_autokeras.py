@@ -8,7 +8,7 @@ training images as our networks take them, and searches plain CNNs, from the one
 too large to be trained on a CPU. Trials are judged on the search split. Writes `model.tflite`,
 `model.int8.tflite` (by TensorFlow's converter) and `result.json`. There is no ONNX file: a Keras 3
 network comes to onnxruntime only through packages that are not tested here. A search that was
-stopped goes on; the time of the trial that was cut off does not count.
+stopped goes on after the last whole epoch; the time since then does not count.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ import numpy as np
 import tensorflow as tf
 from autokeras.tuners.greedy import Greedy
 from autokeras.tuners.task_specific import IMAGE_CLASSIFIER
+from keras_tuner.src.engine.tuner_utils import SaveBestEpoch
 from tensorflow.python.framework.convert_to_constants import (
     convert_variables_to_constants_v2,
 )
@@ -53,7 +55,7 @@ class Budget(keras.callbacks.Callback):
     spent = 0.0
     """Minutes of earlier processes."""
     kept: Path
-    """Where the minutes of finished trials are written."""
+    """Where the minutes of finished epochs are written."""
 
     @staticmethod
     def used() -> float:
@@ -68,7 +70,54 @@ class Budget(keras.callbacks.Callback):
 
     def on_train_end(self, logs: object = None) -> None:
         """Notes the time."""
+        Budget.note()
+
+    @staticmethod
+    def note() -> None:
+        """Writes the time so far."""
         _write(Budget.kept, json.dumps(Budget.used()))
+
+
+class Kept(keras.callbacks.BackupAndRestore):
+    """Keeps a trial after each epoch, and goes on with one that was stopped.
+
+    Keras keeps weights, optimizer and the number of the epoch; here is what the other callbacks
+    saw of earlier epochs, and what the trial is judged by.
+    """
+
+    def __init__(self, folder: Path, others: Sequence[keras.callbacks.Callback]) -> None:
+        super().__init__(str(folder), double_checkpoint=True)
+        self._others = others
+        self._path = folder / "epochs.json"
+        self._epochs: list[dict[str, float]] = []
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """Loss and metrics by name, of all epochs."""
+        return {name: [told[name] for told in self._epochs] for name in self._epochs[0]}
+
+    def on_train_begin(self, logs: object = None) -> None:
+        """Brings the trial, and the other callbacks, to where they were."""
+        super().on_train_begin(logs)
+        if self._path.is_file():
+            told = json.loads(self._path.read_text("utf-8"))
+            self._epochs = told[: self.model._initial_epoch]
+        for epoch, told in enumerate(self._epochs):
+            for other in self._others:
+                if isinstance(other, keras.callbacks.EarlyStopping):
+                    other.on_epoch_end(epoch, told)
+                elif isinstance(other, SaveBestEpoch):
+                    value = other.objective.get_value(told)
+                    if other.objective.better_than(value, other.best_value):
+                        other.best_value = value
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Keeps it all."""
+        self._epochs.append({name: float(value) for name, value in logs.items()})
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        _write(self._path, json.dumps(self._epochs))
+        super().on_epoch_end(epoch, logs)
+        Budget.note()
 
 
 class FromKnown(Greedy):
@@ -76,6 +125,13 @@ class FromKnown(Greedy):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(initial_hps=IMAGE_CLASSIFIER[:1], **kwargs)
+
+    def _build_and_fit_model(self, trial: Any, *args: Any, **kwargs: Any) -> Any:
+        others = kwargs.pop("callbacks")
+        kept = Kept(Path(self.get_trial_dir(trial.trial_id)) / "kept", others)
+        history = super()._build_and_fit_model(trial, *args, callbacks=[*others, kept], **kwargs)
+        history.history = kept.history
+        return history
 
 
 def searched(images: Any, folder: Path, *, seed: int) -> Any:
@@ -134,7 +190,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(2)  # images wait for themselves with one
     Budget.minutes, Budget.kept = arguments.minutes, arguments.out / "minutes.json"
     if Budget.kept.is_file():
         Budget.spent = json.loads(Budget.kept.read_text("utf-8"))
