@@ -6,9 +6,11 @@ import itertools
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,12 @@ with open({log!r}, "a") as file:
 sys.exit(code)
 """
 """What the board runs in place of the agent alone: it keeps when it timed."""
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Kills a process that a failed test left."""
+    process.kill()
+    process.communicate()
 
 
 def write_run(folder: Path, device: str, *, trials: int) -> None:
@@ -168,7 +176,7 @@ def test_a_board_is_timed_while_trials_go_on_and_when_it_is_free(
 ) -> None:
     with held(on_board.connection):
         process = start("search", "run.toml", "--measure", "--json")
-        request.addfinalizer(process.kill)
+        request.addfinalizer(partial(end, process))
         assert process.stderr is not None
         said = "waiting: another process times on ssh host=127.0.0.1 port="
         assert any(said in line for line in process.stderr)
@@ -187,7 +195,7 @@ def test_two_searches_measure_on_one_board_in_turn(
     command = ("search", "run.toml", "--measure", "--json")
     searches = [start(*command), start(*command, "--name", "other")]
     for process in searches:
-        request.addfinalizer(process.kill)
+        request.addfinalizer(partial(end, process))
     assert [finished(process)["trials"] for process in searches] == [TRIALS] * 2
     assert all(a[1] <= b[0] for a, b in itertools.pairwise(timed(clean)))
     for run in (RUN, Path("runs/other")):
