@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 STUDY = "edgenas"
 ANOTHER_FOLDER = "--name searches in another folder, --fresh begins anew in this one"
 TURN_S = 600.0
-"""How long a worker waits for its turn to ask for a trial: a surrogate's model takes seconds."""
+"""How long a worker waits for its turn to ask for a trial: a surrogate's model takes seconds. And
+for the file of the one it helps."""
+LOOK_S = 0.1
+"""Between two looks for that file."""
 
 
 @contextlib.contextmanager
@@ -138,6 +142,8 @@ def _open_file(
                     hint="wait for it, or choose another run folder",
                 ) from None
         try:
+            if joins:
+                _await_study(path)
             if path.exists() and not resume:
                 raise UsageError(
                     f"{path} already holds a search",
@@ -164,6 +170,18 @@ def _open_file(
                 yield OpenStudy(study, alone=not joins, turn=lambda: _turn(turn, path))
         finally:
             lock.release()
+
+
+def _await_study(path: Path) -> None:
+    """Waits for the leader, who makes the study; who made one too would replace it."""
+    until = time.monotonic() + TURN_S
+    while not path.exists():
+        if time.monotonic() > until:
+            raise ResourceError(
+                f"{path} was not there after {TURN_S:.0f} s",
+                hint="see whether the search that this process helps still runs",
+            )
+        time.sleep(LOOK_S)
 
 
 @contextlib.contextmanager

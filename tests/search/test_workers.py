@@ -121,6 +121,32 @@ def test_a_leader_and_its_helpers_make_the_trials_together(tmp_path: Path, strat
         assert len(log.read_text().split("\n")) - 1 == found.n_evaluated == 40
 
 
+def test_a_helper_that_is_faster_than_its_leader_waits_for_the_study(tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    shared: dict[str, Any] = {"seconds": 0.05, "storage": path, "strategy": "random"}
+    child = worker(**shared, resume=True, sharing=Sharing(role="helper"))
+    time.sleep(0.5)
+    assert child.is_alive()
+    assert not path.exists()
+    search(**shared, sharing=Sharing(role="leader"))
+    child.join(30)
+    assert child.exitcode == 0
+    trials = trials_in(path)
+    check_accounts(trials, 40)
+    assert {t.user_attrs["worker"]["pid"] for t in trials} == {str(os.getpid()), str(child.pid)}
+
+
+def test_a_helper_does_not_wait_for_a_study_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgenas.search.storage.TURN_S", 0.2)
+    path = tmp_path / "study.db"
+    with pytest.raises(ResourceError, match=r"study.db was not there after 0 s") as caught:
+        search(storage=path, resume=True, sharing=Sharing(role="helper"))
+    assert "still runs" in caught.value.hint
+    assert not path.exists()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("strategy", ["surrogate", "random", "tpe"])
 def test_no_network_is_evaluated_by_two_workers_at_once(tmp_path: Path, strategy: str) -> None:
