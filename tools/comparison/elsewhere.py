@@ -50,11 +50,17 @@ SEARCHERS: Mapping[str, Searcher] = MappingProxyType(
 
 
 def search_elsewhere(
-    name: str, run_file: Path, folder: Path, *, minutes: float, write_images: Callable[[Path], None]
+    name: str,
+    run_file: Path,
+    folder: Path,
+    *,
+    minutes: float,
+    threads: int,
+    write_images: Callable[[Path], None],
 ) -> None:
     """Lets a search work for so many CPU-minutes, unless its result is in `folder` already.
 
-    One that was stopped goes on, with the minutes that it was begun with.
+    All its threads count. One that was stopped goes on, with the minutes that it was begun with.
 
     One that cannot have edgenas in its environment reads the file that `write_images` writes.
 
@@ -83,7 +89,7 @@ def search_elsewhere(
             _run([*pip, "--no-deps", *wanted.alone], log)
         frozen = subprocess.run([*pip[:3], "freeze"], capture_output=True, text=True, check=True)
         write_atomic(folder / _INSTALLED, frozen.stdout)
-    asked = ["--out", str(folder), "--minutes", str(minutes)]
+    asked = ["--out", str(folder), "--minutes", str(minutes), "--threads", str(threads)]
     if SEARCHERS[name].reads_images:
         write_images(folder / "images.npz")
         asked += ["--images", str(folder / "images.npz")]
@@ -93,7 +99,8 @@ def search_elsewhere(
 
 
 def _run(argv: list[str], log: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+    environment.pop("OMP_NUM_THREADS", None)  # each search sets its own
     print(" ".join(argv), file=sys.stderr, flush=True)
     with log.open("ab") as file:
         done = subprocess.run(argv, stdout=file, stderr=file, env=environment, check=False)

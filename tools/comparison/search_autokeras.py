@@ -187,9 +187,10 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, required=True, help="CPU time of the search")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
     tf.config.threading.set_inter_op_parallelism_threads(2)  # images wait for themselves with one
     Budget.minutes, Budget.kept = arguments.minutes, arguments.out / "minutes.json"
     if Budget.kept.is_file():
@@ -207,6 +208,7 @@ def main() -> None:
         "params": network.count_params(),
         "n_trials": len(Budget.oracle.trials),
         "cpu_minutes": Budget.used(),
+        "threads": arguments.threads,
         "versions": {name: version(name) for name in ("autokeras", "keras", "tensorflow-cpu")},
     }
     _write(arguments.out / "result.json", json.dumps(result, indent=2, sort_keys=True))

@@ -38,6 +38,8 @@ from tools.comparison.elsewhere import RESULT, SCHEMA
 PLAN = "edgenas.bench-frontier-fastnas/1"
 DIVISOR = 8
 """Of channel numbers; its default of 32 leaves nothing to choose in networks as small as these."""
+TIMED = 50
+"""Steps, to know how many have room."""
 
 
 class _OneInput(nn.Module):
@@ -102,11 +104,11 @@ def trained(
         with tempfile.TemporaryDirectory(prefix="edgenas-") as name:
             trial = training(Path(name), None)
             state = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-            trial(resume=False, stop_after_steps=1)
+            trial(resume=False, stop_after_steps=3)  # the first ones are slower
             before = trial.cpu_s
-            trial(resume=False, stop_after_steps=3)
+            trial(resume=False, stop_after_steps=TIMED)
             network.load_state_dict(state)
-        room = int(60 * minutes / ((trial.cpu_s - before) / 3))
+        room = int(60 * minutes / ((trial.cpu_s - before) / TIMED))
         write_json(plan, {"schema": PLAN, "n_steps": max(1, min(trial.n_steps, room))})
     whole = training(folder, int(read_json(plan, schema=PLAN)["n_steps"]))
     whole(resume=True)
@@ -210,12 +212,13 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="run file that names the images")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, required=True, help="CPU time for all of it")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--network", default="mobilenet-v2-0.5-coarse")
     parser.add_argument("--flops", default="50%")
     parser.add_argument("--scored", type=int, default=1000, help="images for each choice")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
     config = read_config(arguments.run)
     data, seed = read_data(config), derive_seed(arguments.seed, "fastnas")
     size = max(data.image_size, 28)
@@ -245,6 +248,7 @@ def main() -> None:
             "top1_search_before": kept.top1_before,
             "images_seen": (kept.n_steps + n_steps) * recipe.batch,
             "cpu_minutes": kept.cpu_minutes + minutes,
+            "threads": arguments.threads,
             "versions": {name: version(name) for name in ("torch", "nvidia-modelopt")},
         },
     )
