@@ -442,6 +442,7 @@ def document() -> dict[str, Any]:
             "autokeras": {
                 "minutes": 240.0,
                 "cpu_minutes": 238.7,
+                "threads": 2,
                 "n_trials": 9,
                 "versions": {"autokeras": "3.0.0"},
             }
@@ -529,7 +530,7 @@ def test_the_readme_tells_the_comparison(root: Path) -> None:
         "10 or 26 epochs in the supernet and the rest alone",
         "network of a further supernet of 46 epochs taught them",
         "1 were chosen, from 432 in each supernet, by inherited accuracy and latency on Another",
-        "autokeras (239 CPU-minutes of 240, 9 trials, autokeras 3.0.0)",
+        "autokeras (239 CPU-minutes of 240, 2 threads, 9 trials, autokeras 3.0.0)",
         "(least and most of 2 sessions, graded fair, good;",
         "ours is at least 1.5 times as fast as 1 of 1, median 2.00, and no less accurate on the "
         "test split, too, than 1 of 1 (matched on the test split instead: 1 of 1, median 2.00)",
