@@ -406,7 +406,7 @@ def _run_process(
                         case "done":
                             outcome.done.append(answer["job"])
                         case "no room":
-                            raise ResourceError(answer["error"].partition(": ")[2])
+                            raise ResourceError(answer["error"], hint=answer["hint"])
                         case _:
                             outcome.failed[answer["job"]] = answer["error"]
                     current = None

@@ -43,9 +43,11 @@ def main(argv: Sequence[str]) -> int:
                 _convert_together(jobs[i : i + TOGETHER])
             _convert(job)
         except Exception as error:  # noqa: BLE001  # whatever a converter raises is this job's answer
-            message = f"{type(error).__name__}: {error}"
-            state = "no room" if isinstance(error, ResourceError) else "failed"
-            answers.write(json.dumps({"job": job["name"], "state": state, "error": message}) + "\n")
+            answer = {"job": job["name"], "state": "failed"}
+            answer["error"] = f"{type(error).__name__}: {error}"
+            if isinstance(error, ResourceError):
+                answer |= {"state": "no room", "error": str(error), "hint": error.hint}
+            answers.write(json.dumps(answer) + "\n")
         else:
             answers.write(json.dumps({"job": job["name"], "state": "done"}) + "\n")
     answers.close()

@@ -7,7 +7,9 @@ What it says is an *estimate* of the vendor's, and must be called one. Needs the
 from __future__ import annotations
 
 import csv
+import errno
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from edgenas.errors import DeviceError, MeasurementError, UsageError, nearest
+from edgenas.errors import DeviceError, MeasurementError, ResourceError, UsageError, nearest
 from edgenas.processes import environment
 
 EXTRA_HINT = 'pip install "edgenas[micro]"'
@@ -78,6 +80,7 @@ def estimate(path: Path, settings: Accelerator, *, timeout_s: float = 300.0) -> 
 
     Raises:
         DeviceError: Vela is not installed, or does not end in time.
+        ResourceError: there is no room for what it writes.
         MeasurementError: it refuses the model or writes no report.
     """
     if importlib.util.find_spec("ethosu") is None:
@@ -102,6 +105,8 @@ def estimate(path: Path, settings: Accelerator, *, timeout_s: float = 300.0) -> 
         reports = sorted(Path(folder).glob(f"*_summary_{settings.system}.csv"))
         if done.returncode or len(reports) != 1:
             told = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()
+            if (full := os.strerror(errno.ENOSPC)) in told[-1]:
+                raise ResourceError(f"{folder}: {full}", hint="free some disk space, then repeat")
             raise MeasurementError(
                 f"Vela refuses {path} for {settings.config}: {told[-1][-300:]}",
                 hint="only int8 TFLite files can be compiled",

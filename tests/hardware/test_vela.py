@@ -2,11 +2,12 @@
 
 import csv
 import importlib.util
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from edgenas.errors import MeasurementError, UsageError
+from edgenas.errors import MeasurementError, ResourceError, UsageError
 from edgenas.hardware import vela
 
 CALIBRATION = Path(__file__).parents[2] / "edgenas" / "shipped" / "calibration"
@@ -33,6 +34,18 @@ def test_what_vela_refuses_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"no model at all")
     with pytest.raises(MeasurementError, match=r"no\.tflite"):
         vela.estimate(path, vela.accelerator("ethos-u55-128"))
+
+
+@installed
+def test_a_full_disk_is_no_fault_of_the_model(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = min(CALIBRATION.glob("*.tflite"), key=lambda p: p.stat().st_size)
+    (small_disk / "rest").write_bytes(b"x" * 56 * 1024)
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    with pytest.raises(ResourceError, match="No space left") as caught:
+        vela.estimate(path, vela.accelerator("ethos-u55-128"))
+    assert caught.value.hint
 
 
 def test_an_unknown_chip_gets_the_nearest_known() -> None:
