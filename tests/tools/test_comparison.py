@@ -32,6 +32,7 @@ from tools.comparison.matching import Timed, compared, in_all
 from tools.comparison.measuring import KEPT, Contest
 from tools.comparison.printing import tables
 from tools.comparison.training import LEARNING_RATES, Job, Trainer
+from tools.comparison.ways import ways
 
 ALL = nets.baselines()
 RECIPE = Recipe(epochs=1, batch=64, checkpoint_every=3, mirror=False)
@@ -414,11 +415,11 @@ DEVICES = ("local-litert-int8-t1", "local-onnxruntime-fp32-t1")
 def document() -> dict[str, Any]:
     """As `tools/bench/frontier` writes it, of two networks and one of AutoKeras."""
     timed = {
-        "edgenas 1": Timed("edgenas 1", 0.92, 0.921, (1.0, 1.1)),
+        "a-1": Timed("a-1", 0.92, 0.921, (1.0, 1.1)),
         "ds-cnn": Timed("ds-cnn", 0.91, 0.911, (2.0, 2.2)),
         "autokeras": Timed("autokeras", 0.93, 0.931, (4.0, 4.4)),
     }
-    families = {"edgenas 1": "edgenas", "ds-cnn": "DS-CNN", "autokeras": "AutoKeras"}
+    families = {"a-1": "edgenas", "ds-cnn": "DS-CNN", "autokeras": "AutoKeras"}
     own, theirs, other = ([one] for one in timed.values())
     empty = dict.fromkeys(DEVICES, 0.01)
     return {
@@ -449,7 +450,7 @@ def document() -> dict[str, Any]:
         },
         "empty_ms": empty,
         "final_training": {
-            "edgenas 1": {"weights": "tuned", "inherited": {"search": 0.918, "test": 0.918}}
+            "a-1": {"weights": "tuned", "inherited": {"search": 0.918, "test": 0.918}}
         },
         "trainings": {"ds-cnn": {"learning_rate": 0.1, "top1_test": [0.911, 0.912, 0.913]}},
         "networks": [
@@ -465,6 +466,7 @@ def document() -> dict[str, Any]:
                         "top1_search": one.top1_search,
                         "top1_test": one.top1_test,
                         "latency_ms": one.latency_ms,
+                        "sessions": [{"latency_ms": ms} for ms in one.sessions_ms],
                     }
                     for device in DEVICES[: 1 if name == "autokeras" else 2]
                 },
@@ -512,7 +514,7 @@ def test_the_comparison_is_printed() -> None:
     assert re.split("  +", theirs)[:4] == ["ds-cnn", "1.0 M", "98 KiB", "49 KiB"]
     assert re.split("  +", other)[-1] == "no file"
     speed, points = "2.00 (2.00 to 2.00)", "+1.00 (+0.00 to +2.00)"
-    told = ["ds-cnn", "1.0 M", "0.9110", speed, points, points, "edgenas 1", "edgenas 1"]
+    told = ["ds-cnn", "1.0 M", "0.9110", speed, points, points, "a-1", "a-1"]
     for one in (litert, onnxruntime):
         assert re.split("  +", one.splitlines()[1]) == told
     assert litert.splitlines()[2].startswith("autokeras")
@@ -538,8 +540,30 @@ def test_the_readme_tells_the_comparison(root: Path) -> None:
         "top-1 in float over seeds: ds-cnn 0.0010 (3 seeds).",
         "by +0.20 points on the search split and +0.30 on the test split",
         "0 of 1 networks kept the weights that they inherited",
+        "| all, inherited | 1 of 1 | 2.00 | 2.00 | 1 of 1 | 2.00 | 2.00 |",
     ):
         assert part in text
+
+
+def test_what_each_way_brought_is_told() -> None:
+    """AutoKeras's network, which is another's, counts in none of them."""
+    found, less = document(), {"search": 0.905, "test": 0.93}
+    found["final_training"]["a-1"]["inherited"] = less
+    heads, rows = ways(found)
+    assert heads[1::3] == [
+        "litert-int8: 1.5 times as fast",
+        "onnxruntime-fp32: 1.5 times as fast",
+    ]
+    assert {row[0]: row[1:4] for row in rows} == {
+        "all, inherited": ["0 of 1", "0.00", "0.00"],
+        "a, trained further": ["1 of 1", "2.00", "2.00"],
+        "b, trained further": ["0 of 1", "0.00", "0.00"],
+        "c, trained further": ["0 of 1", "0.00", "0.00"],
+        "all, trained further": ["1 of 1", "2.00", "2.00"],
+    }
+    assert all(row[1:4] == row[4:] for row in rows)
+    found["empty_ms"] = dict.fromkeys(DEVICES, 1.0)
+    assert ways(found)[1][-1] == ["all, trained further", *["0 of 0", "not known", "not known"] * 2]
 
 
 def test_the_comparison_says_what_ours_do_not_reach() -> None:
@@ -547,7 +571,7 @@ def test_the_comparison_says_what_ours_do_not_reach() -> None:
 
     def told(speed: object, tellable: float) -> str:
         found = document()
-        row = {"network": "edgenas 1", "speed": speed, "tellable": tellable, "gain": none}
+        row = {"network": "a-1", "speed": speed, "tellable": tellable, "gain": none}
         found["comparison"][DEVICES[1]]["rows"][0] |= {"at_accuracy": row, "at_latency": None}
         return tables(found).splitlines()[-1]
 
@@ -555,6 +579,8 @@ def test_the_comparison_says_what_ours_do_not_reach() -> None:
     assert "  none as fast  " in told(None, 1.0)
     assert "  1.21 (1.20 to 1.23)  " in told(speed, 1.5)
     assert "  1.21 (1.20 to 1.23); 1.30 at most  " in told(speed, 1.3)
+    nearly = {"median": 1.4966, "low": 1.4949, "high": 1.5022}
+    assert "  1.497 (1.49 to 1.50)  " in told(nearly, 2.0)
 
 
 def readme(root: Path) -> Any:

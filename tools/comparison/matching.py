@@ -68,6 +68,11 @@ def compared(
     return {"rows": rows, **_summary(rows[: len(baselines)])}
 
 
+def speeds(baselines: Sequence[Timed], own: Sequence[Timed], *, empty_ms: float) -> dict[str, Any]:
+    """How many times as fast ours are at the baselines' accuracies, as `compared` sums it up."""
+    return _speeds([_match(baseline, own, empty_ms=empty_ms) for baseline in baselines])
+
+
 def in_all(
     baselines: Mapping[str, Sequence[Timed]],
     own: Mapping[str, Sequence[Timed]],
@@ -114,6 +119,12 @@ def _across(networks: Mapping[str, Sequence[Timed]]) -> list[list[Timed]]:
 def _at_accuracy(
     baseline: Timed, own: Sequence[Timed], *, empty_ms: float, gain: Gain
 ) -> dict[str, Any] | None:
+    if (found := _match(baseline, own, empty_ms=empty_ms)) is None:
+        return None
+    return {**found, "gain": dict(gain(found["network"], baseline.name))}
+
+
+def _match(baseline: Timed, own: Sequence[Timed], *, empty_ms: float) -> dict[str, Any] | None:
     enough = [net for net in own if net.top1_search >= baseline.top1_search]
     if not enough:
         return None
@@ -125,7 +136,6 @@ def _at_accuracy(
         "network": best.name,
         "speed": _speed(baseline, best) if told else None,
         "tellable": baseline.latency_ms / least_ms,
-        "gain": dict(gain(best.name, baseline.name)),
     }
 
 

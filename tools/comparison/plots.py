@@ -142,7 +142,7 @@ def _draw(panels: Mapping[str, Mapping[str, Points]], title: str, path: Path) ->
     n = len(panels)
     figure = Figure(figsize=(11, 4 * ((n + 1) // 2)), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    grid: Sequence[Any] = figure.subplots((n + 1) // 2, 2, squeeze=False).flat
+    grid: Sequence[Any] = figure.subplots((n + 1) // 2, 2, squeeze=False).ravel()
     colours = _colours(panels)
     for axes, (axis, families) in zip(grid, panels.items(), strict=False):
         for family, points in families.items():
@@ -157,7 +157,9 @@ def _draw(panels: Mapping[str, Mapping[str, Points]], title: str, path: Path) ->
         axes.set_xticks([], minor=True)
         axes.set_xlim(shown)
         axes.grid(alpha=0.3)
-    grid[0].legend(loc="lower right", fontsize=8)
+    figure.legend(
+        *grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8
+    )
     figure.suptitle(title, fontsize=9)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -48,10 +48,18 @@ def _speed(same: Mapping[str, Any]) -> str:
     """With the sessions' extremes; how much could be told at most, where that is too little."""
     if same["speed"] is None:
         return "too short to tell"
-    speed = "{median:.2f} ({low:.2f} to {high:.2f})".format(**same["speed"])
+    speed = "{median} ({low} to {high})".format(
+        **{name: times(value) for name, value in same["speed"].items()}
+    )
     if same["tellable"] < WANTED_SPEED:
         speed += f"; {same['tellable']:.2f} at most"
     return speed
+
+
+def times(speed: float) -> str:
+    """With two decimals; with three where what is short of the wanted speed would not look so."""
+    falls_short = speed < WANTED_SPEED <= round(speed, 2)
+    return f"{speed:.{3 if falls_short else 2}f}"
 
 
 def _gain(one: Mapping[str, Any]) -> str:
